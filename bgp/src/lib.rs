@@ -1,0 +1,1 @@
+//! PURE: BGP-4 and EVPN speaker, sans-IO.

@@ -1,0 +1,1 @@
+//! PURE: documents, validation, Desired, names.

@@ -1,0 +1,1 @@
+//! Loader and map sync of the eBPF datapath.

@@ -1,0 +1,1 @@
+//! watari-link: user-space WireGuard engine and path probes.

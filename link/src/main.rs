@@ -1,0 +1,2 @@
+//! `watari-link`
+fn main() {}

@@ -1,0 +1,1 @@
+//! Namespaces, topologies, peers: integration and interop tests.

@@ -1,0 +1,2 @@
+//! `watari-node`
+fn main() {}

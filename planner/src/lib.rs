@@ -1,0 +1,1 @@
+//! PURE: plan() and status().

@@ -1,0 +1,2 @@
+//! `watari`
+fn main() {}
