@@ -1,0 +1,275 @@
+//! A plain blocking client of the control socket. From an async program it is used on a blocking
+//! thread; a [`Client`] is one connection and takes requests one after the other.
+
+use std::io::{self, BufRead, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::protocol::{
+    Answer, Changed, DeviceConfig, DeviceName, DeviceStatus, Event, EventFrame, Hello,
+    HelloRequest, LINE_BYTES_MAX, PROTOCOL_VERSION, ProbesConfig, ProbesStatus, Refusal, Request,
+    RequestFrame, ResponseFrame, ShutdownRequest,
+};
+
+/// How long a request may take before the engine counts as hung, unless told otherwise.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a request got no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens at the socket.
+    #[error("no watari-link at {}", path.display())]
+    NotRunning {
+        /// Of the socket.
+        path: PathBuf,
+        /// What connect said.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke, or the answer took longer than the timeout.
+    #[error("connection to watari-link")]
+    Io(#[from] io::Error),
+    /// The engine closed the connection.
+    #[error("watari-link closed the connection")]
+    Closed,
+    /// A line that is none of the protocol's.
+    #[error("watari-link said something that is not the protocol: {0}")]
+    Protocol(String),
+    /// The engine refused or failed.
+    #[error("watari-link refused: {0}")]
+    Refused(Refusal),
+}
+
+impl ClientError {
+    /// True if there is no engine at the socket (it may have to be started), as opposed to one
+    /// that refused or misbehaved.
+    pub fn is_not_running(&self) -> bool {
+        matches!(self, Self::NotRunning { .. })
+    }
+}
+
+/// One connection to a running engine that said hello in our protocol version.
+#[derive(Debug)]
+pub struct Client {
+    reader: BufReader<UnixStream>,
+    next_id: u64,
+    hello: Hello,
+}
+
+impl Client {
+    /// Connects and says hello, with [`REQUEST_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] if nobody listens there; [`ClientError::Refused`] with code
+    /// `version` if the engine speaks another protocol version.
+    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        Self::connect_timeout(socket, REQUEST_TIMEOUT)
+    }
+
+    /// Connects and says hello; `timeout` bounds this and every later request.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_timeout(socket: &Path, timeout: Duration) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(socket).map_err(|source| ClientError::NotRunning {
+            path: socket.to_owned(),
+            source,
+        })?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        let hello = Hello {
+            protocol: 0,
+            version: String::new(),
+            pid: 0,
+            started_at_ms: 0,
+        };
+        let mut client = Self {
+            reader: BufReader::new(stream),
+            next_id: 1,
+            hello,
+        };
+        let request = Request::Hello(HelloRequest {
+            protocol: PROTOCOL_VERSION,
+        });
+        match client.request(request)? {
+            Answer::Hello(hello) => client.hello = hello,
+            other => return Err(unexpected(&other)),
+        }
+        Ok(client)
+    }
+
+    /// What the engine said about itself when this connection was made.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Every device with its configuration and state, ordered by name.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; so for all methods here.
+    pub fn list_devices(&mut self) -> Result<Vec<DeviceStatus>, ClientError> {
+        match self.request(Request::ListDevices)? {
+            Answer::Devices(devices) => Ok(devices),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes a device be exactly so; returns what had to be touched.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with code `foreign` if an interface of that name is not ours.
+    pub fn set_device(&mut self, device: DeviceConfig) -> Result<Changed, ClientError> {
+        self.change(Request::SetDevice(device))
+    }
+
+    /// Removes a device and its interface; nothing is touched if there is none.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn remove_device(&mut self, name: &str) -> Result<Changed, ClientError> {
+        self.change(Request::RemoveDevice(DeviceName {
+            name: name.to_owned(),
+        }))
+    }
+
+    /// Makes the set of probes be exactly so; an unchanged probe keeps its state.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn set_probes(&mut self, probes: ProbesConfig) -> Result<Changed, ClientError> {
+        self.change(Request::SetProbes(probes))
+    }
+
+    /// Every probe with its state, ordered by name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn list_probes(&mut self) -> Result<ProbesStatus, ClientError> {
+        match self.request(Request::ListProbes)? {
+            Answer::Probes(probes) => Ok(probes),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Stops the engine; see [`ShutdownRequest::remove`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn shutdown(&mut self, remove: bool) -> Result<(), ClientError> {
+        match self.request(Request::Shutdown(ShutdownRequest { remove }))? {
+            Answer::Stopping => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Turns this connection into a stream of events.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn subscribe(mut self) -> Result<Events, ClientError> {
+        match self.request(Request::Subscribe)? {
+            Answer::Subscribed => Ok(Events {
+                reader: self.reader,
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends one request and waits for its answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn request(&mut self, request: Request) -> Result<Answer, ClientError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut line = serde_json::to_vec(&RequestFrame { id, request })
+            .map_err(|error| ClientError::Protocol(error.to_string()))?;
+        line.push(b'\n');
+        self.reader.get_mut().write_all(&line)?;
+        let line = read_line(&mut self.reader)?.ok_or(ClientError::Closed)?;
+        match parse::<ResponseFrame>(&line)? {
+            ResponseFrame::Ok(frame) if frame.id == id => Ok(frame.ok),
+            ResponseFrame::Error(frame) if frame.id == id || frame.id == 0 => {
+                Err(ClientError::Refused(frame.error))
+            }
+            _ => Err(ClientError::Protocol(
+                "an answer to another request".to_owned(),
+            )),
+        }
+    }
+
+    fn change(&mut self, request: Request) -> Result<Changed, ClientError> {
+        match self.request(request)? {
+            Answer::Changed(changed) => Ok(changed),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// A connection that carries events only.
+#[derive(Debug)]
+pub struct Events {
+    reader: BufReader<UnixStream>,
+}
+
+impl Events {
+    /// The next event; `None` if there was none within `timeout`.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`] when the engine is gone: connect again and read everything back.
+    pub fn next(&mut self, timeout: Duration) -> Result<Option<Event>, ClientError> {
+        self.reader
+            .get_mut()
+            .set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+        // A timeout must not tear a line in two: wait for its first byte only, then read it whole.
+        match self.reader.fill_buf() {
+            Ok(_) => {}
+            Err(error) if is_timeout(&error) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        self.reader
+            .get_mut()
+            .set_read_timeout(Some(REQUEST_TIMEOUT))?;
+        let line = read_line(&mut self.reader)?.ok_or(ClientError::Closed)?;
+        Ok(Some(parse::<EventFrame>(&line)?.event))
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+fn parse<T: serde::de::DeserializeOwned>(line: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(line).map_err(|error| ClientError::Protocol(error.to_string()))
+}
+
+fn unexpected(answer: &Answer) -> ClientError {
+    let kind = match answer {
+        Answer::Hello(_) => "hello",
+        Answer::Devices(_) => "devices",
+        Answer::Probes(_) => "probes",
+        Answer::Changed(_) => "changed",
+        Answer::Subscribed => "subscribed",
+        Answer::Stopping => "stopping",
+    };
+    ClientError::Protocol(format!("`{kind}` answers another question"))
+}
+
+/// Reads one line of at most [`LINE_BYTES_MAX`]; `None` at the end of the stream.
+pub(crate) fn read_line(reader: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
+    reader.take(limit).read_until(b'\n', &mut line)?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) if line.len() >= LINE_BYTES_MAX => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "line too long"))
+        }
+        Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}

@@ -1,0 +1,506 @@
+//! The control protocol: what is said over the Unix socket of `watari-link`.
+//!
+//! Line-delimited JSON, strict in both directions (an unknown field is an error that names it).
+//! Every request line is a [`RequestFrame`], every answer a [`ResponseFrame`] with the same `id`,
+//! in the order of the requests of that connection. After [`Request::Subscribe`] the same
+//! connection also carries [`EventFrame`] lines, which have `event` in place of `id`.
+//!
+//! ```text
+//! → {"id":1,"request":{"hello":{"protocol":1}}}
+//! ← {"id":1,"ok":{"hello":{"protocol":1,"version":"0.1.0","pid":42,"started_at_ms":…}}}
+//! → {"id":2,"request":{"set_device":{"name":"wtwg0", …}}}
+//! ← {"id":2,"error":{"code":"invalid","field":"peers[0].public_key","message":"…"}}
+//! ```
+//!
+//! All verbs are idempotent: a request that asks for what is already so changes nothing and says so.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// Version of this protocol. A server refuses a hello with another one.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Longest line either side accepts, in bytes without the newline.
+pub const LINE_BYTES_MAX: usize = 4 << 20;
+/// Most devices one engine runs.
+pub const DEVICES_MAX: usize = 64;
+/// Most peers of one device.
+pub const PEERS_MAX: usize = 4096;
+/// Most allowed-ips of one device, over all its peers.
+pub const ALLOWED_IPS_MAX: usize = 65_536;
+/// Most probes of one engine.
+pub const PROBES_MAX: usize = 1024;
+/// Smallest MTU of a device, in bytes: IPv6 needs it (RFC 8200 §5).
+pub const MTU_MIN: u16 = 1280;
+/// Largest MTU of a device, in bytes: what fits one UDP datagram after sealing.
+pub const MTU_MAX: u16 = 65_400;
+/// Shortest probe interval, in milliseconds.
+pub const PROBE_INTERVAL_MIN_MS: u32 = 10;
+/// Longest probe interval, and longest `dead_after_ms`, in milliseconds.
+pub const PROBE_TIME_MAX_MS: u32 = 60_000;
+/// UDP port of path probes when nothing else is said.
+pub const PROBE_PORT_DEFAULT: u16 = 4790;
+/// Longest name of a probe, in bytes.
+pub const PROBE_NAME_BYTES_MAX: usize = 128;
+/// Longest link alias, in bytes (the kernel's `IFALIASZ` less its terminator).
+pub const ALIAS_BYTES_MAX: usize = 255;
+/// Longest name of a device, in bytes (the kernel's `IFNAMSIZ` less its terminator).
+pub const DEVICE_NAME_BYTES_MAX: usize = 15;
+
+/// One line from client to server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestFrame {
+    /// Chosen by the client, repeated in the answer.
+    pub id: u64,
+    /// What is asked for.
+    pub request: Request,
+}
+
+/// The verbs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Who is there? The first request of a connection; others before it are refused.
+    Hello(HelloRequest),
+    /// Read back every device with its configuration and state. Answered by [`Answer::Devices`].
+    ListDevices,
+    /// Make a device be exactly so. Only what differs is touched. Answered by [`Answer::Changed`].
+    SetDevice(DeviceConfig),
+    /// Remove a device and its TUN interface. Answered by [`Answer::Changed`].
+    RemoveDevice(DeviceName),
+    /// Make the set of path probes be exactly so. Answered by [`Answer::Changed`].
+    SetProbes(ProbesConfig),
+    /// Read back every probe with its state. Answered by [`Answer::Probes`].
+    ListProbes,
+    /// Send events on this connection from now on. Answered by [`Answer::Subscribed`].
+    Subscribe,
+    /// Stop the engine. Answered by [`Answer::Stopping`] before it does.
+    Shutdown(ShutdownRequest),
+}
+
+/// First words of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HelloRequest {
+    /// [`PROTOCOL_VERSION`] of the client.
+    pub protocol: u32,
+}
+
+/// First words of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the server.
+    pub protocol: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started, in milliseconds since the Unix epoch, UTC.
+    pub started_at_ms: u64,
+}
+
+/// A WireGuard device as it is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// Interface name, 1–15 bytes.
+    pub name: String,
+    /// Link alias of the interface. It marks the interface as ours: one of that name that exists
+    /// already is adopted only if it carries this alias, and refused otherwise. 1–255 bytes.
+    pub alias: String,
+    /// Our private key on this device.
+    pub private_key: PrivateKey,
+    /// UDP port, IPv4 and IPv6. 0 takes any free one, and keeps it while the device lives.
+    pub listen_port: u16,
+    /// MTU of the interface in bytes, [`MTU_MIN`]..=[`MTU_MAX`].
+    pub mtu: u16,
+    /// Peers in any order; each public key once.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// A peer as it is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// The peer's identity.
+    pub public_key: PublicKey,
+    /// Mixed into the handshake if present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preshared_key: Option<PresharedKey>,
+    /// Where to reach it first. It may roam: authenticated packets move the endpoint, and sending
+    /// the same configuration again does not move it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
+    /// What may come from it, and what is sent to it: longest match over all peers of the device.
+    /// One prefix belongs to one peer.
+    pub allowed_ips: Vec<IpNet>,
+    /// Seconds of silence after which an empty packet is sent; 0 is never.
+    #[serde(default)]
+    pub keepalive_s: u16,
+}
+
+/// Names one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceName {
+    /// Interface name.
+    pub name: String,
+}
+
+/// The set of probes as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbesConfig {
+    /// UDP port of this engine's probes, both source and destination. Both ends of a path use the
+    /// same one.
+    #[serde(default = "probe_port_default")]
+    pub port: u16,
+    /// Each name once, each (device, local, remote) once.
+    pub probes: Vec<ProbeConfig>,
+}
+
+fn probe_port_default() -> u16 {
+    PROBE_PORT_DEFAULT
+}
+
+impl Default for ProbesConfig {
+    fn default() -> Self {
+        Self {
+            port: PROBE_PORT_DEFAULT,
+            probes: Vec::new(),
+        }
+    }
+}
+
+/// A path to watch, from our address to one of the far side through one device. The far side's
+/// engine must watch the way back: a responder answers configured remotes only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// Chosen by the caller, unique, 1–128 bytes.
+    pub name: String,
+    /// Our address (the VTEP address). Same family as `remote`.
+    pub local: IpAddr,
+    /// The far side's.
+    pub remote: IpAddr,
+    /// Device the probes are bound to. It may come and go: the probe is down meanwhile.
+    pub device: String,
+    /// Time between probes in milliseconds, [`PROBE_INTERVAL_MIN_MS`]..=[`PROBE_TIME_MAX_MS`].
+    pub interval_ms: u32,
+    /// Without an answer for so long the path is down. At least twice the interval.
+    pub dead_after_ms: u32,
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownRequest {
+    /// False: interfaces and configuration stay, a successor takes them up. True: interfaces are
+    /// deleted and the stored configuration is emptied.
+    #[serde(default)]
+    pub remove: bool,
+}
+
+/// One answer line from server to client: either `ok` or `error`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ResponseFrame {
+    /// It was done, or read.
+    Ok(OkFrame),
+    /// It was refused, and nothing changed; or it failed.
+    Error(ErrorFrame),
+}
+
+/// A good answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OkFrame {
+    /// Of the request. 0 if the line had none.
+    pub id: u64,
+    /// What was asked for.
+    pub ok: Answer,
+}
+
+/// A bad answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorFrame {
+    /// Of the request. 0 if the line had none.
+    pub id: u64,
+    /// Why not.
+    pub error: Refusal,
+}
+
+/// What a good answer holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Answer {
+    /// To [`Request::Hello`].
+    Hello(Hello),
+    /// To [`Request::ListDevices`], ordered by name.
+    Devices(Vec<DeviceStatus>),
+    /// To [`Request::ListProbes`], ordered by name.
+    Probes(ProbesStatus),
+    /// To the verbs that change something.
+    Changed(Changed),
+    /// To [`Request::Subscribe`].
+    Subscribed,
+    /// To [`Request::Shutdown`].
+    Stopping,
+}
+
+/// What a change touched. Empty: it was so already.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changed {
+    /// Paths of what was touched, such as `created`, `mtu`, `peers[<public key>].allowed_ips`.
+    pub touched: Vec<String>,
+}
+
+/// Why a request was not fulfilled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    /// What kind of reason.
+    pub code: RefusalCode,
+    /// Path of the field at fault inside the request's body, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// For people.
+    pub message: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.field {
+            Some(field) => write!(f, "{}: {field}: {}", self.code, self.message),
+            None => write!(f, "{}: {}", self.code, self.message),
+        }
+    }
+}
+
+/// Kinds of [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// The line is no request, or a field has the wrong type or name.
+    Malformed,
+    /// A field has a value that cannot be.
+    Invalid,
+    /// The client speaks another [`PROTOCOL_VERSION`], or did not say hello.
+    Version,
+    /// An interface of that name exists and is not ours. It was not touched.
+    Foreign,
+    /// A named limit of this module was reached.
+    Limit,
+    /// The system refused; the message has its words.
+    System,
+}
+
+impl fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "malformed",
+            Self::Invalid => "invalid",
+            Self::Version => "version",
+            Self::Foreign => "foreign",
+            Self::Limit => "limit",
+            Self::System => "system",
+        })
+    }
+}
+
+/// A device as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceStatus {
+    /// Interface name.
+    pub name: String,
+    /// Link alias as configured.
+    pub alias: String,
+    /// Of the private key in use.
+    pub public_key: PublicKey,
+    /// UDP port as configured (0: any).
+    pub listen_port: u16,
+    /// UDP port in use; 0 if no socket could be bound.
+    pub bound_port: u16,
+    /// MTU as configured, bytes.
+    pub mtu: u16,
+    /// The interface as the kernel has it now; absent if it is gone (somebody deleted it):
+    /// set the device again to have it back.
+    pub link: Option<LinkStatus>,
+    /// Peers, ordered by public key.
+    pub peers: Vec<PeerStatus>,
+    /// Packets dropped since the engine started, by reason, ordered by reason; zeroes left out.
+    pub drops: Vec<DropCount>,
+    /// The last thing that failed on this device, if it has not been mended since.
+    pub error: Option<String>,
+}
+
+/// What the kernel says about an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkStatus {
+    /// Interface index.
+    pub index: u32,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// How many packets one reason cost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropCount {
+    /// Name of the reason, as `engine::DropReason` lists them.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// A peer as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerStatus {
+    /// The peer's identity.
+    pub public_key: PublicKey,
+    /// Fingerprint of the preshared key ([`PresharedKey::fingerprint`]), if there is one.
+    pub preshared_key_fingerprint: Option<String>,
+    /// Endpoint as configured.
+    pub configured_endpoint: Option<SocketAddr>,
+    /// Endpoint in use: configured, or where the last authenticated packet came from.
+    pub endpoint: Option<SocketAddr>,
+    /// As configured, ordered.
+    pub allowed_ips: Vec<IpNet>,
+    /// As configured, seconds.
+    pub keepalive_s: u16,
+    /// Handshakes completed since the engine started.
+    pub handshakes: u64,
+    /// Milliseconds since the last completed one.
+    pub last_handshake_age_ms: Option<u64>,
+    /// Bytes received from it: UDP payload that was authenticated.
+    pub rx_bytes: u64,
+    /// Bytes sent to it: UDP payload.
+    pub tx_bytes: u64,
+    /// The session in use, if there is one.
+    pub session: Option<SessionStatus>,
+}
+
+/// A WireGuard session as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionStatus {
+    /// Our index in it, as seen on the wire.
+    pub local_index: u32,
+    /// Milliseconds since its keys were made.
+    pub age_ms: u64,
+}
+
+/// All probes as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbesStatus {
+    /// UDP port in use.
+    pub port: u16,
+    /// Ordered by name.
+    pub probes: Vec<ProbeStatus>,
+}
+
+/// A probe as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeStatus {
+    /// As configured.
+    pub config: ProbeConfig,
+    /// Up means: our probes reach the far side and its answers reach us.
+    pub state: PathState,
+    /// Milliseconds since `state` changed.
+    pub since_ms: u64,
+    /// How often `state` changed since the probe was set.
+    pub changes: u64,
+    /// Smoothed round-trip time in microseconds (RFC 6298 §2); absent before the first answer.
+    pub rtt_us: Option<u64>,
+    /// Smoothed deviation of it in microseconds.
+    pub rtt_var_us: Option<u64>,
+    /// Loss over the last [`PROBE_LOSS_WINDOW`] probes whose fate is known, in permille.
+    pub loss_permille: u16,
+    /// Probes sent.
+    pub sent: u64,
+    /// Answers received.
+    pub received: u64,
+    /// Milliseconds since the last answer; absent before the first.
+    pub last_seen_ms: Option<u64>,
+    /// Requests of the far side answered for it.
+    pub answered: u64,
+    /// What keeps it from sending (no such device, no such address), if anything does.
+    pub error: Option<String>,
+}
+
+/// Probes over which loss is measured.
+pub const PROBE_LOSS_WINDOW: u32 = 128;
+
+/// State of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathState {
+    /// Answers cross.
+    Up,
+    /// They do not, or did not yet.
+    Down,
+}
+
+/// One event line from server to client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventFrame {
+    /// What happened.
+    pub event: Event,
+}
+
+/// What may happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    /// A path came up or went down.
+    Probe {
+        /// Of the probe.
+        name: String,
+        /// What it is now.
+        state: PathState,
+    },
+    /// A handshake was completed.
+    Handshake {
+        /// Of the device.
+        device: String,
+        /// With whom.
+        public_key: PublicKey,
+        /// Where it is.
+        endpoint: SocketAddr,
+    },
+    /// A peer is now somewhere else.
+    Roamed {
+        /// Of the device.
+        device: String,
+        /// Who.
+        public_key: PublicKey,
+        /// Where it is now.
+        endpoint: SocketAddr,
+    },
+    /// The interface of a device vanished.
+    LinkLost {
+        /// Of the device.
+        device: String,
+    },
+    /// This subscriber was too slow: read everything again.
+    Missed {
+        /// Events not delivered.
+        count: u64,
+    },
+}
