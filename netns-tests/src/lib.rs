@@ -1,1 +1,33 @@
-//! Namespaces, topologies, peers: integration and interop tests.
+//! Namespaces, topologies, peers: what integration and interop tests, the demo and the benchmarks are
+//! made of.
+//!
+//! Every machine of a drawing is a network namespace ([`Ns`]); a gateway or a node is a namespace with a
+//! mount namespace of its own ([`Ns::machine`]), so that two of them on one test machine see neither each
+//! other's `/run/netns` nor each other's `/sys/fs/bpf`: as two VMs would not. Whatever is made here goes
+//! away with the value that made it, after a panic, after SIGINT and SIGTERM too; what a killed run left
+//! behind is swept by the next one.
+//!
+//! ```text
+//! ns      namespaces, processes in them, cleaning          topology  the two sites and the cloud
+//! links   veth, bridges, addresses, sysctls, offloads      gateway   the real `watari` in a namespace
+//! wait    wait_until: the only place that sleeps           node      the real `watari-node`
+//! flow    sequence-numbered traffic, loss and gaps         bird, frr campus routers
+//! echo    request/response over TCP and UDP                packet    raw frames in and out
+//! ping, iperf                                              http      the gateway's API
+//! ```
+//!
+//! All of it needs root and says so by failing.
+
+pub mod echo;
+pub mod flow;
+pub mod iperf;
+pub mod links;
+pub mod ns;
+pub mod ping;
+pub mod process;
+pub mod registry;
+pub mod wait;
+
+pub use ns::Ns;
+pub use process::Process;
+pub use wait::wait_until;
