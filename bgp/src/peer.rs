@@ -1,0 +1,160 @@
+//! A neighbour: what was configured, and what was negotiated with it.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::policy::Policy;
+use crate::types::{Asn, Family, InstanceId, RouterId};
+
+/// A neighbour as configured. Intervals are milliseconds unless the name says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Whose tables it sees.
+    pub instance: InstanceId,
+    /// Its address.
+    pub remote_addr: IpAddr,
+    /// Our address of the session, and the next hop of what we announce in its family.
+    pub local_addr: IpAddr,
+    /// Its AS. Equal to `local_asn`: internal.
+    pub remote_asn: Asn,
+    /// Our AS towards it.
+    pub local_asn: Asn,
+    /// Families to offer.
+    pub families: Vec<Family>,
+    /// Proposed hold time in seconds: 0 (none) or 3..=65535.
+    pub hold_time_s: u16,
+    /// Wait before connecting again.
+    pub connect_retry_ms: u64,
+    /// Never connect, only accept.
+    pub passive: bool,
+    /// Graceful restart, `None` to not offer it.
+    pub graceful_restart: Option<GracefulRestartConfig>,
+    /// What passes in and out.
+    pub policy: Policy,
+    /// Route reflection: it is a client of ours (RFC 4456).
+    pub route_reflector_client: bool,
+    /// Announce ourselves as next hop of unicast routes to an internal peer too.
+    pub next_hop_self: bool,
+    /// Next hop for IPv6 unicast when `local_addr` is IPv4.
+    pub next_hop_v6: Option<Ipv6Addr>,
+    /// Next hop for IPv4 unicast when `local_addr` is IPv6.
+    pub next_hop_v4: Option<std::net::Ipv4Addr>,
+    /// Most paths kept from it, over all families; more end the session (RFC 4486 §4).
+    pub max_paths: Option<u32>,
+}
+
+/// Graceful restart towards one neighbour (RFC 4724, RFC 8538).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GracefulRestartConfig {
+    /// How long it should keep our routes while we are away, in seconds: 1..=4095.
+    pub restart_time_s: u16,
+    /// How long its routes are kept after it came back without an End-of-RIB.
+    pub stale_time_ms: u64,
+}
+
+impl Default for GracefulRestartConfig {
+    fn default() -> Self {
+        Self {
+            restart_time_s: 120,
+            stale_time_ms: 360_000,
+        }
+    }
+}
+
+impl PeerConfig {
+    /// A neighbour with the usual timers, both unicast families of none: set `families` and `policy`.
+    pub fn new(instance: InstanceId, local: (IpAddr, Asn), remote: (IpAddr, Asn)) -> PeerConfig {
+        let internal = local.1 == remote.1;
+        PeerConfig {
+            instance,
+            remote_addr: remote.0,
+            local_addr: local.0,
+            remote_asn: remote.1,
+            local_asn: local.1,
+            families: Vec::new(),
+            hold_time_s: 90,
+            connect_retry_ms: 5_000,
+            passive: false,
+            graceful_restart: Some(GracefulRestartConfig::default()),
+            policy: if internal {
+                Policy::accept_all()
+            } else {
+                Policy::default()
+            },
+            route_reflector_client: false,
+            next_hop_self: false,
+            next_hop_v6: None,
+            next_hop_v4: None,
+            max_paths: None,
+        }
+    }
+
+    /// Whether it is in our AS.
+    pub fn is_internal(&self) -> bool {
+        self.remote_asn == self.local_asn
+    }
+
+    /// Whether going from `self` to `new` needs a new session; everything else is applied in place.
+    pub fn needs_new_session(&self, new: &PeerConfig) -> bool {
+        self.instance != new.instance
+            || self.remote_addr != new.remote_addr
+            || self.local_addr != new.local_addr
+            || self.remote_asn != new.remote_asn
+            || self.local_asn != new.local_asn
+            || self.families != new.families
+            || self.hold_time_s != new.hold_time_s
+            || self.graceful_restart != new.graceful_restart
+    }
+}
+
+/// What both sides of an established session agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Its BGP Identifier.
+    pub remote_id: RouterId,
+    /// Families that both offered.
+    pub families: Vec<Family>,
+    /// The smaller of both hold times in seconds, 0 for none.
+    pub hold_time_s: u16,
+    /// AS numbers have 4 octets on the wire (RFC 6793).
+    pub four_octet_as: bool,
+    /// It understands ROUTE-REFRESH (RFC 2918).
+    pub route_refresh: bool,
+    /// Messages up to 65,535 octets (RFC 8654).
+    pub extended_messages: bool,
+    /// Its graceful restart capability, if both sent one.
+    pub graceful_restart: Option<PeerGracefulRestart>,
+}
+
+impl Negotiated {
+    /// The longest message that may be sent.
+    pub const fn message_limit(&self) -> usize {
+        if self.extended_messages {
+            65_535
+        } else {
+            4_096
+        }
+    }
+}
+
+/// A neighbour's graceful restart capability (RFC 4724 §3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerGracefulRestart {
+    /// R bit: it has just restarted.
+    pub restarted: bool,
+    /// N bit: graceful also after NOTIFICATION and hold timer expiry (RFC 8538).
+    pub notification: bool,
+    /// How long to wait for it, in seconds.
+    pub restart_time_s: u16,
+    /// Families with its F bit: forwarding state preserved.
+    pub families: Vec<(Family, bool)>,
+}
+
+impl PeerGracefulRestart {
+    /// The F bit of `family`; `None` if the family is not in the capability.
+    pub fn forwarding_preserved(&self, family: Family) -> Option<bool> {
+        self.families
+            .iter()
+            .find(|(f, _)| *f == family)
+            .map(|(_, kept)| *kept)
+    }
+}

@@ -1,0 +1,174 @@
+//! The decision process, phase 2 (RFC 4271 §9.1.2): which of the paths of one key is selected, and why.
+//!
+//! Phase 1, the degree of preference, is LOCAL_PREF as received from an internal peer or 100. Before it come
+//! two steps of our own, for reasons the RFCs give: a path of this router wins over any learnt one, and of
+//! EVPN MAC routes with one key the sticky one, then the one with the higher mobility sequence (RFC 7432 §15).
+//! Step f), the interior cost to the next hop, is equal for all: the underlay is one hop between gateways.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::attrs::PathAttributes;
+use crate::types::{RouterId, address_order};
+
+/// The step at which the selected path was the only one left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// There is no other.
+    OnlyPath,
+    /// Originated here.
+    Local,
+    /// EVPN: static MAC.
+    Sticky,
+    /// EVPN: higher mobility sequence.
+    MobilitySequence,
+    /// Higher LOCAL_PREF.
+    LocalPref,
+    /// a) shorter AS_PATH.
+    AsPathLength,
+    /// b) lower ORIGIN.
+    Origin,
+    /// c) lower MED among those of one neighbouring AS.
+    Med,
+    /// d) external over internal.
+    External,
+    /// f) lower identifier of the advertising speaker, or ORIGINATOR_ID (RFC 4456 §9).
+    RouterId,
+    /// Shorter CLUSTER_LIST (RFC 4456 §9).
+    ClusterList,
+    /// g) lower peer address.
+    PeerAddress,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::OnlyPath => "only path",
+            Reason::Local => "local",
+            Reason::Sticky => "sticky MAC",
+            Reason::MobilitySequence => "mobility sequence",
+            Reason::LocalPref => "local preference",
+            Reason::AsPathLength => "AS path length",
+            Reason::Origin => "origin",
+            Reason::Med => "MED",
+            Reason::External => "external over internal",
+            Reason::RouterId => "router id",
+            Reason::ClusterList => "cluster list length",
+            Reason::PeerAddress => "peer address",
+        })
+    }
+}
+
+/// What the decision knows of a path beside its attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertiser {
+    /// This router.
+    pub local: bool,
+    /// An internal peer.
+    pub internal: bool,
+    /// The speaker's BGP Identifier.
+    pub router_id: RouterId,
+    /// The session's remote address.
+    pub address: IpAddr,
+}
+
+/// One path that takes part.
+#[derive(Clone, Copy, Debug)]
+pub struct Contender<'a> {
+    /// Who advertised it.
+    pub advertiser: Advertiser,
+    /// With which attributes.
+    pub attrs: &'a PathAttributes,
+}
+
+/// The index of the selected path and the step that decided; `None` if there is none.
+pub fn select(paths: &[Contender<'_>]) -> Option<(usize, Reason)> {
+    match paths {
+        [] => return None,
+        [_] => return Some((0, Reason::OnlyPath)),
+        _ => {}
+    }
+    let mut left: Vec<usize> = (0..paths.len()).collect();
+    for step in STEPS {
+        step.keep(paths, &mut left);
+        if let [winner] = left[..] {
+            return Some((winner, step.reason()));
+        }
+    }
+    // Two paths from one address and identifier cannot be told apart by the RFC: the first one stays.
+    left.first().map(|winner| (*winner, Reason::PeerAddress))
+}
+
+type Rank = fn(&Contender<'_>) -> u128;
+
+#[derive(Clone, Copy)]
+enum Step {
+    /// Keep those with the lowest rank.
+    Lowest(Reason, Rank),
+    /// Keep those not beaten by a lower MED of the same neighbouring AS.
+    Med,
+}
+
+const STEPS: [Step; 11] = [
+    Step::Lowest(Reason::Local, |c| u128::from(!c.advertiser.local)),
+    Step::Lowest(Reason::Sticky, |c| u128::from(!c.attrs.mac_mobility().0)),
+    Step::Lowest(Reason::MobilitySequence, |c| {
+        u128::from(u32::MAX - c.attrs.mac_mobility().1)
+    }),
+    Step::Lowest(Reason::LocalPref, |c| u128::from(u32::MAX - local_pref(c))),
+    Step::Lowest(Reason::AsPathLength, |c| c.attrs.as_path.hops() as u128),
+    Step::Lowest(Reason::Origin, |c| c.attrs.origin as u128),
+    Step::Med,
+    Step::Lowest(Reason::External, |c| u128::from(c.advertiser.internal)),
+    Step::Lowest(Reason::RouterId, |c| u128::from(u32::from(identifier(c).0))),
+    Step::Lowest(Reason::ClusterList, |c| c.attrs.cluster_list.len() as u128),
+    Step::Lowest(Reason::PeerAddress, |c| {
+        let (version, number) = address_order(c.advertiser.address);
+        // IPv4 sorts before IPv6; an IPv6 address as a number is larger than any IPv4 one but those of ::/96.
+        if version == 4 {
+            number
+        } else {
+            number.max(1 << 32)
+        }
+    }),
+];
+
+impl Step {
+    const fn reason(self) -> Reason {
+        match self {
+            Step::Lowest(reason, _) => reason,
+            Step::Med => Reason::Med,
+        }
+    }
+
+    fn keep(self, paths: &[Contender<'_>], left: &mut Vec<usize>) {
+        match self {
+            Step::Lowest(_, rank) => {
+                let lowest = left.iter().map(|i| rank(&paths[*i])).min();
+                left.retain(|i| Some(rank(&paths[*i])) == lowest);
+            }
+            Step::Med => {
+                let before = left.clone();
+                left.retain(|i| !before.iter().any(|j| beaten_by_med(&paths[*i], &paths[*j])));
+            }
+        }
+    }
+}
+
+/// An external path has no LOCAL_PREF of its own (RFC 4271 §5.1.5).
+fn local_pref(c: &Contender<'_>) -> u32 {
+    c.attrs
+        .local_pref
+        .unwrap_or(PathAttributes::DEFAULT_LOCAL_PREF)
+}
+
+/// RFC 4456 §9: ORIGINATOR_ID stands for the identifier.
+fn identifier(c: &Contender<'_>) -> RouterId {
+    c.attrs.originator_id.unwrap_or(c.advertiser.router_id)
+}
+
+/// A missing MED is the lowest (RFC 4271 §9.1.2.2 c).
+fn beaten_by_med(a: &Contender<'_>, b: &Contender<'_>) -> bool {
+    a.attrs.as_path.neighbor() == b.attrs.as_path.neighbor()
+        && b.attrs.med.unwrap_or(0) < a.attrs.med.unwrap_or(0)
+}

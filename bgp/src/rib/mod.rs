@@ -1,0 +1,22 @@
+//! The routing information bases (RFC 4271 §3.2).
+mod decision;
+pub use decision::Reason;
+
+use crate::types::Asn;
+
+/// Why a received path does not take part in the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RejectReason {
+    /// The import policy of the peer.
+    #[error("import policy")]
+    Policy,
+    /// Our AS is in the AS_PATH (RFC 4271 §9.1.2).
+    #[error("AS {0} is in the path")]
+    AsLoop(Asn),
+    /// Our identifier is ORIGINATOR_ID or in CLUSTER_LIST (RFC 4456 §8).
+    #[error("reflection loop")]
+    ReflectionLoop,
+    /// The next hop is one of our own addresses (RFC 4271 §5.1.3).
+    #[error("next hop is this router")]
+    NextHopSelf,
+}

@@ -1,0 +1,3 @@
+//! One neighbour's finite state machine.
+mod state;
+pub use state::{DownReason, State};

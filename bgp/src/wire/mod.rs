@@ -1,0 +1,3 @@
+//! The wire.
+mod notification;
+pub use notification::Notification;
