@@ -1,0 +1,386 @@
+//! The objects an operator writes. One struct a kind; maps are keyed by the object's name.
+//!
+//! The same document goes to every gateway: each realises the objects that name it and knows the
+//! others from the rest. `README.md` shows a whole one.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::names::{Asn, IfName, Mac, Mtu, Name, Vid, Vni, WgKey};
+use crate::read::{object, read_by_text};
+
+object! {
+    /// Everything that an operator asks of the gateways.
+    #[derive(Default)]
+    pub struct Document {
+        /// Values that hold for the whole fabric.
+        pub fabric: Fabric = Fabric::default(),
+        /// Places with gateways.
+        pub sites: BTreeMap<Name, Site>,
+        /// VMs that run `watari`.
+        pub gateways: BTreeMap<Name, Gateway>,
+        /// Isolation domains.
+        pub tenants: BTreeMap<Name, Tenant>,
+        /// L2 broadcast domains that span sites.
+        pub segments: BTreeMap<Name, Segment>,
+        /// Where segments meet the world.
+        pub attachments: BTreeMap<Name, Attachment>,
+        /// Links between gateways.
+        pub tunnels: BTreeMap<Name, Tunnel>,
+        /// Where a tenant leaves the overlay: links to campus and cloud routers.
+        pub exits: BTreeMap<Name, Exit>,
+        /// BGP neighbours on exits.
+        pub peers: BTreeMap<Name, Peer>,
+        /// Static routes.
+        pub routes: BTreeMap<Name, Route>,
+        /// Address ranges from which gateways allocate, sliced.
+        pub pools: BTreeMap<Name, Pool>,
+        /// Attached machines. Made by `POST /api/v1/nodes`, not written by hand.
+        pub nodes: BTreeMap<Name, Node>,
+    }
+}
+
+object! {
+    /// Values that hold for the whole fabric.
+    pub struct Fabric {
+        /// The gateway MAC that every gateway answers to (anycast).
+        pub anycast_mac: Mac = Mac::ANYCAST,
+        /// UDP port of VXLAN (RFC 7348: 4789; Docker's swarm uses the same one).
+        pub vxlan_port: u16 = 4789,
+    }
+}
+
+impl Default for Fabric {
+    fn default() -> Self {
+        Self {
+            anycast_mac: Mac::ANYCAST,
+            vxlan_port: 4789,
+        }
+    }
+}
+
+object! {
+    /// A place with one or more gateways.
+    pub struct Site {
+        /// For people.
+        pub description: String = String::new(),
+    }
+}
+
+object! {
+    /// A VM that runs `watari`: a VTEP (RFC 7348) and EVPN PE (RFC 7432, RFC 8365).
+    pub struct Gateway {
+        /// The site it stands at.
+        pub site: Name,
+        /// Underlay address of the VTEP, also BGP identifier (RFC 6286).
+        pub vtep: Ipv4Addr,
+        /// Its AS number; gateways of one number speak iBGP.
+        pub asn: Asn,
+        /// The device towards the WAN: VXLAN that arrives there is dropped.
+        pub uplink: Option<IfName>,
+        /// Devices that carry 802.1Q VLANs.
+        pub trunks: Vec<IfName>,
+        /// The address under which WireGuard of other gateways and nodes reaches it.
+        pub public_address: Option<IpAddr>,
+        /// Its WireGuard public key, as `watari facts` shows it.
+        pub wireguard_key: Option<WgKey>,
+    }
+}
+
+object! {
+    /// An isolation domain with an address space and a routing table of its own.
+    pub struct Tenant {
+        /// VNI of routed traffic between gateways (RFC 9135 section 4, RFC 9136 section 4.4).
+        pub l3vni: Vni,
+        /// UDP port of the tenant's node-facing WireGuard device at each gateway.
+        pub node_port: u16 = 51900,
+    }
+}
+
+object! {
+    /// One L2 broadcast domain that spans sites.
+    pub struct Segment {
+        /// The tenant it belongs to.
+        pub tenant: Name,
+        /// Its VXLAN network identifier.
+        pub vni: Vni,
+        /// Its subnets, at most one of each family.
+        pub subnets: Vec<IpNet>,
+        /// The gateway's addresses, one in each subnet, the same at every gateway (anycast).
+        pub gateway: Vec<IpAddr>,
+        /// MTU of the hosts in bytes.
+        pub mtu: Mtu,
+        /// What happens to a frame for a MAC that nobody knows.
+        pub unknown_unicast: UnknownUnicast = UnknownUnicast::Flood,
+        /// Broadcast, multicast and unknown-unicast frames per second that one gateway lets through.
+        pub flood_rate: u32 = 1000,
+    }
+}
+
+/// What happens to a frame for a MAC that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownUnicast {
+    /// It goes to every attachment of the segment, within `flood_rate`.
+    Flood,
+    /// It is dropped and counted.
+    Drop,
+}
+
+object! {
+    /// A VLAN of a trunk.
+    pub struct VlanPort {
+        /// The device.
+        pub trunk: IfName,
+        /// The VLAN id.
+        pub vid: Vid,
+    }
+}
+
+object! {
+    /// Where a segment meets the world at a gateway: a VLAN of a trunk, or a whole interface, untagged.
+    pub struct Attachment {
+        /// The gateway.
+        pub gateway: Name,
+        /// The segment.
+        pub segment: Name,
+        /// A VLAN of a trunk …
+        pub vlan: Option<VlanPort>,
+        /// … or a device of its own.
+        pub interface: Option<IfName>,
+    }
+}
+
+object! {
+    /// A link between two gateways that carries the overlay: `wireguard` or `direct`.
+    pub struct Tunnel {
+        /// The two gateways.
+        pub between: Vec<Name>,
+        /// WireGuard over any IP path …
+        pub wireguard: Option<WireguardTunnel>,
+        /// … or plain VXLAN over a trusted VLAN of the L2VPN.
+        pub direct: Option<DirectTunnel>,
+        /// MTU in bytes of the IP packets it carries.
+        pub mtu: Mtu,
+        /// The tunnel with the lowest number carries the traffic while it is up.
+        pub preference: u16 = 100,
+    }
+}
+
+object! {
+    /// A WireGuard tunnel.
+    pub struct WireguardTunnel {
+        /// Address and UDP port at which each gateway is reached, by the gateway's name. One of the two
+        /// may be absent: that gateway starts the handshake.
+        pub endpoints: BTreeMap<Name, SocketAddr>,
+        /// UDP port each gateway listens on, where it is not the endpoint's.
+        pub listen_ports: BTreeMap<Name, u16>,
+        /// Seconds between keepalives; 0 for none.
+        pub keepalive_s: u16 = 15,
+    }
+}
+
+object! {
+    /// Plain VXLAN over a trusted VLAN.
+    pub struct DirectTunnel {
+        /// Each gateway's end, by the gateway's name.
+        pub ends: BTreeMap<Name, DirectEnd>,
+    }
+}
+
+object! {
+    /// One end of a direct tunnel.
+    pub struct DirectEnd {
+        /// The VLAN of the trunk.
+        pub vlan: VlanPort,
+        /// The gateway's address on that VLAN, with its prefix length.
+        pub address: IpNet,
+    }
+}
+
+object! {
+    /// Where a tenant leaves the overlay at a gateway: addresses of the gateway on a VLAN or an interface,
+    /// in the tenant's network namespace. Campus and cloud routers are its neighbours.
+    pub struct Exit {
+        /// The tenant.
+        pub tenant: Name,
+        /// The gateway.
+        pub gateway: Name,
+        /// A VLAN of a trunk …
+        pub vlan: Option<VlanPort>,
+        /// … or a device of its own.
+        pub interface: Option<IfName>,
+        /// The gateway's addresses there, with prefix length.
+        pub addresses: Vec<IpNet>,
+        /// MTU in bytes.
+        pub mtu: Mtu = Mtu::new(1500).expect("in range"),
+    }
+}
+
+object! {
+    /// A BGP neighbour on an exit.
+    pub struct Peer {
+        /// The exit on which it is.
+        pub exit: Name,
+        /// Its address.
+        pub address: IpAddr,
+        /// Its AS number.
+        pub asn: Asn,
+        /// The families exchanged; that of its address where nothing is said.
+        pub families: Vec<Family>,
+        /// Seconds without a message after which the session is given up (RFC 4271 section 4.2).
+        pub hold_time_s: u16 = 90,
+        /// Seconds it shall keep our routes while we restart (RFC 4724 section 3), 1 … 4095.
+        pub restart_time_s: u16 = 120,
+        /// Prefixes taken from it, these and longer ones. Nothing without it (RFC 8212).
+        pub accept: Vec<IpNet>,
+        /// Prefixes told to it, these and longer ones. Nothing without it (RFC 8212).
+        pub announce: Vec<IpNet>,
+        /// The most prefixes taken from it in one family.
+        pub prefixes_max: u32 = 100_000,
+        /// Waits for the neighbour to connect.
+        pub passive: bool = false,
+    }
+}
+
+/// An address family of a BGP session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4 unicast.
+    Ipv4,
+    /// IPv6 unicast.
+    Ipv6,
+}
+
+object! {
+    /// A static route at a gateway, in a tenant or, without one, in the underlay.
+    pub struct Route {
+        /// The gateway.
+        pub gateway: Name,
+        /// The tenant; the underlay without one.
+        pub tenant: Option<Name>,
+        /// Where to.
+        pub prefix: IpNet,
+        /// The next hop: for a tenant a neighbour on one of its exits.
+        pub via: IpAddr,
+    }
+}
+
+object! {
+    /// Addresses of a segment that gateways may allocate, in slices: two gateways never hand out the same.
+    pub struct Pool {
+        /// The segment.
+        pub segment: Name,
+        /// Each gateway's own slices, at most one of each family, by the gateway's name. The first
+        /// address of a slice is the gateway's own probe address.
+        pub slices: BTreeMap<Name, Vec<IpNet>>,
+    }
+}
+
+/// What kind of machine a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// With GPUs.
+    Gpu,
+    /// Without.
+    Cpu,
+}
+
+/// How a node is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeMode {
+    /// A /32 and /128 of the segment behind WireGuard.
+    L3,
+}
+
+object! {
+    /// An attached machine.
+    pub struct Node {
+        /// The gateway that serves it.
+        pub gateway: Name,
+        /// The segment it is in.
+        pub segment: Name,
+        /// What kind of machine it is.
+        pub kind: NodeKind,
+        /// How it is attached.
+        pub mode: NodeMode = NodeMode::L3,
+        /// Its addresses, one of each family of the segment.
+        pub addresses: Vec<IpAddr>,
+        /// The MAC under which the hosts of the segment see it.
+        pub mac: Mac,
+        /// Its WireGuard key: known once it has enrolled.
+        pub public_key: Option<WgKey>,
+        /// SHA-256, in hexadecimal, of the one-shot token; gone once it was used.
+        pub token_sha256: Option<String>,
+        /// When it was asked for.
+        pub created: Timestamp,
+        /// Until when it may live.
+        pub expires: Timestamp,
+    }
+}
+
+macro_rules! words {
+    ($type:ty { $($word:literal => $value:expr),* $(,)? }) => {
+        impl std::str::FromStr for $type {
+            type Err = String;
+            fn from_str(s: &str) -> Result<Self, String> {
+                match s {
+                    $($word => Ok($value),)*
+                    _ => Err(format!("must be one of {}", [$($word),*].join(", "))),
+                }
+            }
+        }
+        read_by_text!($type);
+    };
+}
+words!(UnknownUnicast { "flood" => Self::Flood, "drop" => Self::Drop });
+words!(Family { "ipv4" => Self::Ipv4, "ipv6" => Self::Ipv6 });
+words!(NodeKind { "gpu" => Self::Gpu, "cpu" => Self::Cpu });
+words!(NodeMode { "l3" => Self::L3 });
+
+/// The kinds of object of a document, in the order in which they are listed.
+pub const KINDS: [&str; 11] = [
+    "sites",
+    "gateways",
+    "tenants",
+    "segments",
+    "attachments",
+    "tunnels",
+    "exits",
+    "peers",
+    "routes",
+    "pools",
+    "nodes",
+];
+
+impl Tunnel {
+    /// The gateway at the other end, seen from `this`; `None` when `this` is not at an end.
+    pub fn far<'a>(&'a self, this: &Name) -> Option<&'a Name> {
+        match self.between.as_slice() {
+            [a, b] if a == this => Some(b),
+            [a, b] if b == this => Some(a),
+            _ => None,
+        }
+    }
+}
+
+impl Peer {
+    /// The families exchanged: those given, or that of the neighbour's address.
+    pub fn families(&self) -> Vec<Family> {
+        if !self.families.is_empty() {
+            return self.families.clone();
+        }
+        vec![if self.address.is_ipv4() {
+            Family::Ipv4
+        } else {
+            Family::Ipv6
+        }]
+    }
+}

@@ -1,0 +1,114 @@
+//! What no single object can know: references, overlaps and limits. All problems at once.
+//!
+//! * [`overlay`]: tenants, segments, attachments, exits, peers, routes.
+//! * [`underlay`]: gateways, tunnels, MTU.
+//! * [`pools`]: pools and nodes.
+
+mod overlay;
+mod pools;
+mod underlay;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use crate::document::Document;
+use crate::names::Name;
+use crate::read::{Path, Problem, Problems};
+
+/// The most objects of one kind.
+pub const OBJECTS_MAX: usize = 4096;
+/// What VXLAN adds to an inner IP packet over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
+pub const VXLAN_OVERHEAD_BYTES: u16 = 50;
+
+/// Checks that the objects of `document` hold together.
+///
+/// # Errors
+/// Every problem, each with the path of the field that is to be changed.
+pub fn validate(document: &Document) -> Result<(), Vec<Problem>> {
+    let mut check = Check {
+        document,
+        problems: Problems::default(),
+    };
+    check.limits();
+    underlay::check(&mut check);
+    overlay::check(&mut check);
+    pools::check(&mut check);
+    check.problems.or(())
+}
+
+/// The document under validation and what was found.
+struct Check<'a> {
+    document: &'a Document,
+    problems: Problems,
+}
+
+impl Check<'_> {
+    fn limits(&mut self) {
+        let d = self.document;
+        let counts = [
+            ("sites", d.sites.len()),
+            ("gateways", d.gateways.len()),
+            ("tenants", d.tenants.len()),
+            ("segments", d.segments.len()),
+            ("attachments", d.attachments.len()),
+            ("tunnels", d.tunnels.len()),
+            ("exits", d.exits.len()),
+            ("peers", d.peers.len()),
+            ("routes", d.routes.len()),
+            ("pools", d.pools.len()),
+            ("nodes", d.nodes.len()),
+        ];
+        for (kind, count) in counts.into_iter().filter(|(_, n)| *n > OBJECTS_MAX) {
+            self.add(
+                &at(kind),
+                format!("{count} objects; at most {OBJECTS_MAX} are possible"),
+            );
+        }
+    }
+
+    fn add(&mut self, path: &Path, message: impl Into<String>) {
+        self.problems.add(path, message);
+    }
+
+    /// Notes a problem when `name` is no key of `map`.
+    fn reference<T>(
+        &mut self,
+        map: &BTreeMap<Name, T>,
+        kind: &str,
+        name: &Name,
+        path: &Path,
+    ) -> bool {
+        let known = map.contains_key(name);
+        if !known {
+            self.add(
+                path,
+                format!("no {kind} is named {name:?}", name = name.as_str()),
+            );
+        }
+        known
+    }
+}
+
+/// The path of kind `kind`.
+fn at(kind: &str) -> Path {
+    Path::root().field(kind)
+}
+
+/// Things that may exist once, each with the path of its first use.
+struct Unique<K>(BTreeMap<K, Path>);
+
+impl<K: Ord> Unique<K> {
+    fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Takes `key` for `path`; notes a problem when another has it.
+    fn take(&mut self, key: K, what: impl Display, path: &Path, problems: &mut Problems) {
+        match self.0.get(&key) {
+            Some(first) => problems.add(path, format!("{what} is already used by {first}")),
+            None => {
+                self.0.insert(key, path.clone());
+            }
+        }
+    }
+}

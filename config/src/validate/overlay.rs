@@ -1,0 +1,301 @@
+//! Tenants, segments, attachments, exits, peers and routes.
+
+use ipnet::IpNet;
+
+use super::underlay::host_address;
+use super::{Check, Unique, at};
+use crate::document::{Family, Segment};
+use crate::names::Name;
+use crate::read::Path;
+
+pub(super) fn check(check: &mut Check<'_>) {
+    vnis(check);
+    for (name, segment) in &check.document.segments {
+        segment_fields(check, segment, &at("segments").field(name.as_str()));
+    }
+    overlaps(check);
+    attachments(check);
+    exits(check);
+    peers(check);
+    routes(check);
+}
+
+fn vnis(check: &mut Check<'_>) {
+    let mut vnis = Unique::new();
+    for (name, tenant) in &check.document.tenants {
+        let path = at("tenants").field(name.as_str()).field("l3vni");
+        vnis.take(
+            tenant.l3vni,
+            format!("VNI {}", tenant.l3vni),
+            &path,
+            &mut check.problems,
+        );
+    }
+    for (name, segment) in &check.document.segments {
+        let path = at("segments").field(name.as_str()).field("vni");
+        vnis.take(
+            segment.vni,
+            format!("VNI {}", segment.vni),
+            &path,
+            &mut check.problems,
+        );
+    }
+}
+
+fn segment_fields(check: &mut Check<'_>, segment: &Segment, path: &Path) {
+    check.reference(
+        &check.document.tenants,
+        "tenant",
+        &segment.tenant,
+        &path.field("tenant"),
+    );
+    if segment.subnets.is_empty() {
+        check.add(&path.field("subnets"), "must have at least one subnet");
+    }
+    for (i, net) in segment.subnets.iter().enumerate() {
+        let here = path.field("subnets").index(i);
+        if *net != net.trunc() {
+            check.add(
+                &here,
+                format!(
+                    "{net} has bits set beyond its prefix length; meant is {}",
+                    net.trunc()
+                ),
+            );
+        }
+        if segment.subnets[..i].iter().any(|n| same_family(n, net)) {
+            check.add(
+                &here,
+                "is the second subnet of its family; a segment has at most one of each",
+            );
+        }
+        if segment.gateway.iter().filter(|a| net.contains(*a)).count() != 1 {
+            check.add(
+                &path.field("gateway"),
+                format!("must have one address in {net}"),
+            );
+        }
+        if matches!(net, IpNet::V6(_)) && segment.mtu.get() < 1280 {
+            check.add(
+                &path.field("mtu"),
+                "must be 1280 at least: the segment has IPv6 (RFC 8200 section 5)",
+            );
+        }
+    }
+    for (i, address) in segment.gateway.iter().enumerate() {
+        let here = path.field("gateway").index(i);
+        match segment.subnets.iter().find(|n| n.contains(address)) {
+            None => check.add(&here, format!("{address} is in none of the subnets")),
+            Some(net)
+                if net.network() == *address
+                    || (address.is_ipv4() && net.broadcast() == *address) =>
+            {
+                check.add(&here, format!("{address} is no host's address of {net}"));
+            }
+            Some(_) => {}
+        }
+    }
+    if segment.flood_rate == 0 {
+        check.add(
+            &path.field("flood_rate"),
+            "must be 1 at least: without broadcast no host finds another",
+        );
+    }
+}
+
+fn same_family(a: &IpNet, b: &IpNet) -> bool {
+    matches!(
+        (a, b),
+        (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_))
+    )
+}
+
+/// No two subnets of one tenant may overlap, those of its exits included; tenants may repeat each other.
+fn overlaps(check: &mut Check<'_>) {
+    let document = check.document;
+    let mut nets: Vec<(&Name, IpNet, Path)> = Vec::new();
+    for (name, segment) in &document.segments {
+        let path = at("segments").field(name.as_str()).field("subnets");
+        nets.extend(
+            segment
+                .subnets
+                .iter()
+                .enumerate()
+                .map(|(i, n)| (&segment.tenant, *n, path.index(i))),
+        );
+    }
+    for (name, exit) in &document.exits {
+        let path = at("exits").field(name.as_str()).field("addresses");
+        nets.extend(
+            exit.addresses
+                .iter()
+                .enumerate()
+                .map(|(i, n)| (&exit.tenant, n.trunc(), path.index(i))),
+        );
+    }
+    for (i, (tenant, net, path)) in nets.iter().enumerate() {
+        for (other_tenant, other, first) in &nets[..i] {
+            if tenant == other_tenant && (net.contains(other) || other.contains(net)) {
+                check.add(
+                    path,
+                    format!("{net} overlaps {other} of {first} in tenant {tenant}"),
+                );
+            }
+        }
+    }
+}
+
+fn attachments(check: &mut Check<'_>) {
+    for (name, attachment) in &check.document.attachments {
+        let path = at("attachments").field(name.as_str());
+        check.reference(
+            &check.document.gateways,
+            "gateway",
+            &attachment.gateway,
+            &path.field("gateway"),
+        );
+        check.reference(
+            &check.document.segments,
+            "segment",
+            &attachment.segment,
+            &path.field("segment"),
+        );
+        if attachment.vlan.is_some() == attachment.interface.is_some() {
+            check.add(&path, "must have exactly one of vlan and interface");
+        }
+    }
+}
+
+fn exits(check: &mut Check<'_>) {
+    for (name, exit) in &check.document.exits {
+        let path = at("exits").field(name.as_str());
+        check.reference(
+            &check.document.gateways,
+            "gateway",
+            &exit.gateway,
+            &path.field("gateway"),
+        );
+        check.reference(
+            &check.document.tenants,
+            "tenant",
+            &exit.tenant,
+            &path.field("tenant"),
+        );
+        if exit.vlan.is_some() == exit.interface.is_some() {
+            check.add(&path, "must have exactly one of vlan and interface");
+        }
+        if exit.addresses.is_empty() {
+            check.add(&path.field("addresses"), "must have at least one address");
+        }
+        for (i, net) in exit.addresses.iter().enumerate() {
+            host_address(check, net, &path.field("addresses").index(i));
+        }
+    }
+}
+
+fn peers(check: &mut Check<'_>) {
+    let mut taken = Unique::new();
+    for (name, peer) in &check.document.peers {
+        let path = at("peers").field(name.as_str());
+        if peer.hold_time_s != 0 && peer.hold_time_s < 3 {
+            check.add(
+                &path.field("hold_time_s"),
+                "must be 0 or 3 at least (RFC 4271 section 4.2)",
+            );
+        }
+        if peer.restart_time_s == 0 || peer.restart_time_s > 4095 {
+            check.add(
+                &path.field("restart_time_s"),
+                "must be from 1 to 4095 (RFC 4724 section 3)",
+            );
+        }
+        if !check.reference(
+            &check.document.exits,
+            "exit",
+            &peer.exit,
+            &path.field("exit"),
+        ) {
+            continue;
+        }
+        let exit = &check.document.exits[&peer.exit];
+        let key = (&peer.exit, peer.address);
+        taken.take(
+            key,
+            format!("neighbour {}", peer.address),
+            &path.field("address"),
+            &mut check.problems,
+        );
+        match exit.addresses.iter().find(|n| n.contains(&peer.address)) {
+            None => check.add(
+                &path.field("address"),
+                format!("is on no subnet of exit {}", peer.exit),
+            ),
+            Some(own) if own.addr() == peer.address => {
+                check.add(&path.field("address"), "is the gateway's own address");
+            }
+            Some(_) => {}
+        }
+        for family in peer.families() {
+            let has = exit
+                .addresses
+                .iter()
+                .any(|n| matches!(n, IpNet::V4(_)) == (family == Family::Ipv4));
+            if !has {
+                let message = format!(
+                    "exit {} has no address of family {family:?} for the next hop",
+                    peer.exit
+                );
+                check.add(&path.field("families"), message);
+            }
+        }
+    }
+}
+
+fn routes(check: &mut Check<'_>) {
+    let mut taken = Unique::new();
+    for (name, route) in &check.document.routes {
+        let path = at("routes").field(name.as_str());
+        check.reference(
+            &check.document.gateways,
+            "gateway",
+            &route.gateway,
+            &path.field("gateway"),
+        );
+        if let Some(tenant) = &route.tenant {
+            check.reference(
+                &check.document.tenants,
+                "tenant",
+                tenant,
+                &path.field("tenant"),
+            );
+            let mut exits = check.document.exits.values();
+            let on_exit = exits.any(|e| {
+                e.tenant == *tenant
+                    && e.gateway == route.gateway
+                    && e.addresses.iter().any(|n| n.contains(&route.via))
+            });
+            if !on_exit {
+                check.add(
+                    &path.field("via"),
+                    format!("{} is on no exit of tenant {tenant} there", route.via),
+                );
+            }
+        }
+        if route.prefix != route.prefix.trunc() {
+            check.add(
+                &path.field("prefix"),
+                format!("meant is {}", route.prefix.trunc()),
+            );
+        }
+        if route.prefix.addr().is_ipv4() != route.via.is_ipv4() {
+            check.add(&path.field("via"), "must be of the prefix's family");
+        }
+        let key = (&route.gateway, &route.tenant, route.prefix);
+        taken.take(
+            key,
+            format!("prefix {}", route.prefix),
+            &path.field("prefix"),
+            &mut check.problems,
+        );
+    }
+}

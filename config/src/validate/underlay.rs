@@ -1,0 +1,346 @@
+//! Gateways, tunnels and MTU.
+
+use ipnet::IpNet;
+
+use super::{Check, Unique, VXLAN_OVERHEAD_BYTES, at};
+use crate::desired::{device, router_mac};
+use crate::document::{DirectTunnel, Tunnel, WireguardTunnel};
+use crate::names::Name;
+use crate::read::Path;
+
+pub(super) fn check(check: &mut Check<'_>) {
+    gateways(check);
+    tunnels(check);
+    vlan_ports(check);
+    device_names(check);
+}
+
+fn gateways(check: &mut Check<'_>) {
+    let (mut vteps, mut macs) = (Unique::new(), Unique::new());
+    for (name, gateway) in &check.document.gateways {
+        let path = at("gateways").field(name.as_str());
+        check.reference(
+            &check.document.sites,
+            "site",
+            &gateway.site,
+            &path.field("site"),
+        );
+        let vtep = path.field("vtep");
+        if gateway.vtep.is_unspecified()
+            || gateway.vtep.is_multicast()
+            || gateway.vtep.is_loopback()
+        {
+            check.add(&vtep, "must be a unicast address other than loopback");
+        }
+        vteps.take(
+            gateway.vtep,
+            format!("VTEP {}", gateway.vtep),
+            &vtep,
+            &mut check.problems,
+        );
+        macs.take(
+            router_mac(gateway.vtep),
+            "the router MAC made of this address",
+            &vtep,
+            &mut check.problems,
+        );
+        let mut seen = Unique::new();
+        for (i, trunk) in gateway.trunks.iter().enumerate() {
+            let here = path.field("trunks").index(i);
+            seen.take(trunk, format!("device {trunk}"), &here, &mut check.problems);
+            if gateway.uplink.as_ref() == Some(trunk) {
+                check.add(&here, format!("device {trunk} is the uplink"));
+            }
+        }
+    }
+}
+
+fn tunnels(check: &mut Check<'_>) {
+    for (name, tunnel) in &check.document.tunnels {
+        let path = at("tunnels").field(name.as_str());
+        let ends = path.field("between");
+        if tunnel.between.len() != 2 || tunnel.between[0] == tunnel.between[1] {
+            check.add(&ends, "must name two different gateways");
+        }
+        for (i, end) in tunnel.between.iter().enumerate() {
+            check.reference(&check.document.gateways, "gateway", end, &ends.index(i));
+        }
+        match (&tunnel.wireguard, &tunnel.direct) {
+            (Some(wireguard), None) => wireguard_tunnel(check, tunnel, wireguard, &path),
+            (None, Some(direct)) => direct_tunnel(check, tunnel, direct, &path),
+            _ => check.add(&path, "must have exactly one of wireguard and direct"),
+        }
+        mtu(check, name, tunnel);
+    }
+    wireguard_ports(check);
+}
+
+fn wireguard_tunnel(
+    check: &mut Check<'_>,
+    tunnel: &Tunnel,
+    wireguard: &WireguardTunnel,
+    path: &Path,
+) {
+    let here = path.field("wireguard");
+    only_ends(
+        check,
+        tunnel,
+        wireguard.endpoints.keys(),
+        &here.field("endpoints"),
+    );
+    only_ends(
+        check,
+        tunnel,
+        wireguard.listen_ports.keys(),
+        &here.field("listen_ports"),
+    );
+    if wireguard.endpoints.is_empty() {
+        check.add(
+            &here.field("endpoints"),
+            "must have at least one gateway's endpoint",
+        );
+    }
+    for (gateway, endpoint) in &wireguard.endpoints {
+        let field = here.field("endpoints").field(gateway.as_str());
+        if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
+            check.add(&field, "must be a unicast address and a port other than 0");
+        }
+    }
+    for end in &tunnel.between {
+        let keyless = check
+            .document
+            .gateways
+            .get(end)
+            .is_some_and(|g| g.wireguard_key.is_none());
+        if keyless {
+            let field = at("gateways").field(end.as_str()).field("wireguard_key");
+            check.add(
+                &field,
+                format!("is required: {path} ends there; `watari facts` shows it"),
+            );
+        }
+    }
+}
+
+fn wireguard_ports(check: &mut Check<'_>) {
+    let mut ports = Unique::new();
+    let tenants: Vec<_> = check.document.tenants.iter().collect();
+    for gateway in check.document.gateways.keys() {
+        for (tenant, spec) in &tenants {
+            let path = at("tenants").field(tenant.as_str()).field("node_port");
+            let key = (gateway.clone(), spec.node_port);
+            ports.take(
+                key,
+                format!("UDP port {}", spec.node_port),
+                &path,
+                &mut check.problems,
+            );
+        }
+    }
+    for (name, tunnel) in &check.document.tunnels {
+        let Some(wireguard) = &tunnel.wireguard else {
+            continue;
+        };
+        for gateway in &tunnel.between {
+            let Some(port) = wireguard.listen_port(gateway) else {
+                continue;
+            };
+            let path = at("tunnels")
+                .field(name.as_str())
+                .field("wireguard")
+                .field("endpoints");
+            let path = path.field(gateway.as_str());
+            ports.take(
+                (gateway.clone(), port),
+                format!("UDP port {port}"),
+                &path,
+                &mut check.problems,
+            );
+        }
+    }
+}
+
+impl WireguardTunnel {
+    /// The UDP port `gateway` listens on; none: any free one.
+    pub fn listen_port(&self, gateway: &Name) -> Option<u16> {
+        self.listen_ports
+            .get(gateway)
+            .copied()
+            .or_else(|| self.endpoints.get(gateway).map(|e| e.port()))
+    }
+}
+
+fn direct_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, direct: &DirectTunnel, path: &Path) {
+    let here = path.field("direct").field("ends");
+    only_ends(check, tunnel, direct.ends.keys(), &here);
+    for gateway in &tunnel.between {
+        if !direct.ends.contains_key(gateway) {
+            check.add(&here.field(gateway.as_str()), "is required");
+        }
+    }
+    let addresses: Vec<&IpNet> = direct.ends.values().map(|e| &e.address).collect();
+    if let [a, b] = addresses[..]
+        && (a.trunc() != b.trunc() || a.addr() == b.addr())
+    {
+        check.add(
+            &here,
+            format!("{a} and {b} must be different addresses of one subnet"),
+        );
+    }
+    for (gateway, end) in &direct.ends {
+        let field = here.field(gateway.as_str()).field("address");
+        host_address(check, &end.address, &field);
+    }
+}
+
+fn only_ends<'a>(
+    check: &mut Check<'_>,
+    tunnel: &Tunnel,
+    keys: impl Iterator<Item = &'a Name>,
+    path: &Path,
+) {
+    for key in keys.filter(|k| !tunnel.between.contains(k)) {
+        check.add(
+            &path.field(key.as_str()),
+            "is not one of the gateways the tunnel is between",
+        );
+    }
+}
+
+/// Notes a problem when `net` is a subnet's own or broadcast address instead of a host's.
+pub(super) fn host_address(check: &mut Check<'_>, net: &IpNet, path: &Path) {
+    let tiny = net.max_prefix_len() - net.prefix_len() < 2;
+    let own =
+        net.addr() == net.network() || (net.addr() == net.broadcast() && net.addr().is_ipv4());
+    if !tiny && own {
+        check.add(
+            path,
+            format!("{net} must be a host's address with its prefix length"),
+        );
+    }
+}
+
+fn mtu(check: &mut Check<'_>, name: &Name, tunnel: &Tunnel) {
+    for (segment_name, segment) in &check.document.segments {
+        let needed = segment.mtu.get() + VXLAN_OVERHEAD_BYTES;
+        if needed > tunnel.mtu.get() {
+            let path = at("segments").field(segment_name.as_str()).field("mtu");
+            check.add(
+                &path,
+                format!(
+                    "{} bytes and {VXLAN_OVERHEAD_BYTES} of VXLAN do not fit into tunnel {name} of {} bytes; at most {}",
+                    segment.mtu, tunnel.mtu, tunnel.mtu.get().saturating_sub(VXLAN_OVERHEAD_BYTES),
+                ),
+            );
+        }
+    }
+}
+
+/// Every use of a VLAN of a trunk or of a whole interface, at most one each.
+fn vlan_ports(check: &mut Check<'_>) {
+    let mut ports = Unique::new();
+    let document = check.document;
+    let mut use_port =
+        |check: &mut Check<'_>, gateway: &Name, port: &crate::document::VlanPort, path: Path| {
+            let trunks = document.gateways.get(gateway).map(|g| &g.trunks);
+            if trunks.is_some_and(|t| !t.contains(&port.trunk)) {
+                check.add(
+                    &path.field("trunk"),
+                    format!("{} is no trunk of gateway {gateway}", port.trunk),
+                );
+            }
+            let key = (gateway.clone(), port.trunk.clone(), Some(port.vid));
+            let what = format!("VLAN {} of {}", port.vid, port.trunk);
+            ports.take(key, what, &path.field("vid"), &mut check.problems);
+        };
+    for (name, attachment) in &document.attachments {
+        if let Some(vlan) = &attachment.vlan {
+            let path = at("attachments").field(name.as_str()).field("vlan");
+            use_port(check, &attachment.gateway, vlan, path);
+        }
+    }
+    for (name, exit) in &document.exits {
+        if let Some(vlan) = &exit.vlan {
+            use_port(
+                check,
+                &exit.gateway,
+                vlan,
+                at("exits").field(name.as_str()).field("vlan"),
+            );
+        }
+    }
+    for (name, tunnel) in &document.tunnels {
+        for (gateway, end) in tunnel.direct.iter().flat_map(|d| &d.ends) {
+            let path = at("tunnels")
+                .field(name.as_str())
+                .field("direct")
+                .field("ends");
+            use_port(
+                check,
+                gateway,
+                &end.vlan,
+                path.field(gateway.as_str()).field("vlan"),
+            );
+        }
+    }
+    interfaces(check);
+}
+
+fn interfaces(check: &mut Check<'_>) {
+    let document = check.document;
+    let mut taken = Unique::new();
+    let attachments = document
+        .attachments
+        .iter()
+        .filter_map(|(n, a)| Some(("attachments", n, &a.gateway, a.interface.as_ref()?)));
+    let exits = document
+        .exits
+        .iter()
+        .filter_map(|(n, e)| Some(("exits", n, &e.gateway, e.interface.as_ref()?)));
+    for (kind, name, gateway, interface) in attachments.chain(exits) {
+        let path = at(kind).field(name.as_str()).field("interface");
+        let Some(owner) = document.gateways.get(gateway) else {
+            continue;
+        };
+        if owner.trunks.contains(interface) || owner.uplink.as_ref() == Some(interface) {
+            check.add(
+                &path,
+                format!("{interface} is a trunk or the uplink of gateway {gateway}"),
+            );
+        }
+        let key = (gateway.clone(), interface.clone());
+        taken.take(
+            key,
+            format!("device {interface}"),
+            &path,
+            &mut check.problems,
+        );
+    }
+}
+
+/// Device names are made of a hash of the object's name: two objects must not meet in one.
+fn device_names(check: &mut Check<'_>) {
+    let mut devices = Unique::new();
+    let document = check.document;
+    let tunnels = document
+        .tunnels
+        .keys()
+        .map(|n| ("tunnels", n, device::wireguard(n)));
+    let exits = document
+        .exits
+        .keys()
+        .map(|n| ("exits", n, device::exit(n).0));
+    let tenants = document
+        .tenants
+        .keys()
+        .map(|n| ("tenants", n, device::core(n)));
+    for (kind, name, made) in tunnels.chain(exits).chain(tenants) {
+        let path = at(kind).field(name.as_str());
+        devices.take(
+            made,
+            "the device name made of this name",
+            &path,
+            &mut check.problems,
+        );
+    }
+}

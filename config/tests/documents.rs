@@ -1,0 +1,194 @@
+//! Documents as an operator writes them: the whole one is taken, and each mistake is refused with the
+//! path of its field, all mistakes at once.
+
+use watari_config::{Desired, Document, Problem, read};
+
+const WHOLE: &str = include_str!("two_sites.yaml");
+
+fn desired(text: &str) -> Result<Desired, Vec<Problem>> {
+    let document: Document = read::read_str(text)?;
+    Desired::new(document, "gw-a".parse().unwrap(), 1)
+}
+
+/// The problems of the whole document with `from` replaced by `to`.
+fn problems(from: &str, to: &str) -> Vec<Problem> {
+    assert!(WHOLE.contains(from), "the document has no {from:?}");
+    desired(&WHOLE.replacen(from, to, 1)).expect_err("must be refused")
+}
+
+#[track_caller]
+fn refused(from: &str, to: &str, path: &str, words: &str) {
+    let problems = problems(from, to);
+    assert!(
+        problems
+            .iter()
+            .any(|p| p.path == path && p.message.contains(words)),
+        "{from:?} -> {to:?}: expected {path}: …{words}…, got {problems:#?}"
+    );
+}
+
+#[test]
+fn the_whole_document_is_taken_and_read_back_the_same() {
+    let first = desired(WHOLE).unwrap();
+    let json = serde_json::to_string(first.document()).unwrap();
+    let second = desired(&json).unwrap();
+    assert_eq!(first, second);
+    assert_eq!(first.attachments().count(), 1);
+    assert_eq!(first.tunnels().count(), 2);
+    assert_eq!(first.peers().count(), 2);
+    let segment = "lab-net".parse().unwrap();
+    let probes: Vec<_> = first
+        .probe_addresses(&segment)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(probes, ["10.10.0.129", "fd00:10::a:1"]);
+}
+
+#[test]
+fn unknown_fields_are_refused() {
+    refused(
+        "l3vni: 5000",
+        "l3vni: 5000, colour: red",
+        "tenants.lab.colour",
+        "unknown field",
+    );
+    refused("sites:", "sights: {}\nsites:", "sights", "unknown field");
+}
+
+#[test]
+fn a_missing_field_is_named() {
+    refused("    mtu: 1370\n", "", "segments.lab-net.mtu", "is required");
+}
+
+#[test]
+fn overlapping_subnets_of_one_tenant_are_refused() {
+    refused(
+        "192.0.2.1/30",
+        "10.10.0.9/30",
+        "exits.campus.addresses[0]",
+        "overlaps 10.10.0.0/24",
+    );
+}
+
+#[test]
+fn a_vlan_used_twice_on_a_trunk_is_refused() {
+    refused(
+        "vid: 300",
+        "vid: 100",
+        "exits.campus.vlan.vid",
+        "VLAN 100 of eth1 is already used by attachments.a-lan",
+    );
+}
+
+#[test]
+fn a_vni_out_of_range_is_refused() {
+    refused(
+        "vni: 1000",
+        "vni: 16777216",
+        "segments.lab-net.vni",
+        "from 1 to 16777215",
+    );
+    refused(
+        "l3vni: 5000",
+        "l3vni: 0",
+        "tenants.lab.l3vni",
+        "from 1 to 16777215",
+    );
+    refused(
+        "vni: 1000",
+        "vni: 5000",
+        "segments.lab-net.vni",
+        "already used",
+    );
+}
+
+#[test]
+fn an_mtu_that_cannot_fit_is_refused() {
+    refused(
+        "mtu: 1370",
+        "mtu: 1400",
+        "segments.lab-net.mtu",
+        "do not fit into tunnel ab-wg of 1420 bytes; at most 1370",
+    );
+    refused(
+        "mtu: 1370",
+        "mtu: 1000",
+        "segments.lab-net.mtu",
+        "1280 at least",
+    );
+}
+
+#[test]
+fn a_malformed_key_is_refused() {
+    refused(
+        "XGIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=",
+        "XGIo",
+        "gateways.gw-a.wireguard_key",
+        "32 octets",
+    );
+}
+
+#[test]
+fn a_slice_that_overlaps_another_is_refused() {
+    refused(
+        "10.10.0.192/26",
+        "10.10.0.128/25",
+        "pools.lab-nodes.slices.gw-b[0]",
+        "overlaps 10.10.0.128/26 of pools.lab-nodes.slices.gw-a[0]",
+    );
+    refused(
+        "10.10.0.192/26",
+        "10.10.1.0/26",
+        "pools.lab-nodes.slices.gw-b[0]",
+        "in no subnet",
+    );
+}
+
+#[test]
+fn references_must_exist() {
+    refused(
+        "site: a",
+        "site: c",
+        "gateways.gw-a.site",
+        "no site is named",
+    );
+    refused(
+        "exit: campus",
+        "exit: kampus",
+        "peers.campus4.exit",
+        "no exit is named",
+    );
+    refused(
+        "trunk: eth1, vid: 100",
+        "trunk: eth9, vid: 100",
+        "attachments.a-lan.vlan.trunk",
+        "eth9 is no trunk",
+    );
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let text = WHOLE
+        .replace("vni: 1000", "vni: 0")
+        .replace("site: a", "site: c")
+        .replace("vid: 200", "vid: 5000");
+    let found = desired(&text).unwrap_err();
+    assert!(
+        found.iter().any(|p| p.path == "segments.lab-net.vni"),
+        "{found:#?}"
+    );
+    assert!(
+        found.iter().any(|p| p.path == "attachments.b-lan.vlan.vid"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_key_written_twice_is_refused() {
+    let text = WHOLE.replace(
+        "  lab: { l3vni: 5000 }",
+        "  lab: { l3vni: 5000 }\n  lab: { l3vni: 5001 }",
+    );
+    assert!(desired(&text).unwrap_err()[0].message.contains("duplicate"));
+}
