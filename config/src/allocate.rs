@@ -48,10 +48,7 @@ pub fn node_addresses(desired: &Desired, segment: &Name) -> Result<Vec<IpAddr>, 
     }
     if slices.is_empty() {
         let gateway = desired.gateway_name().clone();
-        return Err(AllocateError::NoSlice {
-            gateway,
-            segment: segment.clone(),
-        });
+        return Err(AllocateError::NoSlice { gateway, segment: segment.clone() });
     }
     slices.sort();
     slices.iter().map(|slice| free(slice, &taken)).collect()
@@ -66,11 +63,7 @@ fn taken(document: &Document, segment: &Name) -> BTreeSet<IpAddr> {
     let mut taken: BTreeSet<IpAddr> = nodes.flat_map(|n| n.addresses.iter().copied()).collect();
     if let Some(s) = document.segments.get(segment) {
         taken.extend(s.gateway.iter().copied());
-        taken.extend(
-            s.subnets
-                .iter()
-                .flat_map(|net| [net.network(), net.broadcast()]),
-        );
+        taken.extend(s.subnets.iter().flat_map(|net| [net.network(), net.broadcast()]));
     }
     for gateway in document.gateways.keys() {
         taken.extend(probe_addresses(document, gateway, segment));
@@ -99,13 +92,7 @@ fn free(slice: &IpNet, taken: &BTreeSet<IpAddr>) -> Result<IpAddr, AllocateError
 /// The MAC under which the hosts of the segment see the node: locally administered, from its name and
 /// first address, stepped on where another node has it.
 pub fn node_mac(document: &Document, name: &Name, addresses: &[IpAddr]) -> Mac {
-    let seed = format!(
-        "{name}/{}",
-        addresses
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_default()
-    );
+    let seed = format!("{name}/{}", addresses.first().map(ToString::to_string).unwrap_or_default());
     let mut hash = fnv1a(seed.as_bytes());
     loop {
         let [a, b, c, d] = hash.to_be_bytes();

@@ -80,18 +80,14 @@ impl Api {
     fn check(&self, at: &Path, problems: &mut Problems) {
         match (&self.listen, &self.token) {
             (Some(_), None) => problems.add(&at.field("token"), "is required with listen"),
-            (_, Some(token)) if token.len() < TOKEN_CHARS_MIN => problems.add(
-                &at.field("token"),
-                format!("must have at least {TOKEN_CHARS_MIN} characters"),
-            ),
+            (_, Some(token)) if token.len() < TOKEN_CHARS_MIN => {
+                problems.add(&at.field("token"), format!("must have at least {TOKEN_CHARS_MIN} characters"))
+            }
             _ => {}
         }
         let plain_and_open = self.listen.is_some_and(|l| !is_loopback(l.ip())) && !self.tls;
         if plain_and_open {
-            problems.add(
-                &at.field("tls"),
-                "must be true where listen is not a loopback address",
-            );
+            problems.add(&at.field("tls"), "must be true where listen is not a loopback address");
         }
     }
 }

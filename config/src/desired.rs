@@ -4,9 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::document::{
-    Attachment, Document, Exit, Gateway, Node, Peer, Pool, Route, Segment, Tunnel,
-};
+use crate::document::{Attachment, Document, Exit, Gateway, Node, Peer, Pool, Route, Segment, Tunnel};
 use crate::names::{Mac, Name};
 use crate::read::Problem;
 use crate::validate::validate;
@@ -28,11 +26,7 @@ impl Desired {
     /// Every problem of the document, each with its path.
     pub fn new(document: Document, gateway: Name, generation: u64) -> Result<Self, Vec<Problem>> {
         validate(&document)?;
-        Ok(Self {
-            generation,
-            gateway,
-            document,
-        })
+        Ok(Self { generation, gateway, document })
     }
 
     /// The number of the change that made it; grows by one with each.
@@ -62,18 +56,12 @@ impl Desired {
 
     /// Attachments of this gateway.
     pub fn attachments(&self) -> impl Iterator<Item = (&Name, &Attachment)> {
-        self.document
-            .attachments
-            .iter()
-            .filter(|(_, a)| a.gateway == self.gateway)
+        self.document.attachments.iter().filter(|(_, a)| a.gateway == self.gateway)
     }
 
     /// Exits of this gateway.
     pub fn exits(&self) -> impl Iterator<Item = (&Name, &Exit)> {
-        self.document
-            .exits
-            .iter()
-            .filter(|(_, e)| e.gateway == self.gateway)
+        self.document.exits.iter().filter(|(_, e)| e.gateway == self.gateway)
     }
 
     /// BGP neighbours on this gateway's exits.
@@ -86,18 +74,12 @@ impl Desired {
 
     /// Static routes of this gateway.
     pub fn routes(&self) -> impl Iterator<Item = (&Name, &Route)> {
-        self.document
-            .routes
-            .iter()
-            .filter(|(_, r)| r.gateway == self.gateway)
+        self.document.routes.iter().filter(|(_, r)| r.gateway == self.gateway)
     }
 
     /// Nodes that this gateway serves.
     pub fn nodes(&self) -> impl Iterator<Item = (&Name, &Node)> {
-        self.document
-            .nodes
-            .iter()
-            .filter(|(_, n)| n.gateway == self.gateway)
+        self.document.nodes.iter().filter(|(_, n)| n.gateway == self.gateway)
     }
 
     /// Tunnels that end here, each with the gateway at the far end.
@@ -110,10 +92,7 @@ impl Desired {
 
     /// Segments that are present here: with an attachment, a node, or a slice of a pool of this gateway.
     pub fn segments(&self) -> impl Iterator<Item = (&Name, &Segment)> {
-        self.document
-            .segments
-            .iter()
-            .filter(|(name, _)| self.is_present(name))
+        self.document.segments.iter().filter(|(name, _)| self.is_present(name))
     }
 
     fn is_present(&self, segment: &Name) -> bool {
@@ -125,22 +104,14 @@ impl Desired {
     /// Tenants that are present here: with a segment or an exit.
     pub fn tenants(&self) -> impl Iterator<Item = (&Name, &crate::document::Tenant)> {
         self.document.tenants.iter().filter(|(name, _)| {
-            self.segments().any(|(_, s)| s.tenant == **name)
-                || self.exits().any(|(_, e)| e.tenant == **name)
+            self.segments().any(|(_, s)| s.tenant == **name) || self.exits().any(|(_, e)| e.tenant == **name)
         })
     }
 
     /// This gateway's slices of the pools of `segment`.
     pub fn own_slices<'a>(&'a self, segment: &'a Name) -> impl Iterator<Item = IpNet> + 'a {
-        let pools = self
-            .document
-            .pools
-            .values()
-            .filter(move |p| p.segment == *segment);
-        pools
-            .filter_map(|p| p.slices.get(&self.gateway))
-            .flatten()
-            .copied()
+        let pools = self.document.pools.values().filter(move |p| p.segment == *segment);
+        pools.filter_map(|p| p.slices.get(&self.gateway)).flatten().copied()
     }
 
     /// This gateway's own addresses in `segment`, for probes: the first host address of its slice, one of

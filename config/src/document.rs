@@ -56,10 +56,7 @@ object! {
 
 impl Default for Fabric {
     fn default() -> Self {
-        Self {
-            anycast_mac: Mac::ANYCAST,
-            vxlan_port: 4789,
-        }
+        Self { anycast_mac: Mac::ANYCAST, vxlan_port: 4789 }
     }
 }
 
@@ -377,10 +374,6 @@ impl Peer {
         if !self.families.is_empty() {
             return self.families.clone();
         }
-        vec![if self.address.is_ipv4() {
-            Family::Ipv4
-        } else {
-            Family::Ipv6
-        }]
+        vec![if self.address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }]
     }
 }

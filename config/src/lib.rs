@@ -30,4 +30,4 @@ pub use desired::Desired;
 pub use document::Document;
 pub use names::{Asn, IfName, Mac, Mtu, Name, Vid, Vni, WgKey};
 pub use read::{Path, Problem, Problems, parse_text};
-pub use validate::validate;
+pub use validate::{read_document, validate};

@@ -25,19 +25,13 @@ pub enum NameError {
     #[error("a VLAN id is a number from 1 to 4094 (IEEE 802.1Q)")]
     Vid,
     /// Out of 1 … 2^32 − 1, or reserved.
-    #[error(
-        "an AS number is a number from 1 to 4294967294 other than 23456 and 65535 (RFC 6793, RFC 7300)"
-    )]
+    #[error("an AS number is a number from 1 to 4294967294 other than 23456 and 65535 (RFC 6793, RFC 7300)")]
     Asn,
     /// Not six octets, or a group address.
-    #[error(
-        "a MAC address is six octets in hexadecimal with ':', not all zero, and no group address"
-    )]
+    #[error("a MAC address is six octets in hexadecimal with ':', not all zero, and no group address")]
     Mac,
     /// Out of 576 … 9216.
-    #[error(
-        "an MTU is a number of bytes from 576 to 9216; 1280 at least where IPv6 is used (RFC 8200)"
-    )]
+    #[error("an MTU is a number of bytes from 576 to 9216; 1280 at least where IPv6 is used (RFC 8200)")]
     Mtu,
     /// Not 32 octets in base64, or all zero.
     #[error("a WireGuard key is 32 octets in base64 (44 characters), not all zero")]
@@ -138,9 +132,7 @@ impl Name {
 
 /// FNV-1a, 32 bits: stable for ever, which is what a device name needs of it.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, b| {
-        (hash ^ u32::from(*b)).wrapping_mul(0x0100_0193)
-    })
+    bytes.iter().fold(0x811c_9dc5, |hash, b| (hash ^ u32::from(*b)).wrapping_mul(0x0100_0193))
 }
 
 impl FromStr for Name {
@@ -148,13 +140,8 @@ impl FromStr for Name {
     fn from_str(s: &str) -> Result<Self, NameError> {
         let well_formed = s.len() <= 32
             && s.starts_with(|c: char| c.is_ascii_lowercase())
-            && s.chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-        if well_formed {
-            Ok(Self(s.to_owned()))
-        } else {
-            Err(NameError::Name)
-        }
+            && s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        if well_formed { Ok(Self(s.to_owned())) } else { Err(NameError::Name) }
     }
 }
 
@@ -182,13 +169,8 @@ impl FromStr for IfName {
         let well_formed = (1..=15).contains(&s.len())
             && s != "."
             && s != ".."
-            && s.chars()
-                .all(|c| c.is_ascii_graphic() && c != '/' && c != ':');
-        if well_formed {
-            Ok(Self(s.to_owned()))
-        } else {
-            Err(NameError::IfName)
-        }
+            && s.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':');
+        if well_formed { Ok(Self(s.to_owned())) } else { Err(NameError::IfName) }
     }
 }
 
@@ -211,11 +193,7 @@ impl Mac {
     /// # Errors
     /// For a group address and for all zero.
     pub fn new(octets: [u8; 6]) -> Result<Self, NameError> {
-        if octets[0] & 1 == 1 || octets == [0; 6] {
-            Err(NameError::Mac)
-        } else {
-            Ok(Self(octets))
-        }
+        if octets[0] & 1 == 1 || octets == [0; 6] { Err(NameError::Mac) } else { Ok(Self(octets)) }
     }
 
     /// The octets in transmission order.
@@ -230,17 +208,10 @@ impl FromStr for Mac {
         let mut octets = [0; 6];
         let mut parts = s.split(':');
         for octet in &mut octets {
-            let part = parts
-                .next()
-                .filter(|p| p.len() == 2)
-                .ok_or(NameError::Mac)?;
+            let part = parts.next().filter(|p| p.len() == 2).ok_or(NameError::Mac)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| NameError::Mac)?;
         }
-        if parts.next().is_some() {
-            Err(NameError::Mac)
-        } else {
-            Self::new(octets)
-        }
+        if parts.next().is_some() { Err(NameError::Mac) } else { Self::new(octets) }
     }
 }
 
@@ -273,11 +244,7 @@ impl WgKey {
     /// # Errors
     /// For all zero, which no key pair has.
     pub fn new(octets: [u8; 32]) -> Result<Self, NameError> {
-        if octets == [0; 32] {
-            Err(NameError::WgKey)
-        } else {
-            Ok(Self(octets))
-        }
+        if octets == [0; 32] { Err(NameError::WgKey) } else { Ok(Self(octets)) }
     }
 
     /// The octets.
@@ -290,10 +257,7 @@ impl FromStr for WgKey {
     type Err = NameError;
     fn from_str(s: &str) -> Result<Self, NameError> {
         let octets = BASE64.decode(s).map_err(|_| NameError::WgKey)?;
-        octets
-            .try_into()
-            .map_err(|_| NameError::WgKey)
-            .and_then(Self::new)
+        octets.try_into().map_err(|_| NameError::WgKey).and_then(Self::new)
     }
 }
 

@@ -29,11 +29,7 @@ impl Path {
     /// The path of field `name` of the object here.
     #[must_use]
     pub fn field(&self, name: &str) -> Self {
-        if self.0.is_empty() {
-            Self(name.to_owned())
-        } else {
-            Self(format!("{}.{name}", self.0))
-        }
+        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
     }
 
     /// The path of element `index` of the list here.
@@ -45,11 +41,7 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() {
-            "(document)"
-        } else {
-            &self.0
-        })
+        f.write_str(if self.0.is_empty() { "(document)" } else { &self.0 })
     }
 }
 
@@ -77,16 +69,18 @@ impl Problems {
     /// Notes a problem at `path`. Beyond [`PROBLEMS_MAX`] they are no longer kept.
     pub fn add(&mut self, path: &Path, message: impl Into<String>) {
         if self.0.len() < PROBLEMS_MAX {
-            self.0.push(Problem {
-                path: path.to_string(),
-                message: message.into(),
-            });
+            self.0.push(Problem { path: path.to_string(), message: message.into() });
         }
     }
 
     /// True while nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The problems so far, in the order they were found.
+    pub fn as_slice(&self) -> &[Problem] {
+        &self.0
     }
 
     /// The problems in the order they were found.
@@ -96,11 +90,7 @@ impl Problems {
 
     /// `value` if nothing is wrong, else every problem.
     pub fn or<T>(self, value: T) -> Result<T, Vec<Problem>> {
-        if self.is_empty() {
-            Ok(value)
-        } else {
-            Err(self.0)
-        }
+        if self.is_empty() { Ok(value) } else { Err(self.0) }
     }
 }
 
@@ -134,11 +124,7 @@ impl<T: Read> Read for Option<T> {
     }
 
     fn read(value: &Value, at: &Path, problems: &mut Problems) -> Option<Self> {
-        if value.is_null() {
-            Some(None)
-        } else {
-            T::read(value, at, problems).map(Some)
-        }
+        if value.is_null() { Some(None) } else { T::read(value, at, problems).map(Some) }
     }
 
     fn absent(_: &Path, _: &mut Problems) -> Option<Self> {
@@ -159,11 +145,7 @@ impl<T: Read> Read for Vec<T> {
             problems.add(at, format!("must be a list, not {}", kind(value)));
             return None;
         };
-        let read: Vec<_> = list
-            .iter()
-            .enumerate()
-            .map(|(i, v)| T::read(v, &at.index(i), problems))
-            .collect();
+        let read: Vec<_> = list.iter().enumerate().map(|(i, v)| T::read(v, &at.index(i), problems)).collect();
         read.into_iter().collect()
     }
 
@@ -183,21 +165,15 @@ impl<T: Read> Read for BTreeMap<Name, T> {
     fn read(value: &Value, at: &Path, problems: &mut Problems) -> Option<Self> {
         let map = as_object(value, at, problems)?;
         let mut out = BTreeMap::new();
-        let mut whole = true;
         for (key, value) in map {
             let here = at.field(key);
-            let name = key
-                .parse::<Name>()
-                .map_err(|e| problems.add(&here, e.to_string()))
-                .ok();
-            match (name, T::read(value, &here, problems)) {
-                (Some(name), Some(value)) => {
-                    out.insert(name, value);
-                }
-                _ => whole = false,
+            let name = key.parse::<Name>().map_err(|e| problems.add(&here, e.to_string())).ok();
+            // A broken object is left out; the others are still checked against each other.
+            if let (Some(name), Some(value)) = (name, T::read(value, &here, problems)) {
+                out.insert(name, value);
             }
         }
-        whole.then_some(out)
+        Some(out)
     }
 
     fn absent(_: &Path, _: &mut Problems) -> Option<Self> {
@@ -264,9 +240,7 @@ where
             return None;
         }
     };
-    text.parse()
-        .map_err(|e: T::Err| problems.add(at, format!("{text:?}: {e}")))
-        .ok()
+    text.parse().map_err(|e: T::Err| problems.add(at, format!("{text:?}: {e}"))).ok()
 }
 
 macro_rules! read_by_text {
@@ -284,13 +258,7 @@ macro_rules! read_by_text {
 }
 pub(crate) use read_by_text;
 
-read_by_text!(
-    std::net::IpAddr,
-    std::net::Ipv4Addr,
-    std::net::SocketAddr,
-    ipnet::IpNet,
-    jiff::Timestamp,
-);
+read_by_text!(std::net::IpAddr, std::net::Ipv4Addr, std::net::SocketAddr, ipnet::IpNet, jiff::Timestamp,);
 
 /// The object at `value`, or a problem.
 pub(crate) fn as_object<'a>(
@@ -306,17 +274,9 @@ pub(crate) fn as_object<'a>(
 }
 
 /// Notes every field of `map` that the object does not have.
-pub(crate) fn unknown_fields(
-    map: &Map<String, Value>,
-    known: &[&str],
-    at: &Path,
-    problems: &mut Problems,
-) {
+pub(crate) fn unknown_fields(map: &Map<String, Value>, known: &[&str], at: &Path, problems: &mut Problems) {
     for key in map.keys().filter(|k| !known.contains(&k.as_str())) {
-        problems.add(
-            &at.field(key),
-            format!("unknown field; known are {}", known.join(", ")),
-        );
+        problems.add(&at.field(key), format!("unknown field; known are {}", known.join(", ")));
     }
 }
 
@@ -399,12 +359,7 @@ pub(crate) use object;
 /// # Errors
 /// One problem with line and column when the text is no YAML, is too large, or repeats a key.
 pub fn parse_text(text: &str) -> Result<Value, Vec<Problem>> {
-    let whole = |message: String| {
-        vec![Problem {
-            path: Path::root().to_string(),
-            message,
-        }]
-    };
+    let whole = |message: String| vec![Problem { path: Path::root().to_string(), message }];
     if text.len() > DOCUMENT_BYTES_MAX {
         return Err(whole(format!("larger than {DOCUMENT_BYTES_MAX} bytes")));
     }

@@ -1,9 +1,7 @@
 //! The objects of the document as OpenAPI schemas. Only with the feature `schema`.
 
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{
-    AdditionalProperties, ArrayBuilder, ObjectBuilder, SchemaType, Type,
-};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, SchemaType, Type};
 
 /// A schema, or a reference to one.
 pub type Schema = RefOr<utoipa::openapi::schema::Schema>;
@@ -34,11 +32,7 @@ pub fn list(item: Schema) -> Schema {
 
 /// A map from an object's name to `item`.
 pub fn map(item: Schema) -> Schema {
-    RefOr::T(
-        of(Type::Object)
-            .additional_properties(Some(AdditionalProperties::RefOr(item)))
-            .into(),
-    )
+    RefOr::T(of(Type::Object).additional_properties(Some(AdditionalProperties::RefOr(item))).into())
 }
 
 /// An object with its fields: name, description, whether it must be given, schema.
@@ -50,11 +44,7 @@ pub fn object(title: &str, fields: Vec<(&str, &str, bool, Schema)>) -> Schema {
             object = object.required(name);
         }
     }
-    RefOr::T(
-        object
-            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
-            .into(),
-    )
+    RefOr::T(object.additional_properties(Some(AdditionalProperties::FreeForm(false))).into())
 }
 
 fn described(schema: Schema, description: &str) -> Schema {

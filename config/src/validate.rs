@@ -11,9 +11,11 @@ mod underlay;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use serde_json::Value;
+
 use crate::document::Document;
 use crate::names::Name;
-use crate::read::{Path, Problem, Problems};
+use crate::read::{Path, Problem, Problems, Read};
 
 /// The most objects of one kind.
 pub const OBJECTS_MAX: usize = 4096;
@@ -25,20 +27,36 @@ pub const VXLAN_OVERHEAD_BYTES: u16 = 50;
 /// # Errors
 /// Every problem, each with the path of the field that is to be changed.
 pub fn validate(document: &Document) -> Result<(), Vec<Problem>> {
-    let mut check = Check {
-        document,
-        problems: Problems::default(),
-    };
+    cross_check(document, Problems::default()).or(())
+}
+
+/// Reads a document from a tree and checks it whole: malformed fields and broken relations in one answer.
+///
+/// # Errors
+/// Every problem, each with its path.
+pub fn read_document(tree: &Value) -> Result<Document, Vec<Problem>> {
+    let mut problems = Problems::default();
+    match Document::read(tree, &Path::root(), &mut problems) {
+        Some(document) => cross_check(&document, problems).or(document),
+        None => Err(problems.into_vec()),
+    }
+}
+
+/// Checks `document`, of which the objects with a problem in `malformed` were left out.
+fn cross_check(document: &Document, malformed: Problems) -> Problems {
+    let mut check = Check { document, malformed: malformed.as_slice().to_vec(), problems: malformed };
     check.limits();
     underlay::check(&mut check);
     overlay::check(&mut check);
     pools::check(&mut check);
-    check.problems.or(())
+    check.problems
 }
 
 /// The document under validation and what was found.
 struct Check<'a> {
     document: &'a Document,
+    /// Objects with one of these are not in `document`, but the operator did write them.
+    malformed: Vec<Problem>,
     problems: Problems,
 }
 
@@ -59,10 +77,7 @@ impl Check<'_> {
             ("nodes", d.nodes.len()),
         ];
         for (kind, count) in counts.into_iter().filter(|(_, n)| *n > OBJECTS_MAX) {
-            self.add(
-                &at(kind),
-                format!("{count} objects; at most {OBJECTS_MAX} are possible"),
-            );
+            self.add(&at(kind), format!("{count} objects; at most {OBJECTS_MAX} are possible"));
         }
     }
 
@@ -71,21 +86,19 @@ impl Check<'_> {
     }
 
     /// Notes a problem when `name` is no key of `map`.
-    fn reference<T>(
-        &mut self,
-        map: &BTreeMap<Name, T>,
-        kind: &str,
-        name: &Name,
-        path: &Path,
-    ) -> bool {
+    fn reference<T>(&mut self, map: &BTreeMap<Name, T>, kind: &str, name: &Name, path: &Path) -> bool {
         let known = map.contains_key(name);
-        if !known {
-            self.add(
-                path,
-                format!("no {kind} is named {name:?}", name = name.as_str()),
-            );
+        if !known && !self.is_malformed(&format!("{kind}s.{name}")) {
+            self.add(path, format!("no {kind} is named {name:?}", name = name.as_str()));
         }
         known
+    }
+
+    fn is_malformed(&self, object: &str) -> bool {
+        let below = |p: &Problem| {
+            p.path.strip_prefix(object).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.malformed.iter().any(below)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Documents as an operator writes them: the whole one is taken, and each mistake is refused with the
 //! path of its field, all mistakes at once.
 
-use watari_config::{Desired, Document, Problem, read};
+use watari_config::{Desired, Document, Problem, parse_text, read_document};
 
 const WHOLE: &str = include_str!("two_sites.yaml");
 
 fn desired(text: &str) -> Result<Desired, Vec<Problem>> {
-    let document: Document = read::read_str(text)?;
+    let document: Document = read_document(&parse_text(text)?)?;
     Desired::new(document, "gw-a".parse().unwrap(), 1)
 }
 
@@ -20,9 +20,7 @@ fn problems(from: &str, to: &str) -> Vec<Problem> {
 fn refused(from: &str, to: &str, path: &str, words: &str) {
     let problems = problems(from, to);
     assert!(
-        problems
-            .iter()
-            .any(|p| p.path == path && p.message.contains(words)),
+        problems.iter().any(|p| p.path == path && p.message.contains(words)),
         "{from:?} -> {to:?}: expected {path}: …{words}…, got {problems:#?}"
     );
 }
@@ -37,22 +35,13 @@ fn the_whole_document_is_taken_and_read_back_the_same() {
     assert_eq!(first.tunnels().count(), 2);
     assert_eq!(first.peers().count(), 2);
     let segment = "lab-net".parse().unwrap();
-    let probes: Vec<_> = first
-        .probe_addresses(&segment)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let probes: Vec<_> = first.probe_addresses(&segment).iter().map(ToString::to_string).collect();
     assert_eq!(probes, ["10.10.0.129", "fd00:10::a:1"]);
 }
 
 #[test]
 fn unknown_fields_are_refused() {
-    refused(
-        "l3vni: 5000",
-        "l3vni: 5000, colour: red",
-        "tenants.lab.colour",
-        "unknown field",
-    );
+    refused("l3vni: 5000", "l3vni: 5000, colour: red", "tenants.lab.colour", "unknown field");
     refused("sites:", "sights: {}\nsites:", "sights", "unknown field");
 }
 
@@ -63,12 +52,7 @@ fn a_missing_field_is_named() {
 
 #[test]
 fn overlapping_subnets_of_one_tenant_are_refused() {
-    refused(
-        "192.0.2.1/30",
-        "10.10.0.9/30",
-        "exits.campus.addresses[0]",
-        "overlaps 10.10.0.0/24",
-    );
+    refused("192.0.2.1/30", "10.10.0.9/30", "exits.campus.addresses[0]", "overlaps 10.10.0.0/24");
 }
 
 #[test]
@@ -83,24 +67,9 @@ fn a_vlan_used_twice_on_a_trunk_is_refused() {
 
 #[test]
 fn a_vni_out_of_range_is_refused() {
-    refused(
-        "vni: 1000",
-        "vni: 16777216",
-        "segments.lab-net.vni",
-        "from 1 to 16777215",
-    );
-    refused(
-        "l3vni: 5000",
-        "l3vni: 0",
-        "tenants.lab.l3vni",
-        "from 1 to 16777215",
-    );
-    refused(
-        "vni: 1000",
-        "vni: 5000",
-        "segments.lab-net.vni",
-        "already used",
-    );
+    refused("vni: 1000", "vni: 16777216", "segments.lab-net.vni", "from 1 to 16777215");
+    refused("l3vni: 5000", "l3vni: 0", "tenants.lab.l3vni", "from 1 to 16777215");
+    refused("vni: 1000", "vni: 5000", "segments.lab-net.vni", "already used");
 }
 
 #[test]
@@ -111,12 +80,7 @@ fn an_mtu_that_cannot_fit_is_refused() {
         "segments.lab-net.mtu",
         "do not fit into tunnel ab-wg of 1420 bytes; at most 1370",
     );
-    refused(
-        "mtu: 1370",
-        "mtu: 1000",
-        "segments.lab-net.mtu",
-        "1280 at least",
-    );
+    refused("mtu: 1370", "mtu: 1000", "segments.lab-net.mtu", "1280 at least");
 }
 
 #[test]
@@ -137,28 +101,13 @@ fn a_slice_that_overlaps_another_is_refused() {
         "pools.lab-nodes.slices.gw-b[0]",
         "overlaps 10.10.0.128/26 of pools.lab-nodes.slices.gw-a[0]",
     );
-    refused(
-        "10.10.0.192/26",
-        "10.10.1.0/26",
-        "pools.lab-nodes.slices.gw-b[0]",
-        "in no subnet",
-    );
+    refused("10.10.0.192/26", "10.10.1.0/26", "pools.lab-nodes.slices.gw-b[0]", "in no subnet");
 }
 
 #[test]
 fn references_must_exist() {
-    refused(
-        "site: a",
-        "site: c",
-        "gateways.gw-a.site",
-        "no site is named",
-    );
-    refused(
-        "exit: campus",
-        "exit: kampus",
-        "peers.campus4.exit",
-        "no exit is named",
-    );
+    refused("site: a", "site: c", "gateways.gw-a.site", "no site is named");
+    refused("exit: campus", "exit: kampus", "peers.campus4.exit", "no exit is named");
     refused(
         "trunk: eth1, vid: 100",
         "trunk: eth9, vid: 100",
@@ -169,26 +118,15 @@ fn references_must_exist() {
 
 #[test]
 fn all_problems_come_at_once() {
-    let text = WHOLE
-        .replace("vni: 1000", "vni: 0")
-        .replace("site: a", "site: c")
-        .replace("vid: 200", "vid: 5000");
+    let text =
+        WHOLE.replace("vni: 1000", "vni: 0").replace("site: a", "site: c").replace("vid: 200", "vid: 5000");
     let found = desired(&text).unwrap_err();
-    assert!(
-        found.iter().any(|p| p.path == "segments.lab-net.vni"),
-        "{found:#?}"
-    );
-    assert!(
-        found.iter().any(|p| p.path == "attachments.b-lan.vlan.vid"),
-        "{found:#?}"
-    );
+    assert!(found.iter().any(|p| p.path == "segments.lab-net.vni"), "{found:#?}");
+    assert!(found.iter().any(|p| p.path == "attachments.b-lan.vlan.vid"), "{found:#?}");
 }
 
 #[test]
 fn a_key_written_twice_is_refused() {
-    let text = WHOLE.replace(
-        "  lab: { l3vni: 5000 }",
-        "  lab: { l3vni: 5000 }\n  lab: { l3vni: 5001 }",
-    );
+    let text = WHOLE.replace("  lab: { l3vni: 5000 }", "  lab: { l3vni: 5000 }\n  lab: { l3vni: 5001 }");
     assert!(desired(&text).unwrap_err()[0].message.contains("duplicate"));
 }

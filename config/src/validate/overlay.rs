@@ -24,90 +24,52 @@ fn vnis(check: &mut Check<'_>) {
     let mut vnis = Unique::new();
     for (name, tenant) in &check.document.tenants {
         let path = at("tenants").field(name.as_str()).field("l3vni");
-        vnis.take(
-            tenant.l3vni,
-            format!("VNI {}", tenant.l3vni),
-            &path,
-            &mut check.problems,
-        );
+        vnis.take(tenant.l3vni, format!("VNI {}", tenant.l3vni), &path, &mut check.problems);
     }
     for (name, segment) in &check.document.segments {
         let path = at("segments").field(name.as_str()).field("vni");
-        vnis.take(
-            segment.vni,
-            format!("VNI {}", segment.vni),
-            &path,
-            &mut check.problems,
-        );
+        vnis.take(segment.vni, format!("VNI {}", segment.vni), &path, &mut check.problems);
     }
 }
 
 fn segment_fields(check: &mut Check<'_>, segment: &Segment, path: &Path) {
-    check.reference(
-        &check.document.tenants,
-        "tenant",
-        &segment.tenant,
-        &path.field("tenant"),
-    );
+    check.reference(&check.document.tenants, "tenant", &segment.tenant, &path.field("tenant"));
     if segment.subnets.is_empty() {
         check.add(&path.field("subnets"), "must have at least one subnet");
     }
     for (i, net) in segment.subnets.iter().enumerate() {
         let here = path.field("subnets").index(i);
         if *net != net.trunc() {
-            check.add(
-                &here,
-                format!(
-                    "{net} has bits set beyond its prefix length; meant is {}",
-                    net.trunc()
-                ),
-            );
+            check
+                .add(&here, format!("{net} has bits set beyond its prefix length; meant is {}", net.trunc()));
         }
         if segment.subnets[..i].iter().any(|n| same_family(n, net)) {
-            check.add(
-                &here,
-                "is the second subnet of its family; a segment has at most one of each",
-            );
+            check.add(&here, "is the second subnet of its family; a segment has at most one of each");
         }
         if segment.gateway.iter().filter(|a| net.contains(*a)).count() != 1 {
-            check.add(
-                &path.field("gateway"),
-                format!("must have one address in {net}"),
-            );
+            check.add(&path.field("gateway"), format!("must have one address in {net}"));
         }
         if matches!(net, IpNet::V6(_)) && segment.mtu.get() < 1280 {
-            check.add(
-                &path.field("mtu"),
-                "must be 1280 at least: the segment has IPv6 (RFC 8200 section 5)",
-            );
+            check.add(&path.field("mtu"), "must be 1280 at least: the segment has IPv6 (RFC 8200 section 5)");
         }
     }
     for (i, address) in segment.gateway.iter().enumerate() {
         let here = path.field("gateway").index(i);
         match segment.subnets.iter().find(|n| n.contains(address)) {
             None => check.add(&here, format!("{address} is in none of the subnets")),
-            Some(net)
-                if net.network() == *address
-                    || (address.is_ipv4() && net.broadcast() == *address) =>
-            {
+            Some(net) if net.network() == *address || (address.is_ipv4() && net.broadcast() == *address) => {
                 check.add(&here, format!("{address} is no host's address of {net}"));
             }
             Some(_) => {}
         }
     }
     if segment.flood_rate == 0 {
-        check.add(
-            &path.field("flood_rate"),
-            "must be 1 at least: without broadcast no host finds another",
-        );
+        check.add(&path.field("flood_rate"), "must be 1 at least: without broadcast no host finds another");
     }
 }
 
 fn same_family(a: &IpNet, b: &IpNet) -> bool {
-    matches!(
-        (a, b),
-        (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_))
-    )
+    matches!((a, b), (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_)))
 }
 
 /// No two subnets of one tenant may overlap, those of its exits included; tenants may repeat each other.
@@ -116,30 +78,16 @@ fn overlaps(check: &mut Check<'_>) {
     let mut nets: Vec<(&Name, IpNet, Path)> = Vec::new();
     for (name, segment) in &document.segments {
         let path = at("segments").field(name.as_str()).field("subnets");
-        nets.extend(
-            segment
-                .subnets
-                .iter()
-                .enumerate()
-                .map(|(i, n)| (&segment.tenant, *n, path.index(i))),
-        );
+        nets.extend(segment.subnets.iter().enumerate().map(|(i, n)| (&segment.tenant, *n, path.index(i))));
     }
     for (name, exit) in &document.exits {
         let path = at("exits").field(name.as_str()).field("addresses");
-        nets.extend(
-            exit.addresses
-                .iter()
-                .enumerate()
-                .map(|(i, n)| (&exit.tenant, n.trunc(), path.index(i))),
-        );
+        nets.extend(exit.addresses.iter().enumerate().map(|(i, n)| (&exit.tenant, n.trunc(), path.index(i))));
     }
     for (i, (tenant, net, path)) in nets.iter().enumerate() {
         for (other_tenant, other, first) in &nets[..i] {
             if tenant == other_tenant && (net.contains(other) || other.contains(net)) {
-                check.add(
-                    path,
-                    format!("{net} overlaps {other} of {first} in tenant {tenant}"),
-                );
+                check.add(path, format!("{net} overlaps {other} of {first} in tenant {tenant}"));
             }
         }
     }
@@ -148,18 +96,8 @@ fn overlaps(check: &mut Check<'_>) {
 fn attachments(check: &mut Check<'_>) {
     for (name, attachment) in &check.document.attachments {
         let path = at("attachments").field(name.as_str());
-        check.reference(
-            &check.document.gateways,
-            "gateway",
-            &attachment.gateway,
-            &path.field("gateway"),
-        );
-        check.reference(
-            &check.document.segments,
-            "segment",
-            &attachment.segment,
-            &path.field("segment"),
-        );
+        check.reference(&check.document.gateways, "gateway", &attachment.gateway, &path.field("gateway"));
+        check.reference(&check.document.segments, "segment", &attachment.segment, &path.field("segment"));
         if attachment.vlan.is_some() == attachment.interface.is_some() {
             check.add(&path, "must have exactly one of vlan and interface");
         }
@@ -169,18 +107,8 @@ fn attachments(check: &mut Check<'_>) {
 fn exits(check: &mut Check<'_>) {
     for (name, exit) in &check.document.exits {
         let path = at("exits").field(name.as_str());
-        check.reference(
-            &check.document.gateways,
-            "gateway",
-            &exit.gateway,
-            &path.field("gateway"),
-        );
-        check.reference(
-            &check.document.tenants,
-            "tenant",
-            &exit.tenant,
-            &path.field("tenant"),
-        );
+        check.reference(&check.document.gateways, "gateway", &exit.gateway, &path.field("gateway"));
+        check.reference(&check.document.tenants, "tenant", &exit.tenant, &path.field("tenant"));
         if exit.vlan.is_some() == exit.interface.is_some() {
             check.add(&path, "must have exactly one of vlan and interface");
         }
@@ -198,53 +126,29 @@ fn peers(check: &mut Check<'_>) {
     for (name, peer) in &check.document.peers {
         let path = at("peers").field(name.as_str());
         if peer.hold_time_s != 0 && peer.hold_time_s < 3 {
-            check.add(
-                &path.field("hold_time_s"),
-                "must be 0 or 3 at least (RFC 4271 section 4.2)",
-            );
+            check.add(&path.field("hold_time_s"), "must be 0 or 3 at least (RFC 4271 section 4.2)");
         }
         if peer.restart_time_s == 0 || peer.restart_time_s > 4095 {
-            check.add(
-                &path.field("restart_time_s"),
-                "must be from 1 to 4095 (RFC 4724 section 3)",
-            );
+            check.add(&path.field("restart_time_s"), "must be from 1 to 4095 (RFC 4724 section 3)");
         }
-        if !check.reference(
-            &check.document.exits,
-            "exit",
-            &peer.exit,
-            &path.field("exit"),
-        ) {
+        if !check.reference(&check.document.exits, "exit", &peer.exit, &path.field("exit")) {
             continue;
         }
         let exit = &check.document.exits[&peer.exit];
         let key = (&peer.exit, peer.address);
-        taken.take(
-            key,
-            format!("neighbour {}", peer.address),
-            &path.field("address"),
-            &mut check.problems,
-        );
+        taken.take(key, format!("neighbour {}", peer.address), &path.field("address"), &mut check.problems);
         match exit.addresses.iter().find(|n| n.contains(&peer.address)) {
-            None => check.add(
-                &path.field("address"),
-                format!("is on no subnet of exit {}", peer.exit),
-            ),
+            None => check.add(&path.field("address"), format!("is on no subnet of exit {}", peer.exit)),
             Some(own) if own.addr() == peer.address => {
                 check.add(&path.field("address"), "is the gateway's own address");
             }
             Some(_) => {}
         }
         for family in peer.families() {
-            let has = exit
-                .addresses
-                .iter()
-                .any(|n| matches!(n, IpNet::V4(_)) == (family == Family::Ipv4));
+            let has = exit.addresses.iter().any(|n| matches!(n, IpNet::V4(_)) == (family == Family::Ipv4));
             if !has {
-                let message = format!(
-                    "exit {} has no address of family {family:?} for the next hop",
-                    peer.exit
-                );
+                let message =
+                    format!("exit {} has no address of family {family:?} for the next hop", peer.exit);
                 check.add(&path.field("families"), message);
             }
         }
@@ -255,19 +159,9 @@ fn routes(check: &mut Check<'_>) {
     let mut taken = Unique::new();
     for (name, route) in &check.document.routes {
         let path = at("routes").field(name.as_str());
-        check.reference(
-            &check.document.gateways,
-            "gateway",
-            &route.gateway,
-            &path.field("gateway"),
-        );
+        check.reference(&check.document.gateways, "gateway", &route.gateway, &path.field("gateway"));
         if let Some(tenant) = &route.tenant {
-            check.reference(
-                &check.document.tenants,
-                "tenant",
-                tenant,
-                &path.field("tenant"),
-            );
+            check.reference(&check.document.tenants, "tenant", tenant, &path.field("tenant"));
             let mut exits = check.document.exits.values();
             let on_exit = exits.any(|e| {
                 e.tenant == *tenant
@@ -275,27 +169,17 @@ fn routes(check: &mut Check<'_>) {
                     && e.addresses.iter().any(|n| n.contains(&route.via))
             });
             if !on_exit {
-                check.add(
-                    &path.field("via"),
-                    format!("{} is on no exit of tenant {tenant} there", route.via),
-                );
+                check
+                    .add(&path.field("via"), format!("{} is on no exit of tenant {tenant} there", route.via));
             }
         }
         if route.prefix != route.prefix.trunc() {
-            check.add(
-                &path.field("prefix"),
-                format!("meant is {}", route.prefix.trunc()),
-            );
+            check.add(&path.field("prefix"), format!("meant is {}", route.prefix.trunc()));
         }
         if route.prefix.addr().is_ipv4() != route.via.is_ipv4() {
             check.add(&path.field("via"), "must be of the prefix's family");
         }
         let key = (&route.gateway, &route.tenant, route.prefix);
-        taken.take(
-            key,
-            format!("prefix {}", route.prefix),
-            &path.field("prefix"),
-            &mut check.problems,
-        );
+        taken.take(key, format!("prefix {}", route.prefix), &path.field("prefix"), &mut check.problems);
     }
 }

@@ -19,25 +19,12 @@ fn gateways(check: &mut Check<'_>) {
     let (mut vteps, mut macs) = (Unique::new(), Unique::new());
     for (name, gateway) in &check.document.gateways {
         let path = at("gateways").field(name.as_str());
-        check.reference(
-            &check.document.sites,
-            "site",
-            &gateway.site,
-            &path.field("site"),
-        );
+        check.reference(&check.document.sites, "site", &gateway.site, &path.field("site"));
         let vtep = path.field("vtep");
-        if gateway.vtep.is_unspecified()
-            || gateway.vtep.is_multicast()
-            || gateway.vtep.is_loopback()
-        {
+        if gateway.vtep.is_unspecified() || gateway.vtep.is_multicast() || gateway.vtep.is_loopback() {
             check.add(&vtep, "must be a unicast address other than loopback");
         }
-        vteps.take(
-            gateway.vtep,
-            format!("VTEP {}", gateway.vtep),
-            &vtep,
-            &mut check.problems,
-        );
+        vteps.take(gateway.vtep, format!("VTEP {}", gateway.vtep), &vtep, &mut check.problems);
         macs.take(
             router_mac(gateway.vtep),
             "the router MAC made of this address",
@@ -75,30 +62,12 @@ fn tunnels(check: &mut Check<'_>) {
     wireguard_ports(check);
 }
 
-fn wireguard_tunnel(
-    check: &mut Check<'_>,
-    tunnel: &Tunnel,
-    wireguard: &WireguardTunnel,
-    path: &Path,
-) {
+fn wireguard_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, wireguard: &WireguardTunnel, path: &Path) {
     let here = path.field("wireguard");
-    only_ends(
-        check,
-        tunnel,
-        wireguard.endpoints.keys(),
-        &here.field("endpoints"),
-    );
-    only_ends(
-        check,
-        tunnel,
-        wireguard.listen_ports.keys(),
-        &here.field("listen_ports"),
-    );
+    only_ends(check, tunnel, wireguard.endpoints.keys(), &here.field("endpoints"));
+    only_ends(check, tunnel, wireguard.listen_ports.keys(), &here.field("listen_ports"));
     if wireguard.endpoints.is_empty() {
-        check.add(
-            &here.field("endpoints"),
-            "must have at least one gateway's endpoint",
-        );
+        check.add(&here.field("endpoints"), "must have at least one gateway's endpoint");
     }
     for (gateway, endpoint) in &wireguard.endpoints {
         let field = here.field("endpoints").field(gateway.as_str());
@@ -107,17 +76,10 @@ fn wireguard_tunnel(
         }
     }
     for end in &tunnel.between {
-        let keyless = check
-            .document
-            .gateways
-            .get(end)
-            .is_some_and(|g| g.wireguard_key.is_none());
+        let keyless = check.document.gateways.get(end).is_some_and(|g| g.wireguard_key.is_none());
         if keyless {
             let field = at("gateways").field(end.as_str()).field("wireguard_key");
-            check.add(
-                &field,
-                format!("is required: {path} ends there; `watari facts` shows it"),
-            );
+            check.add(&field, format!("is required: {path} ends there; `watari facts` shows it"));
         }
     }
 }
@@ -129,12 +91,7 @@ fn wireguard_ports(check: &mut Check<'_>) {
         for (tenant, spec) in &tenants {
             let path = at("tenants").field(tenant.as_str()).field("node_port");
             let key = (gateway.clone(), spec.node_port);
-            ports.take(
-                key,
-                format!("UDP port {}", spec.node_port),
-                &path,
-                &mut check.problems,
-            );
+            ports.take(key, format!("UDP port {}", spec.node_port), &path, &mut check.problems);
         }
     }
     for (name, tunnel) in &check.document.tunnels {
@@ -145,17 +102,9 @@ fn wireguard_ports(check: &mut Check<'_>) {
             let Some(port) = wireguard.listen_port(gateway) else {
                 continue;
             };
-            let path = at("tunnels")
-                .field(name.as_str())
-                .field("wireguard")
-                .field("endpoints");
+            let path = at("tunnels").field(name.as_str()).field("wireguard").field("endpoints");
             let path = path.field(gateway.as_str());
-            ports.take(
-                (gateway.clone(), port),
-                format!("UDP port {port}"),
-                &path,
-                &mut check.problems,
-            );
+            ports.take((gateway.clone(), port), format!("UDP port {port}"), &path, &mut check.problems);
         }
     }
 }
@@ -163,10 +112,7 @@ fn wireguard_ports(check: &mut Check<'_>) {
 impl WireguardTunnel {
     /// The UDP port `gateway` listens on; none: any free one.
     pub fn listen_port(&self, gateway: &Name) -> Option<u16> {
-        self.listen_ports
-            .get(gateway)
-            .copied()
-            .or_else(|| self.endpoints.get(gateway).map(|e| e.port()))
+        self.listen_ports.get(gateway).copied().or_else(|| self.endpoints.get(gateway).map(|e| e.port()))
     }
 }
 
@@ -182,10 +128,7 @@ fn direct_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, direct: &DirectTunnel, 
     if let [a, b] = addresses[..]
         && (a.trunc() != b.trunc() || a.addr() == b.addr())
     {
-        check.add(
-            &here,
-            format!("{a} and {b} must be different addresses of one subnet"),
-        );
+        check.add(&here, format!("{a} and {b} must be different addresses of one subnet"));
     }
     for (gateway, end) in &direct.ends {
         let field = here.field(gateway.as_str()).field("address");
@@ -193,30 +136,18 @@ fn direct_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, direct: &DirectTunnel, 
     }
 }
 
-fn only_ends<'a>(
-    check: &mut Check<'_>,
-    tunnel: &Tunnel,
-    keys: impl Iterator<Item = &'a Name>,
-    path: &Path,
-) {
+fn only_ends<'a>(check: &mut Check<'_>, tunnel: &Tunnel, keys: impl Iterator<Item = &'a Name>, path: &Path) {
     for key in keys.filter(|k| !tunnel.between.contains(k)) {
-        check.add(
-            &path.field(key.as_str()),
-            "is not one of the gateways the tunnel is between",
-        );
+        check.add(&path.field(key.as_str()), "is not one of the gateways the tunnel is between");
     }
 }
 
 /// Notes a problem when `net` is a subnet's own or broadcast address instead of a host's.
 pub(super) fn host_address(check: &mut Check<'_>, net: &IpNet, path: &Path) {
     let tiny = net.max_prefix_len() - net.prefix_len() < 2;
-    let own =
-        net.addr() == net.network() || (net.addr() == net.broadcast() && net.addr().is_ipv4());
+    let own = net.addr() == net.network() || (net.addr() == net.broadcast() && net.addr().is_ipv4());
     if !tiny && own {
-        check.add(
-            path,
-            format!("{net} must be a host's address with its prefix length"),
-        );
+        check.add(path, format!("{net} must be a host's address with its prefix length"));
     }
 }
 
@@ -244,10 +175,7 @@ fn vlan_ports(check: &mut Check<'_>) {
         |check: &mut Check<'_>, gateway: &Name, port: &crate::document::VlanPort, path: Path| {
             let trunks = document.gateways.get(gateway).map(|g| &g.trunks);
             if trunks.is_some_and(|t| !t.contains(&port.trunk)) {
-                check.add(
-                    &path.field("trunk"),
-                    format!("{} is no trunk of gateway {gateway}", port.trunk),
-                );
+                check.add(&path.field("trunk"), format!("{} is no trunk of gateway {gateway}", port.trunk));
             }
             let key = (gateway.clone(), port.trunk.clone(), Some(port.vid));
             let what = format!("VLAN {} of {}", port.vid, port.trunk);
@@ -261,26 +189,13 @@ fn vlan_ports(check: &mut Check<'_>) {
     }
     for (name, exit) in &document.exits {
         if let Some(vlan) = &exit.vlan {
-            use_port(
-                check,
-                &exit.gateway,
-                vlan,
-                at("exits").field(name.as_str()).field("vlan"),
-            );
+            use_port(check, &exit.gateway, vlan, at("exits").field(name.as_str()).field("vlan"));
         }
     }
     for (name, tunnel) in &document.tunnels {
         for (gateway, end) in tunnel.direct.iter().flat_map(|d| &d.ends) {
-            let path = at("tunnels")
-                .field(name.as_str())
-                .field("direct")
-                .field("ends");
-            use_port(
-                check,
-                gateway,
-                &end.vlan,
-                path.field(gateway.as_str()).field("vlan"),
-            );
+            let path = at("tunnels").field(name.as_str()).field("direct").field("ends");
+            use_port(check, gateway, &end.vlan, path.field(gateway.as_str()).field("vlan"));
         }
     }
     interfaces(check);
@@ -293,28 +208,18 @@ fn interfaces(check: &mut Check<'_>) {
         .attachments
         .iter()
         .filter_map(|(n, a)| Some(("attachments", n, &a.gateway, a.interface.as_ref()?)));
-    let exits = document
-        .exits
-        .iter()
-        .filter_map(|(n, e)| Some(("exits", n, &e.gateway, e.interface.as_ref()?)));
+    let exits =
+        document.exits.iter().filter_map(|(n, e)| Some(("exits", n, &e.gateway, e.interface.as_ref()?)));
     for (kind, name, gateway, interface) in attachments.chain(exits) {
         let path = at(kind).field(name.as_str()).field("interface");
         let Some(owner) = document.gateways.get(gateway) else {
             continue;
         };
         if owner.trunks.contains(interface) || owner.uplink.as_ref() == Some(interface) {
-            check.add(
-                &path,
-                format!("{interface} is a trunk or the uplink of gateway {gateway}"),
-            );
+            check.add(&path, format!("{interface} is a trunk or the uplink of gateway {gateway}"));
         }
         let key = (gateway.clone(), interface.clone());
-        taken.take(
-            key,
-            format!("device {interface}"),
-            &path,
-            &mut check.problems,
-        );
+        taken.take(key, format!("device {interface}"), &path, &mut check.problems);
     }
 }
 
@@ -322,25 +227,11 @@ fn interfaces(check: &mut Check<'_>) {
 fn device_names(check: &mut Check<'_>) {
     let mut devices = Unique::new();
     let document = check.document;
-    let tunnels = document
-        .tunnels
-        .keys()
-        .map(|n| ("tunnels", n, device::wireguard(n)));
-    let exits = document
-        .exits
-        .keys()
-        .map(|n| ("exits", n, device::exit(n).0));
-    let tenants = document
-        .tenants
-        .keys()
-        .map(|n| ("tenants", n, device::core(n)));
+    let tunnels = document.tunnels.keys().map(|n| ("tunnels", n, device::wireguard(n)));
+    let exits = document.exits.keys().map(|n| ("exits", n, device::exit(n).0));
+    let tenants = document.tenants.keys().map(|n| ("tenants", n, device::core(n)));
     for (kind, name, made) in tunnels.chain(exits).chain(tenants) {
         let path = at(kind).field(name.as_str());
-        devices.take(
-            made,
-            "the device name made of this name",
-            &path,
-            &mut check.problems,
-        );
+        devices.take(made, "the device name made of this name", &path, &mut check.problems);
     }
 }
