@@ -56,11 +56,7 @@ impl EchoServer {
             std::thread::spawn(move || serve_tcp(&tcp, &end_tcp)),
             std::thread::spawn(move || serve_udp(&udp, &end_udp)),
         ];
-        Ok(Self {
-            address,
-            end,
-            threads,
-        })
+        Ok(Self { address, end, threads })
     }
 
     /// The port.
@@ -126,9 +122,7 @@ fn connect(ns: &Ns, to: SocketAddr) -> Result<TcpStream> {
 
 /// Bytes that show it when one is missing, doubled or misplaced.
 fn pattern(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap_or(0))
-        .collect()
+    (0..length).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap_or(0)).collect()
 }
 
 /// Sends `bytes` over TCP and wants the same back.
@@ -146,9 +140,7 @@ pub fn tcp(ns: &Ns, to: SocketAddr, bytes: usize) -> Result<()> {
         (writing.join().expect("writer"), read)
     });
     written.0.context("send")?;
-    written
-        .1
-        .with_context(|| format!("{} bytes back from {to}", bytes))?;
+    written.1.with_context(|| format!("{} bytes back from {to}", bytes))?;
     ensure!(back == sent, "{to} answered with other bytes");
     Ok(())
 }

@@ -34,11 +34,7 @@ impl FlowSpec {
     /// 200 datagrams a second of 200 bytes.
     #[must_use]
     pub fn to(to: SocketAddr) -> Self {
-        Self {
-            to,
-            rate_per_s: 200,
-            payload_bytes: 200,
-        }
+        Self { to, rate_per_s: 200, payload_bytes: 200 }
     }
 }
 
@@ -77,25 +73,13 @@ impl Flow {
     /// # Errors
     /// When an address cannot be bound or reached.
     pub fn start(from: &Ns, to: &Ns, spec: FlowSpec) -> Result<Self> {
-        let socket = to
-            .run(|| UdpSocket::bind(spec.to))
-            .context("bind the flow's receiver")?;
+        let socket = to.run(|| UdpSocket::bind(spec.to)).context("bind the flow's receiver")?;
         let address = socket.local_addr()?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let (stop, end) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicBool::new(false)),
-        );
+        let (stop, end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let arrived = Arc::new(AtomicU64::new(0));
-        let any: SocketAddr = if address.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        }
-        .parse()?;
-        let out = from
-            .run(|| UdpSocket::bind(any))
-            .context("bind the flow's sender")?;
+        let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
+        let out = from.run(|| UdpSocket::bind(any)).context("bind the flow's sender")?;
         out.connect(address).ok();
         let receiver = {
             let (end, arrived) = (Arc::clone(&end), Arc::clone(&arrived));
@@ -105,13 +89,7 @@ impl Flow {
             let stop = Arc::clone(&stop);
             from.thread(move || send(&out, address, spec, &stop))
         };
-        Ok(Self {
-            stop,
-            arrived,
-            sender: Some(sender),
-            receiver: Some(receiver),
-            end,
-        })
+        Ok(Self { stop, arrived, sender: Some(sender), receiver: Some(receiver), end })
     }
 
     /// How many datagrams have arrived so far.
@@ -126,11 +104,7 @@ impl Flow {
     /// When that takes longer than `limit`.
     pub fn wait_for(&self, count: u64, limit: Duration) -> Result<()> {
         let goal = self.arrived() + count;
-        wait_until(
-            limit,
-            &format!("{count} more datagrams of the flow"),
-            || self.arrived() >= goal,
-        )
+        wait_until(limit, &format!("{count} more datagrams of the flow"), || self.arrived() >= goal)
     }
 
     /// Goes on for a time.
@@ -145,18 +119,13 @@ impl Flow {
     pub fn stop(mut self) -> Result<FlowReport> {
         self.stop.store(true, Ordering::SeqCst);
         let sender = self.sender.take().context("a flow is stopped once")?;
-        let (sent, refused) = sender
-            .join()
-            .map_err(|_| anyhow!("the sender panicked"))??;
+        let (sent, refused) = sender.join().map_err(|_| anyhow!("the sender panicked"))??;
         let quiet_since = Instant::now();
-        let _ = wait_until(DRAIN, "stragglers", || {
-            self.arrived() >= sent && quiet_since.elapsed() > DRAIN / 4
-        });
+        let _ =
+            wait_until(DRAIN, "stragglers", || self.arrived() >= sent && quiet_since.elapsed() > DRAIN / 4);
         self.end.store(true, Ordering::SeqCst);
         let receiver = self.receiver.take().context("a flow is stopped once")?;
-        let mut report = receiver
-            .join()
-            .map_err(|_| anyhow!("the receiver panicked"))?;
+        let mut report = receiver.join().map_err(|_| anyhow!("the receiver panicked"))?;
         report.sent = sent;
         report.refused = refused;
         report.lost = sent.saturating_sub(report.received);
@@ -171,12 +140,7 @@ impl Drop for Flow {
     }
 }
 
-fn send(
-    socket: &UdpSocket,
-    to: SocketAddr,
-    spec: FlowSpec,
-    stop: &AtomicBool,
-) -> Result<(u64, u64)> {
+fn send(socket: &UdpSocket, to: SocketAddr, spec: FlowSpec, stop: &AtomicBool) -> Result<(u64, u64)> {
     let mut payload = vec![0_u8; spec.payload_bytes.max(NUMBER_BYTES)];
     let step = Duration::from_secs(1) / spec.rate_per_s.max(1);
     let (start, mut number, mut refused) = (Instant::now(), 0_u64, 0_u64);

@@ -50,13 +50,7 @@ const PORT: u16 = 5201;
 ///
 /// # Errors
 /// When either side fails, with what it said.
-pub fn iperf(
-    from: &Ns,
-    to: &Ns,
-    address: IpAddr,
-    kind: Kind,
-    time: Duration,
-) -> Result<IperfReport> {
+pub fn iperf(from: &Ns, to: &Ns, address: IpAddr, kind: Kind, time: Duration) -> Result<IperfReport> {
     let mut server = to.spawn(&format!("iperf3 -s -1 -B {address} -p {PORT}"))?;
     wait_listening(&mut server, PORT)?;
     let seconds = time.as_secs_f64().ceil().max(1.0);
@@ -65,37 +59,22 @@ pub fn iperf(
     command.args(["-t", &seconds.to_string(), "--connect-timeout", "3000"]);
     match kind {
         Kind::Tcp { streams } => command.args(["-P", &streams.to_string()]),
-        Kind::Udp {
-            payload_bytes,
-            rate_bps,
-        } => command.args([
-            "-u",
-            "-l",
-            &payload_bytes.to_string(),
-            "-b",
-            &rate_bps.to_string(),
-        ]),
+        Kind::Udp { payload_bytes, rate_bps } => {
+            command.args(["-u", "-l", &payload_bytes.to_string(), "-b", &rate_bps.to_string()])
+        }
     };
     let ended = process::finish(&mut command, time + Duration::from_secs(15))?;
-    let json: Value = serde_json::from_str(&ended.out)
-        .with_context(|| format!("iperf3: {}{}", ended.out, ended.err))?;
+    let json: Value =
+        serde_json::from_str(&ended.out).with_context(|| format!("iperf3: {}{}", ended.out, ended.err))?;
     if let Some(error) = json["error"].as_str() {
-        anyhow::bail!(
-            "iperf3 {} → {address}: {error}\n{}",
-            from.label(),
-            server.log()
-        );
+        anyhow::bail!("iperf3 {} → {address}: {error}\n{}", from.label(), server.log());
     }
     Ok(report(json, matches!(kind, Kind::Udp { .. })))
 }
 
 fn report(json: Value, udp: bool) -> IperfReport {
     let end = &json["end"];
-    let sum = if udp {
-        &end["sum"]
-    } else {
-        &end["sum_received"]
-    };
+    let sum = if udp { &end["sum"] } else { &end["sum_received"] };
     let lost_share = sum["lost_percent"].as_f64().unwrap_or(0.0) / 100.0;
     let mbps = sum["bits_per_second"].as_f64().unwrap_or(0.0) / 1e6;
     IperfReport {
@@ -122,10 +101,8 @@ pub fn wait_listening(process: &mut Process, port: u16) -> Result<()> {
             words.next().is_some_and(|local| local.ends_with(&wanted)) && words.nth(1) == Some("0A")
         })
     };
-    wait_until(
-        Duration::from_secs(5),
-        &format!("a listener on port {port}"),
-        || listens("tcp") || listens("tcp6"),
-    )
+    wait_until(Duration::from_secs(5), &format!("a listener on port {port}"), || {
+        listens("tcp") || listens("tcp6")
+    })
     .with_context(|| process.log())
 }

@@ -18,11 +18,15 @@
 //!
 //! All of it needs root and says so by failing.
 
+pub mod bird;
 pub mod echo;
 pub mod flow;
+pub mod frr;
+pub mod http;
 pub mod iperf;
 pub mod links;
 pub mod ns;
+pub mod packet;
 pub mod ping;
 pub mod process;
 pub mod registry;

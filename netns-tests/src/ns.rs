@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::process::{self, Process};
@@ -62,20 +62,13 @@ impl Ns {
     fn make(label: &str, machine: bool) -> Result<Self> {
         registry::prepare()?;
         let name = registry::fresh_name(label);
-        process::output(Command::new("ip").args(["netns", "add", &name]), EXEC_LIMIT)?;
+        let added = process::output(Command::new("ip").args(["netns", "add", &name]), EXEC_LIMIT);
+        added.inspect_err(|_| registry::dismiss(&name))?;
         let path = Path::new(NETNS_DIR).join(&name);
         let net = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        let mut marks = Marks {
-            net: net.metadata()?.ino(),
-            mnt: None,
-        };
+        let mut marks = Marks { net: net.metadata()?.ino(), mnt: None };
         registry::enlist(&name, marks);
-        let mut inner = Inner {
-            name,
-            label: label.to_owned(),
-            net,
-            mnt: None,
-        };
+        let mut inner = Inner { name, label: label.to_owned(), net, mnt: None };
         if machine {
             let mnt = own_mounts(&inner.net).context("mount namespace of a machine")?;
             marks.mnt = Some(mnt.metadata()?.ino());
@@ -83,8 +76,7 @@ impl Ns {
             registry::enlist(&inner.name, marks);
         }
         let ns = Self(Arc::new(inner));
-        ns.settle()
-            .with_context(|| format!("prepare namespace {label}"))?;
+        ns.settle().with_context(|| format!("prepare namespace {label}"))?;
         Ok(ns)
     }
 
@@ -205,10 +197,7 @@ impl Ns {
     ///
     /// # Panics
     /// The thread, when the namespace cannot be entered.
-    pub fn thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> JoinHandle<T> {
+    pub fn thread<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let ns = self.clone();
         std::thread::spawn(move || {
             ns.enter_thread().expect("enter the namespace");
@@ -232,8 +221,7 @@ impl Ns {
     /// When the kernel does not have it or refuses the value.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/{}", key.replace('.', "/"));
-        self.run(|| std::fs::write(&path, value))
-            .with_context(|| format!("sysctl {key}={value}"))
+        self.run(|| std::fs::write(&path, value)).with_context(|| format!("sysctl {key}={value}"))
     }
 
     /// Whether an interface of that name exists inside.
@@ -260,22 +248,11 @@ fn own_mounts(net: &File) -> Result<File> {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("private /")?;
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("/sys")?;
-        mount(
-            Some("bpf"),
-            "/sys/fs/bpf",
-            Some("bpf"),
-            MsFlags::empty(),
-            none,
-        )
-        .context("bpf")?;
-        mount(
-            Some("tmpfs"),
-            NETNS_DIR,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=0755"),
-        )
-        .context(NETNS_DIR)?;
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).context("bpf")?;
+        // The names of the other namespaces go, else this machine would keep those alive.
+        while umount2(NETNS_DIR, MntFlags::MNT_DETACH).is_ok() {}
+        mount(Some("tmpfs"), NETNS_DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
+            .context(NETNS_DIR)?;
         File::open("/proc/thread-self/ns/mnt").context("open the mount namespace")
     };
     std::thread::scope(|scope| scope.spawn(build).join())

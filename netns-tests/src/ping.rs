@@ -42,14 +42,7 @@ impl Ping {
     #[must_use]
     pub fn to(to: IpAddr) -> Self {
         let interval = Duration::from_millis(20);
-        Self {
-            to,
-            count: 1,
-            interval,
-            packet_bytes: None,
-            df: false,
-            from: None,
-        }
+        Self { to, count: 1, interval, packet_bytes: None, df: false, from: None }
     }
 
     /// Several, 20 ms apart.
@@ -81,9 +74,7 @@ impl Ping {
     pub fn send(&self, ns: &Ns) -> Result<PingReport> {
         let header = if self.to.is_ipv4() { 28 } else { 48 };
         let mut command = ns.command("ping");
-        command
-            .env("LC_ALL", "C")
-            .args(["-n", "-W", "1", "-c", &self.count.to_string()]);
+        command.env("LC_ALL", "C").args(["-n", "-W", "1", "-c", &self.count.to_string()]);
         command.args(["-i", &self.interval.as_secs_f64().to_string()]);
         if let Some(bytes) = self.packet_bytes {
             command.args(["-s", &bytes.saturating_sub(header).to_string()]);
@@ -102,9 +93,7 @@ impl Ping {
 }
 
 fn parse(text: &str) -> Result<PingReport> {
-    let summary = text
-        .lines()
-        .find(|line| line.contains("packets transmitted"));
+    let summary = text.lines().find(|line| line.contains("packets transmitted"));
     let summary = summary.context("ping without a summary")?;
     let number = |word: &str| -> Option<u32> {
         let part = summary.split(", ").find(|part| part.contains(word))?;
@@ -129,12 +118,7 @@ fn parse(text: &str) -> Result<PingReport> {
 pub fn ping(ns: &Ns, to: impl Into<IpAddr>) -> Result<()> {
     let to = to.into();
     let report = Ping::to(to).send(ns)?;
-    ensure!(
-        report.received == 1,
-        "{} does not reach {to}:\n{}",
-        ns.label(),
-        report.text
-    );
+    ensure!(report.received == 1, "{} does not reach {to}:\n{}", ns.label(), report.text);
     Ok(())
 }
 

@@ -36,9 +36,7 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(ns: &Ns, command: Command) -> Result<Self> {
-        let program = Path::new(command.get_program())
-            .file_name()
-            .unwrap_or_default();
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default();
         let name = program.to_string_lossy().into_owned();
         let log = registry::scratch_dir(&name)?.join("log");
         Self::start_logging(ns, command, &log)
@@ -49,22 +47,12 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start_logging(ns: &Ns, mut command: Command, log: &Path) -> Result<Self> {
-        let program = Path::new(command.get_program())
-            .file_name()
-            .unwrap_or_default();
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default();
         let name = program.to_string_lossy().into_owned();
         let file = File::options().create(true).append(true).open(log)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = spawn_for_good(command).with_context(|| format!("start {name}"))?;
-        Ok(Self {
-            name,
-            child,
-            log: log.to_owned(),
-            ns: ns.clone(),
-        })
+        Ok(Self { name, child, log: log.to_owned(), ns: ns.clone() })
     }
 
     /// Its process id.
@@ -115,9 +103,7 @@ impl Process {
     /// # Errors
     /// When it cannot be killed.
     pub fn kill9(&mut self) -> Result<()> {
-        self.child
-            .kill()
-            .with_context(|| format!("kill {}", self.name))?;
+        self.child.kill().with_context(|| format!("kill {}", self.name))?;
         self.child.wait()?;
         Ok(())
     }
@@ -147,12 +133,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "--- {} in {}\n{}",
-                self.name,
-                self.ns.label(),
-                tail(&self.log())
-            );
+            eprintln!("--- {} in {}\n{}", self.name, self.ns.label(), tail(&self.log()));
         }
     }
 }
@@ -161,9 +142,7 @@ impl Drop for Process {
 #[must_use]
 pub fn tail(text: &str) -> &str {
     let from = text.len().saturating_sub(TAIL_BYTES);
-    let from = (from..text.len())
-        .find(|&at| text.is_char_boundary(at))
-        .unwrap_or(from);
+    let from = (from..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(from);
     &text[from..]
 }
 
@@ -192,13 +171,7 @@ fn spawn_for_good(command: Command) -> std::io::Result<Child> {
 /// When it fails or takes longer than `limit`; both outputs are in the message.
 pub fn output(command: &mut Command, limit: Duration) -> Result<String> {
     let ended = finish(command, limit)?;
-    ensure!(
-        ended.status.success(),
-        "{command:?}: {}\n{}{}",
-        ended.status,
-        ended.out,
-        ended.err
-    );
+    ensure!(ended.status.success(), "{command:?}: {}\n{}{}", ended.status, ended.out, ended.err);
     Ok(ended.out)
 }
 
@@ -219,13 +192,8 @@ pub struct Ended {
 /// When it cannot be started or takes longer than `limit`.
 pub fn finish(command: &mut Command, limit: Duration) -> Result<Ended> {
     let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
-    command
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(err.try_clone()?);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("start {command:?}"))?;
+    command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
+    let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
     let ended = wait_child(&mut child, limit);
     if ended.is_err() {
         let _ = child.kill();
@@ -254,10 +222,7 @@ fn wait_child(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
         OwnedFd::from_raw_fd(i32::try_from(fd)?)
     };
     let timeout = PollTimeout::try_from(limit.as_millis()).unwrap_or(PollTimeout::MAX);
-    let mut fds = [PollFd::new(
-        std::os::fd::AsFd::as_fd(&fd),
-        PollFlags::POLLIN,
-    )];
+    let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&fd), PollFlags::POLLIN)];
     while let Err(error) = poll(&mut fds, timeout) {
         ensure!(error == nix::errno::Errno::EINTR, "poll: {error}");
     }

@@ -40,7 +40,7 @@ static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
 /// From now on nothing is removed: the demo's `--keep`.
 pub fn keep_everything() {
     KEEP.store(true, Ordering::SeqCst);
-    let _ = fs::write(record(std::process::id()), "keep");
+    let _ = fs::create_dir_all(RECORDS).and_then(|()| fs::write(record(std::process::id()), "keep"));
 }
 
 /// Whether this run leaves its namespaces and processes behind.
@@ -49,10 +49,17 @@ pub fn keeping() -> bool {
     KEEP.load(Ordering::SeqCst)
 }
 
-/// A fresh name for a namespace of this run.
+/// A fresh name for a namespace of this run, on record before the namespace is made: another run's sweep
+/// must not take it for a leftover.
 pub(crate) fn fresh_name(label: &str) -> String {
+    let own = std::process::id();
     let n = NEXT.fetch_add(1, Ordering::SeqCst);
-    format!("{PREFIX}{}-{n}-{label}", std::process::id())
+    let name = format!("{PREFIX}{own}-{n}-{label}");
+    let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mark = if keeping() { "keep".to_owned() } else { start_time(own).unwrap_or_default() };
+    let _ = fs::write(record(own), mark);
+    live.insert(name.clone(), Marks::default());
+    name
 }
 
 /// The folder of this run, for sockets, configuration, state and logs of what it starts.
@@ -77,21 +84,14 @@ pub fn scratch_dir(label: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Before the first namespace: root, leftovers swept, signals caught, our own record written.
+/// Before the first namespace: root, leftovers swept, signals caught.
 pub(crate) fn prepare() -> Result<()> {
     static ONCE: Once = Once::new();
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "network namespaces need root"
-    );
+    ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root");
     fs::create_dir_all(RECORDS).with_context(|| format!("make {RECORDS}"))?;
     let own = std::process::id();
     ONCE.call_once(|| {
-        let mark = if keeping() {
-            "keep".to_owned()
-        } else {
-            start_time(own).unwrap_or_default()
-        };
+        let mark = if keeping() { "keep".to_owned() } else { start_time(own).unwrap_or_default() };
         let _ = fs::write(record(own), mark);
         sweep(false);
         catch_signals();
@@ -100,9 +100,7 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 pub(crate) fn enlist(name: &str, marks: Marks) {
-    LIVE.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(name.to_owned(), marks);
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), marks);
 }
 
 /// Ends what runs in a namespace and removes it.
@@ -111,27 +109,25 @@ pub(crate) fn dismiss(name: &str) {
     let Some(marks) = live.remove(name) else {
         return;
     };
-    let last = live.is_empty();
-    drop(live);
     if keeping() {
         return;
     }
     remove(name, marks);
-    if last {
+    if live.is_empty() {
         forget_own();
     }
 }
 
-/// Removes every namespace of this run, and its files.
-pub fn clean_up() {
-    if keeping() {
-        return;
-    }
-    let live = std::mem::take(&mut *LIVE.lock().unwrap_or_else(PoisonError::into_inner));
-    for (name, marks) in live {
+/// Removes every namespace of this run and its files, and ends the process: a thread that would drop or
+/// make a namespace meanwhile waits at the lock for ever.
+pub fn clean_up_and_exit(status: i32) -> ! {
+    let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    for (name, marks) in std::mem::take(&mut *live) {
         remove(&name, marks);
     }
     forget_own();
+    // SAFETY: ends the process without running drops that other threads may be inside of.
+    unsafe { libc::_exit(status) }
 }
 
 /// Removes what runs with `--keep` left; the number of namespaces.
@@ -197,9 +193,7 @@ fn sweep(kept_too: bool) -> usize {
 
 fn names(dir: &str) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 fn remove(name: &str, marks: Marks) {
@@ -235,8 +229,7 @@ fn end_processes(marks: Marks) {
 
 fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_none_or(|(_, rest)| rest.starts_with('Z') || rest.starts_with('X'))
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z') || rest.starts_with('X'))
 }
 
 pub(crate) fn inode(path: &str) -> Option<u64> {
@@ -249,11 +242,7 @@ fn catch_signals() {
         return;
     };
     SIGNAL_PIPE.store(std::os::fd::IntoRawFd::into_raw_fd(write), Ordering::SeqCst);
-    let action = SigAction::new(
-        SigHandler::Handler(on_signal),
-        SaFlags::SA_RESTART,
-        SigSet::empty(),
-    );
+    let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler only calls write(2), which is async-signal-safe.
         let _ = unsafe { signal::sigaction(signal, &action) };
@@ -262,10 +251,7 @@ fn catch_signals() {
         let mut byte = [0_u8];
         while !matches!(nix::unistd::read(&read, &mut byte), Ok(1)) {}
         eprintln!("interrupted: removing namespaces");
-        KEEP.store(false, Ordering::SeqCst);
-        clean_up();
-        // SAFETY: ends the process without running drops that the other threads may be inside of.
-        unsafe { libc::_exit(130) }
+        clean_up_and_exit(130);
     });
 }
 

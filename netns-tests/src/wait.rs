@@ -46,11 +46,7 @@ impl<T, E: Display> Look for Result<T, E> {
 ///
 /// # Errors
 /// After `limit`, naming `what` was waited for and the last reason given.
-pub fn wait_until<L: Look>(
-    limit: Duration,
-    what: &str,
-    mut look: impl FnMut() -> L,
-) -> Result<L::Value> {
+pub fn wait_until<L: Look>(limit: Duration, what: &str, mut look: impl FnMut() -> L) -> Result<L::Value> {
     let start = Instant::now();
     let mut pause = PAUSE_MIN;
     loop {
@@ -73,10 +69,7 @@ pub fn holds_for<L: Look>(time: Duration, what: &str, mut look: impl FnMut() -> 
     let start = Instant::now();
     while start.elapsed() < time {
         if let Err(reason) = look().settle() {
-            bail!(
-                "after {} ms no longer: {what}: {reason}",
-                start.elapsed().as_millis()
-            );
+            bail!("after {} ms no longer: {what}: {reason}", start.elapsed().as_millis());
         }
         std::thread::sleep(PAUSE_MAX);
     }
@@ -99,22 +92,15 @@ mod tests {
 
     #[test]
     fn names_what_was_waited_for() {
-        let error = wait_until(Duration::from_millis(20), "the sea to part", || {
-            Err::<(), _>("still wet")
-        });
+        let error = wait_until(Duration::from_millis(20), "the sea to part", || Err::<(), _>("still wet"));
         let text = error.unwrap_err().to_string();
-        assert!(
-            text.contains("the sea to part") && text.contains("still wet"),
-            "{text}"
-        );
+        assert!(text.contains("the sea to part") && text.contains("still wet"), "{text}");
     }
 
     #[test]
     fn notices_what_does_not_hold() {
         let start = Instant::now();
-        let held = holds_for(Duration::from_secs(5), "early", || {
-            start.elapsed() < Duration::from_millis(10)
-        });
+        let held = holds_for(Duration::from_secs(5), "early", || start.elapsed() < Duration::from_millis(10));
         assert!(held.is_err());
     }
 }

@@ -36,11 +36,7 @@ fn line() -> Result<Line> {
     alpha.route("default", "fd09:1::1")?;
     beta.route("default", "10.9.2.1")?;
     beta.route("default", "fd09:2::1")?;
-    Ok(Line {
-        alpha,
-        middle,
-        beta,
-    })
+    Ok(Line { alpha, middle, beta })
 }
 
 fn beta4() -> IpAddr {
@@ -49,11 +45,7 @@ fn beta4() -> IpAddr {
 
 #[test]
 fn root_packets_cross_and_are_counted() -> Result<()> {
-    let Line {
-        alpha,
-        middle,
-        beta,
-    } = line()?;
+    let Line { alpha, middle, beta } = line()?;
     ping(&alpha, beta4())?;
     ping(&alpha, "fd09:2::2".parse::<IpAddr>()?)?;
     assert_eq!(Ping::to(beta4()).full(1500).send(&alpha)?.received, 1);
@@ -65,42 +57,20 @@ fn root_packets_cross_and_are_counted() -> Result<()> {
     let server = EchoServer::start(&beta, "::".parse()?)?;
     echo::tcp(&alpha, (beta4(), server.port()).into(), 200_000)?;
     echo::udp(&alpha, (beta4(), server.port()).into(), 1000)?;
-    assert!(
-        echo::tcp_rr(
-            &alpha,
-            (beta4(), server.port()).into(),
-            Duration::from_millis(200)
-        )?
-        .count
-            > 10
-    );
-    let report = iperf(
-        &alpha,
-        &beta,
-        beta4(),
-        Kind::Tcp { streams: 1 },
-        Duration::from_secs(1),
-    )?;
+    assert!(echo::tcp_rr(&alpha, (beta4(), server.port()).into(), Duration::from_millis(200))?.count > 10);
+    let report = iperf(&alpha, &beta, beta4(), Kind::Tcp { streams: 1 }, Duration::from_secs(1))?;
     assert!(report.mbps > 10.0, "{report:?}");
     Ok(())
 }
 
 #[test]
 fn root_a_flow_knows_what_was_lost_and_for_how_long() -> Result<()> {
-    let Line {
-        alpha,
-        middle,
-        beta,
-    } = line()?;
+    let Line { alpha, middle, beta } = line()?;
     ping(&alpha, beta4())?;
     let whole = Flow::start(&alpha, &beta, FlowSpec::to("10.9.2.2:0".parse()?))?;
     whole.wait_for(100, Duration::from_secs(5))?;
     let report = whole.stop()?;
-    assert_eq!(
-        (report.lost, report.duplicates, report.reordered),
-        (0, 0, 0),
-        "{report:?}"
-    );
+    assert_eq!((report.lost, report.duplicates, report.reordered), (0, 0, 0), "{report:?}");
     assert!(report.sent >= 100);
 
     let cut = Flow::start(&alpha, &beta, FlowSpec::to("10.9.2.2:0".parse()?))?;
@@ -111,10 +81,7 @@ fn root_a_flow_knows_what_was_lost_and_for_how_long() -> Result<()> {
     cut.wait_for(20, Duration::from_secs(5))?;
     let report = cut.stop()?;
     assert!(report.lost >= 40, "{report:?}");
-    assert!(
-        report.longest_gap >= Duration::from_millis(250),
-        "{report:?}"
-    );
+    assert!(report.longest_gap >= Duration::from_millis(250), "{report:?}");
     Ok(())
 }
 
@@ -127,8 +94,7 @@ fn root_a_panic_leaves_nothing_behind() -> Result<()> {
         let process = ns.spawn("sleep 1000").expect("a process");
         // A daemon of the machine's own: nobody holds its handle.
         ns.exec("setsid -f sleep 1000").expect("a daemon");
-        send.send((ns.name().to_owned(), process.pid()))
-            .expect("send");
+        send.send((ns.name().to_owned(), process.pid())).expect("send");
         panic!("as the test wants it");
     });
     let (name, pid) = receive.recv()?;
@@ -169,12 +135,7 @@ fn root_an_interrupted_run_and_a_killed_run_leave_nothing() -> Result<()> {
         let mut child = netns_tests::Process::start(&outside, command)?;
         let name = wait_until(Duration::from_secs(10), "the child's namespace", || {
             let log = child.log();
-            let name = log
-                .split("made:")
-                .nth(1)?
-                .split_whitespace()
-                .next()?
-                .to_owned();
+            let name = log.split("made:").nth(1)?.split_whitespace().next()?.to_owned();
             Path::new("/run/netns").join(&name).exists().then_some(name)
         })?;
         outside.exec(&format!("kill -{signal} {}", child.pid()))?;
@@ -185,10 +146,7 @@ fn root_an_interrupted_run_and_a_killed_run_leave_nothing() -> Result<()> {
             next.args(["--ignored", "--exact", "child_that_sweeps"]);
             netns_tests::process::output(&mut next, Duration::from_secs(10))?;
         }
-        assert!(
-            !Path::new("/run/netns").join(&name).exists(),
-            "{name} after SIG{signal}"
-        );
+        assert!(!Path::new("/run/netns").join(&name).exists(), "{name} after SIG{signal}");
     }
     Ok(())
 }
