@@ -189,8 +189,9 @@ pub mod device {
         tenant.device("wtn", "")
     }
 
-    /// The network namespace of a tenant at a gateway, below `/run/netns`.
+    /// The network namespace of a tenant at a gateway, below `/run/netns`. No name of an object has a dot,
+    /// so the namespaces of one gateway are found by their prefix.
     pub fn namespace(gateway: &Name, tenant: &Name) -> String {
-        format!("wt-{gateway}-{tenant}")
+        format!("wt-{gateway}.{tenant}")
     }
 }

@@ -1,1 +1,27 @@
-//! PURE: plan() and status().
+//! What has to be done so that the system is as the operator asked: decided here, done elsewhere. PURE.
+//!
+//! ```text
+//!  Desired ──wanted()──▶ System ─┐
+//!                                ├─ difference() ─▶ Plan{generation, ops}   printable, ordered, no choices left
+//!  Observed ───────────▶ System ─┘
+//!  Desired, Observed ──status()──▶ Status    from what was read back, never from "we sent it"
+//! ```
+//!
+//! * [`item`]: everything that can exist, as a key and a value. The order of the keys is the order of making;
+//!   its reverse is the order of removing.
+//! * [`wanted`]: one file for each kind of object says which items it needs.
+//! * [`mod@plan`]: one subtraction for all kinds of item: wanted − present is made, present − wanted is removed.
+//! * [`mod@status`]: the state of each object.
+//!
+//! Learned facts (routes, MACs) do not pass through here: they are deltas by key, see the daemon.
+
+pub mod item;
+pub mod observed;
+pub mod plan;
+pub mod status;
+pub mod wanted;
+
+pub use item::{Key, System, Value};
+pub use observed::{Identity, Observed, TunnelHealth};
+pub use plan::{Action, Op, Plan, plan};
+pub use status::{ObjectState, ObjectStatus, Status, status};

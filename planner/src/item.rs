@@ -1,0 +1,322 @@
+//! Everything that a gateway can have, as a key and a value.
+//!
+//! Devices stand here under their names. Where the kernel or a map knows an index instead, the driver
+//! translates both ways; an entry of a device that is gone reads back as `#<index>`, which nobody wants, so it goes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::Serialize;
+use watari_config::{Mac, Vid, Vni, WgKey};
+
+/// A network namespace: that of the gateway, or a tenant's by its name below `/run/netns`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ns {
+    /// The one the daemon runs in.
+    Root,
+    /// A tenant's.
+    Tenant(String),
+}
+
+impl fmt::Display for Ns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Tenant(name) => write!(f, " in {name}"),
+        }
+    }
+}
+
+/// A device and a VLAN of it; without one, its untagged frames.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PortAt {
+    /// The device.
+    pub device: String,
+    /// The VLAN.
+    pub vid: Option<Vid>,
+}
+
+impl fmt::Display for PortAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.vid {
+            Some(vid) => write!(f, "{} VLAN {vid}", self.device),
+            None => write!(f, "{} untagged", self.device),
+        }
+    }
+}
+
+/// Which program watches a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookKind {
+    /// A trunk with VLANs.
+    Trunk,
+    /// A whole interface that is an attachment or exit.
+    Interface,
+    /// The veth to a tenant's namespace.
+    Core,
+    /// The eBPF end of a cross-connected veth.
+    Cross,
+    /// The L3 device of a tenant's nodes.
+    Node,
+    /// A tunnel device.
+    Tunnel,
+    /// The uplink.
+    Uplink,
+    /// The VXLAN device.
+    Vxlan,
+}
+
+/// What identifies an item. **The order of the variants is the order in which items are made.**
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    /// A network namespace, by name.
+    Namespace(String),
+    /// The collect-metadata VXLAN device, by name.
+    Vxlan(String),
+    /// A veth pair, by the name of its end in the gateway's namespace.
+    Veth(String),
+    /// A WireGuard device, by name.
+    Wireguard(String),
+    /// A setting below `/proc/sys`.
+    Sysctl(Ns, String),
+    /// An address of a device.
+    Address(Ns, String, IpNet),
+    /// A permanent neighbour of a device.
+    Neighbour(Ns, String, IpAddr),
+    /// A kernel route: namespace, prefix, device.
+    Route(Ns, IpNet, String),
+    /// The one entry about this gateway.
+    GatewayEntry,
+    /// A tenant, by its L3VNI.
+    TenantEntry(Vni),
+    /// A VNI.
+    SegmentEntry(Vni),
+    /// A VTEP that VXLAN may come from, out of this device.
+    TunnelVtep(String, Ipv4Addr),
+    /// An address of a node behind this device.
+    NodeEntry(String, IpAddr),
+    /// A pinned MAC of a segment.
+    StaticMac(Vni, Mac),
+    /// A pinned neighbour of a segment.
+    StaticNeighbour(Vni, IpAddr),
+    /// A route of a tenant (by its L3VNI) in the datapath.
+    TenantRoute(Vni, IpNet),
+    /// What a frame from there belongs to.
+    Port(PortAt),
+    /// Local ports of a segment that get a copy of a flooded frame.
+    FloodPorts(Vni),
+    /// A program on a device.
+    Hook(String, HookKind),
+    /// A path probe, by the name of its tunnel.
+    Probe(String),
+}
+
+/// What an item is like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Value {
+    /// It is there, and that is all.
+    Present,
+    /// A VXLAN device.
+    Vxlan {
+        /// UDP port.
+        port: u16,
+        /// MTU in bytes.
+        mtu: u16,
+    },
+    /// A veth pair.
+    Veth {
+        /// The other end.
+        peer: String,
+        /// The namespace of the other end.
+        peer_ns: Ns,
+        /// MAC of the kernel's end: that in the tenant's namespace, or the one that is not `…p`.
+        mac: Mac,
+        /// The end that has `mac`.
+        mac_end: String,
+        /// MTU in bytes of both ends.
+        mtu: u16,
+    },
+    /// A WireGuard device.
+    Wireguard(Wireguard),
+    /// The text of a setting.
+    Setting(String),
+    /// A kernel route.
+    Route {
+        /// The next hop; on link without one.
+        via: Option<IpAddr>,
+        /// The preferred source.
+        source: Option<IpAddr>,
+        /// The lower one wins.
+        metric: u32,
+    },
+    /// The MAC of a neighbour.
+    Neighbour(Mac),
+    /// About this gateway.
+    Gateway {
+        /// The VXLAN device.
+        vxlan: String,
+        /// Its UDP port.
+        vxlan_port: u16,
+        /// Our VTEP address.
+        vtep: Ipv4Addr,
+        /// The gateway MAC of the fabric.
+        anycast_mac: Mac,
+        /// Our own.
+        router_mac: Mac,
+    },
+    /// A tenant.
+    Tenant {
+        /// The port to its namespace.
+        core: String,
+        /// The MAC at the far end of that port.
+        core_mac: Mac,
+    },
+    /// A VNI of a broadcast domain.
+    L2Segment {
+        /// L3VNI of its tenant.
+        tenant: Vni,
+        /// MTU in bytes.
+        mtu: u16,
+        /// Unknown unicast is flooded.
+        flood_unknown: bool,
+        /// Copied frames per second.
+        flood_rate: u32,
+    },
+    /// A VNI of routed traffic; its number is the tenant's.
+    L3Segment,
+    /// A node behind a device.
+    Node {
+        /// Its segment.
+        vni: Vni,
+        /// Its MAC there.
+        mac: Mac,
+    },
+    /// Where a pinned MAC is: a node's device.
+    StaticMac {
+        /// The device.
+        device: String,
+    },
+    /// A pinned neighbour.
+    StaticNeighbour {
+        /// Its MAC.
+        mac: Mac,
+        /// It is this gateway itself.
+        own: bool,
+    },
+    /// A route of a tenant.
+    TenantRoute(TenantRoute),
+    /// An attachment.
+    SegmentPort {
+        /// The tenant's L3VNI.
+        tenant: Vni,
+        /// The segment.
+        vni: Vni,
+    },
+    /// The port to a tenant's namespace, or to its nodes.
+    TenantPort {
+        /// The tenant's L3VNI.
+        tenant: Vni,
+        /// It leads to nodes.
+        nodes: bool,
+    },
+    /// One side of a cross-connect.
+    CrossPort {
+        /// The other side.
+        peer: PortAt,
+        /// MAC, IPv4 and IPv6 address to answer questions for.
+        answer: Option<(Mac, Option<Ipv4Addr>, Option<std::net::Ipv6Addr>)>,
+    },
+    /// Ports, sorted.
+    Ports(Vec<PortAt>),
+    /// A path probe.
+    Probe {
+        /// Our address.
+        local: Ipv4Addr,
+        /// The far side's.
+        remote: Ipv4Addr,
+        /// Through this device.
+        device: String,
+    },
+}
+
+/// A WireGuard device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Wireguard {
+    /// Our public key: says which private one is in use without showing it.
+    pub own_key: WgKey,
+    /// UDP port; 0 for any.
+    pub listen_port: u16,
+    /// MTU in bytes.
+    pub mtu: u16,
+    /// Peers by key.
+    pub peers: BTreeMap<WgKey, WireguardPeer>,
+}
+
+/// A WireGuard peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WireguardPeer {
+    /// Where it is reached first; it may roam.
+    pub endpoint: Option<SocketAddr>,
+    /// Prefixes behind it, sorted.
+    pub allowed_ips: Vec<IpNet>,
+    /// Seconds between keepalives; 0 for none.
+    pub keepalive_s: u16,
+}
+
+/// What the datapath does with a packet of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantRoute {
+    /// An address of this gateway: to the tenant's namespace.
+    Own,
+    /// A subnet of a segment here.
+    Connected {
+        /// The segment.
+        vni: Vni,
+        /// Our address in it, sender of questions.
+        gateway: IpAddr,
+    },
+    /// Out of the overlay, through the tenant's namespace.
+    Exit,
+    /// A node behind a device.
+    Node {
+        /// The device.
+        device: String,
+    },
+}
+
+/// All items, by key.
+pub type System = BTreeMap<Key, Value>;
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(f, "namespace {name}"),
+            Self::Vxlan(name) => write!(f, "vxlan device {name}"),
+            Self::Veth(name) => write!(f, "veth {name}"),
+            Self::Wireguard(name) => write!(f, "wireguard device {name}"),
+            Self::Sysctl(ns, path) => write!(f, "setting {path}{ns}"),
+            Self::Address(ns, device, net) => write!(f, "address {net} of {device}{ns}"),
+            Self::Neighbour(ns, device, ip) => write!(f, "neighbour {ip} of {device}{ns}"),
+            Self::Route(ns, prefix, device) => write!(f, "route {prefix} dev {device}{ns}"),
+            Self::GatewayEntry => write!(f, "datapath gateway entry"),
+            Self::TenantEntry(vni) => write!(f, "datapath tenant {vni}"),
+            Self::SegmentEntry(vni) => write!(f, "datapath vni {vni}"),
+            Self::TunnelVtep(device, vtep) => write!(f, "datapath vtep {vtep} behind {device}"),
+            Self::NodeEntry(device, ip) => write!(f, "datapath node {ip} behind {device}"),
+            Self::StaticMac(vni, mac) => write!(f, "datapath mac {mac} of vni {vni}"),
+            Self::StaticNeighbour(vni, ip) => write!(f, "datapath neighbour {ip} of vni {vni}"),
+            Self::TenantRoute(vni, prefix) => write!(f, "datapath route {prefix} of tenant {vni}"),
+            Self::Port(at) => write!(f, "datapath port {at}"),
+            Self::FloodPorts(vni) => write!(f, "datapath flood ports of vni {vni}"),
+            Self::Hook(device, kind) => write!(f, "program {kind:?} on {device}"),
+            Self::Probe(tunnel) => write!(f, "probe of tunnel {tunnel}"),
+        }
+    }
+}

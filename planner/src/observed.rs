@@ -1,0 +1,68 @@
+//! What the system really has, read back from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use watari_config::{Name, WgKey};
+
+use crate::item::{Key, System};
+
+/// What this gateway is, apart from what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// Public half of its WireGuard key.
+    pub wireguard_key: WgKey,
+}
+
+/// How a tunnel is, by its probes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TunnelHealth {
+    /// Packets cross to the far side and back.
+    pub up: bool,
+    /// Round-trip time in microseconds.
+    pub rtt_us: Option<u64>,
+    /// Share of probes lost lately, in percent.
+    pub loss_percent: Option<f64>,
+}
+
+/// Why an item could not be made or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// What the system said.
+    pub message: String,
+    /// Seconds until the next try.
+    pub retry_s: u64,
+}
+
+/// Everything that was read back, at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Observed {
+    /// What this gateway is.
+    pub identity: Identity,
+    /// Items that carry our mark, or live in maps and namespaces of ours.
+    #[serde(skip)]
+    pub system: System,
+    /// All devices of the gateway's namespace, ours and others'.
+    pub devices: BTreeSet<String>,
+    /// Tunnels by their probes.
+    pub tunnels: BTreeMap<Name, TunnelHealth>,
+    /// Seconds since the last handshake with each WireGuard peer, by device and key.
+    pub handshakes: BTreeMap<String, BTreeMap<String, Option<u64>>>,
+    /// What went wrong at the last try.
+    #[serde(skip)]
+    pub failures: BTreeMap<Key, Failure>,
+}
+
+impl Observed {
+    /// Nothing yet.
+    pub fn nothing(identity: Identity) -> Self {
+        Self {
+            identity,
+            system: System::new(),
+            devices: BTreeSet::new(),
+            tunnels: BTreeMap::new(),
+            handshakes: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+}

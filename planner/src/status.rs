@@ -1,0 +1,148 @@
+//! The state of each object, from what was read back.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use watari_config::Desired;
+
+use crate::observed::Observed;
+use crate::wanted::{Wanted, wanted};
+
+/// How an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectState {
+    /// Everything it needs is there; a tunnel: packets cross to the far side and back.
+    Up,
+    /// Something is still to be done.
+    Pending,
+    /// Everything is there, but packets do not cross.
+    Down,
+    /// Something failed, or stands in the way.
+    Error,
+}
+
+/// The status of one object.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ObjectStatus {
+    /// How it is.
+    pub state: ObjectState,
+    /// Why it is not up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Seconds until the next try, after a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_s: Option<u64>,
+    /// Round-trip time in microseconds, of a tunnel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+    /// Seconds since the last handshake, of a node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshake_age_s: Option<u64>,
+}
+
+/// The status of everything on this gateway.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// Of the `Desired` it is about.
+    pub generation: u64,
+    /// Nothing is left to be done and nothing failed.
+    pub settled: bool,
+    /// Objects by path, e.g. `tunnels.ab`.
+    pub objects: BTreeMap<String, ObjectStatus>,
+}
+
+/// The state of each object of `desired` on this gateway.
+pub fn status(desired: &Desired, observed: &Observed) -> Status {
+    let wanted = wanted(desired, observed);
+    let mut objects = present_objects(desired);
+    items(&wanted, observed, &mut objects);
+    tunnels(desired, observed, &mut objects);
+    nodes(desired, observed, &mut objects);
+    for (owner, reason) in &wanted.blocked {
+        set(&mut objects, owner, ObjectState::Error, reason.clone());
+    }
+    let present = &observed.system;
+    let settled = wanted.blocked.is_empty()
+        && wanted.items.iter().all(|(key, item)| present.get(key) == Some(&item.value))
+        && present.keys().all(|key| wanted.items.contains_key(key));
+    Status { generation: desired.generation(), settled, objects }
+}
+
+/// Every object that this gateway realises, up until something is found to be missing.
+fn present_objects(desired: &Desired) -> BTreeMap<String, ObjectStatus> {
+    let up = ObjectStatus {
+        state: ObjectState::Up,
+        reason: None,
+        retry_s: None,
+        rtt_us: None,
+        handshake_age_s: None,
+    };
+    let mut paths: Vec<String> = Vec::new();
+    if desired.gateway().is_some() {
+        paths.push(format!("gateways.{}", desired.gateway_name()));
+    }
+    paths.extend(desired.tenants().map(|(n, _)| format!("tenants.{n}")));
+    paths.extend(desired.segments().map(|(n, _)| format!("segments.{n}")));
+    paths.extend(desired.attachments().map(|(n, _)| format!("attachments.{n}")));
+    paths.extend(desired.tunnels().map(|(n, ..)| format!("tunnels.{n}")));
+    paths.extend(desired.exits().map(|(n, _)| format!("exits.{n}")));
+    paths.extend(desired.routes().map(|(n, _)| format!("routes.{n}")));
+    paths.extend(desired.nodes().map(|(n, _)| format!("nodes.{n}")));
+    paths.into_iter().map(|p| (p, up.clone())).collect()
+}
+
+fn set(objects: &mut BTreeMap<String, ObjectStatus>, owner: &str, state: ObjectState, reason: String) {
+    if let Some(object) = objects.get_mut(owner) {
+        object.state = state;
+        object.reason = Some(reason);
+    }
+}
+
+fn items(wanted: &Wanted, observed: &Observed, objects: &mut BTreeMap<String, ObjectStatus>) {
+    for (key, item) in &wanted.items {
+        if observed.system.get(key) == Some(&item.value) {
+            continue;
+        }
+        match observed.failures.get(key) {
+            Some(failure) => {
+                set(objects, &item.owner, ObjectState::Error, format!("{key}: {}", failure.message));
+                if let Some(object) = objects.get_mut(&item.owner) {
+                    object.retry_s = Some(failure.retry_s);
+                }
+            }
+            None if objects.get(&item.owner).is_some_and(|o| o.state == ObjectState::Up) => {
+                set(objects, &item.owner, ObjectState::Pending, format!("{key} is not there yet"));
+            }
+            None => {}
+        }
+    }
+}
+
+fn tunnels(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String, ObjectStatus>) {
+    for (name, ..) in desired.tunnels() {
+        let owner = format!("tunnels.{name}");
+        let health = observed.tunnels.get(name).cloned().unwrap_or_default();
+        let Some(object) = objects.get_mut(&owner) else { continue };
+        object.rtt_us = health.rtt_us;
+        if object.state == ObjectState::Up && !health.up {
+            object.state = ObjectState::Down;
+            object.reason = Some("no probe comes back from the far gateway".to_owned());
+        }
+    }
+}
+
+fn nodes(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String, ObjectStatus>) {
+    for (name, node) in desired.nodes() {
+        let owner = format!("nodes.{name}");
+        let Some(object) = objects.get_mut(&owner) else { continue };
+        let Some(key) = node.public_key else {
+            object.state = ObjectState::Pending;
+            object.reason = Some("has not enrolled yet".to_owned());
+            continue;
+        };
+        let tenant = &desired.document().segments[&node.segment].tenant;
+        let peers = observed.handshakes.get(&watari_config::desired::device::node(tenant));
+        object.handshake_age_s = peers.and_then(|p| p.get(&key.to_string()).copied().flatten());
+    }
+}

@@ -1,0 +1,45 @@
+//! What the gateway itself needs: the VXLAN device with the VTEP address, and the guard on the uplink.
+
+use ipnet::IpNet;
+use watari_config::desired::device;
+
+use super::Making;
+use crate::item::{HookKind, Key, Ns, Value};
+
+/// The VXLAN device takes whatever fits the underlay: each segment has its own MTU.
+const VXLAN_MTU: u16 = 9216;
+
+impl Making<'_> {
+    pub(super) fn gateway(&mut self) {
+        let owner = format!("gateways.{}", self.desired.gateway_name());
+        let fabric = self.desired.document().fabric.clone();
+        let vxlan = device::vxlan(fabric.vxlan_port);
+        let vtep = self.gateway.vtep;
+        self.want(
+            &owner,
+            Key::Vxlan(vxlan.clone()),
+            Value::Vxlan { port: fabric.vxlan_port, mtu: VXLAN_MTU },
+        );
+        let address = IpNet::new(vtep.into(), 32).expect("a host's prefix length");
+        self.want(&owner, Key::Address(Ns::Root, vxlan.clone(), address), Value::Present);
+        let entry = Value::Gateway {
+            vxlan: vxlan.clone(),
+            vxlan_port: fabric.vxlan_port,
+            vtep,
+            anycast_mac: fabric.anycast_mac,
+            router_mac: self.router_mac(),
+        };
+        self.want(&owner, Key::GatewayEntry, entry);
+        self.want(&owner, Key::Hook(vxlan, HookKind::Vxlan), Value::Present);
+        if let Some(uplink) = self.gateway.uplink.clone()
+            && self.has_device(&owner, uplink.as_str())
+        {
+            self.want(&owner, Key::Hook(uplink.to_string(), HookKind::Uplink), Value::Present);
+        }
+        let mismatch = self.gateway.wireguard_key.is_some_and(|k| k != self.observed.identity.wireguard_key);
+        if mismatch {
+            let own = self.observed.identity.wireguard_key;
+            self.block(&owner, format!("wireguard_key is not this gateway's; its own is {own}"));
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Plans of the two-site document: what is planned, that carrying it out leaves nothing to plan, and that
+//! a random hole in the system is mended by exactly the ops it needs.
+
+use proptest::prelude::*;
+use watari_config::{Desired, WgKey, parse_text, read_document};
+use watari_planner::observed::Failure;
+use watari_planner::{Action, Identity, Key, ObjectState, Observed, Plan, TunnelHealth, plan, status};
+
+const TWO_SITES: &str = include_str!("../../config/tests/two_sites.yaml");
+const NODE: &str = r#"
+nodes:
+  gpu-1:
+    gateway: gw-a
+    segment: lab-net
+    kind: gpu
+    addresses: [10.10.0.130, "fd00:10::a:2"]
+    mac: "02:47:00:00:00:01"
+    public_key: "YWIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk="
+    created: "2026-01-01T00:00:00Z"
+    expires: "2026-01-02T00:00:00Z"
+"#;
+
+fn desired(text: &str) -> Desired {
+    let document = read_document(&parse_text(text).unwrap()).unwrap_or_else(|p| panic!("{p:#?}"));
+    Desired::new(document, "gw-a".parse().unwrap(), 7).unwrap()
+}
+
+fn bare() -> Observed {
+    let wireguard_key: WgKey = "XGIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=".parse().unwrap();
+    let mut observed = Observed::nothing(Identity { wireguard_key });
+    observed.devices = ["eth0", "eth1", "eth2"].map(str::to_owned).into();
+    observed
+}
+
+/// What a flawless driver does.
+fn carry_out(plan: &Plan, observed: &mut Observed) {
+    for op in &plan.ops {
+        match op.action {
+            Action::Remove => assert!(observed.system.remove(&op.key).is_some(), "{op} of nothing"),
+            Action::Create => {
+                assert!(
+                    observed.system.insert(op.key.clone(), op.value.clone()).is_none(),
+                    "{op}: was there"
+                );
+            }
+            Action::Change => {
+                assert!(
+                    observed.system.insert(op.key.clone(), op.value.clone()).is_some(),
+                    "{op} of nothing"
+                );
+            }
+        }
+    }
+}
+
+fn settled(desired: &Desired) -> Observed {
+    let mut observed = bare();
+    carry_out(&plan(desired, &observed), &mut observed);
+    observed
+}
+
+#[test]
+fn after_a_plan_was_carried_out_nothing_is_left() {
+    let desired = desired(&format!("{TWO_SITES}{NODE}"));
+    let mut observed = settled(&desired);
+    assert_eq!(plan(&desired, &observed).ops, []);
+    let status_now = status(&desired, &observed);
+    assert!(status_now.settled);
+    assert_eq!(status_now.objects["tunnels.ab-wg"].state, ObjectState::Down, "no probe has come back");
+    let up = TunnelHealth { up: true, rtt_us: Some(900), loss_percent: Some(0.0) };
+    observed.tunnels.insert("ab-wg".parse().unwrap(), up);
+    carry_out(&plan(&desired, &observed), &mut observed);
+    assert_eq!(status(&desired, &observed).objects["tunnels.ab-wg"].state, ObjectState::Up);
+}
+
+#[test]
+fn an_empty_document_removes_everything_in_reverse_order() {
+    let full = desired(TWO_SITES);
+    let mut observed = settled(&full);
+    let plan = plan(&desired("{}"), &observed);
+    let keys: Vec<_> = plan.ops.iter().map(|op| op.key.clone()).collect();
+    assert!(keys.windows(2).all(|w| w[0] > w[1]), "hooks go before devices, devices before namespaces");
+    carry_out(&plan, &mut observed);
+    assert!(observed.system.is_empty());
+}
+
+#[test]
+fn devices_are_made_before_what_hangs_on_them() {
+    let plan = plan(&desired(TWO_SITES), &bare());
+    let position = |wanted: &str| {
+        plan.ops
+            .iter()
+            .position(|op| op.key.to_string().starts_with(wanted))
+            .unwrap_or_else(|| panic!("{wanted}"))
+    };
+    assert!(position("namespace ") < position("veth "));
+    assert!(position("veth ") < position("address "));
+    assert!(position("address ") < position("route "));
+    assert!(position("datapath port") < position("program "), "packets flow once the tables are there");
+}
+
+#[test]
+fn a_tunnel_that_is_up_goes_before_one_that_is_not() {
+    let desired = desired(TWO_SITES);
+    let mut observed = settled(&desired);
+    let up = TunnelHealth { up: true, ..TunnelHealth::default() };
+    observed.tunnels.insert("ab-l2vpn".parse().unwrap(), up);
+    let plan = plan(&desired, &observed);
+    assert_eq!(plan.ops.len(), 1, "{:?}", plan.ops);
+    assert!(matches!(&plan.ops[0].key, Key::Route(_, prefix, _) if prefix.to_string() == "10.255.0.2/32"));
+    assert_eq!(plan.ops[0].action, Action::Change);
+}
+
+#[test]
+fn a_device_that_is_missing_blocks_its_objects_and_no_others() {
+    let desired = desired(TWO_SITES);
+    let mut observed = bare();
+    observed.devices.remove("eth2");
+    carry_out(&plan(&desired, &observed), &mut observed);
+    let status = status(&desired, &observed);
+    assert_eq!(status.objects["tunnels.ab-l2vpn"].reason.as_deref(), Some("device eth2 does not exist"));
+    assert_eq!(status.objects["tunnels.ab-l2vpn"].state, ObjectState::Error);
+    assert_eq!(status.objects["attachments.a-lan"].state, ObjectState::Up);
+    assert!(!status.settled);
+}
+
+#[test]
+fn a_failure_is_reported_in_the_object_that_wanted_the_item() {
+    let desired = desired(TWO_SITES);
+    let mut observed = settled(&desired);
+    let key = Key::Wireguard(watari_config::desired::device::wireguard(&"ab-wg".parse().unwrap()));
+    observed.system.remove(&key);
+    let failure = Failure { message: "exists and is not ours".to_owned(), retry_s: 4 };
+    observed.failures.insert(key, failure);
+    let object = &status(&desired, &observed).objects["tunnels.ab-wg"];
+    assert_eq!(object.state, ObjectState::Error);
+    assert!(object.reason.as_deref().unwrap().contains("exists and is not ours"));
+    assert_eq!(object.retry_s, Some(4));
+}
+
+#[test]
+fn a_node_that_has_not_enrolled_is_nowhere_in_the_datapath() {
+    let text = format!("{TWO_SITES}{NODE}");
+    let without_key = text.replace("    public_key: \"YWIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=\"\n", "");
+    let mentions =
+        |text: &str| plan(&desired(text), &bare()).ops.iter().filter(|op| op.owner == "nodes.gpu-1").count();
+    assert_eq!(mentions(&without_key), 0);
+    assert_eq!(mentions(&text), 7, "one MAC; node entry, neighbour and route of each family");
+}
+
+#[test]
+fn the_wrong_wireguard_key_is_said() {
+    let desired = desired(&TWO_SITES.replace("XGIoFTr3", "ZGIoFTr3"));
+    let status = status(&desired, &bare());
+    assert!(status.objects["gateways.gw-a"].reason.as_deref().unwrap().contains("not this gateway's"));
+}
+
+proptest! {
+    /// Whatever is taken away by hand comes back, whatever is added in our name goes, and nothing else is touched.
+    #[test]
+    fn a_random_hole_is_mended_and_nothing_else(holes in proptest::collection::vec(any::<prop::sample::Index>(), 0..12)) {
+        let desired = desired(TWO_SITES);
+        let mut observed = settled(&desired);
+        let whole = observed.system.clone();
+        for hole in &holes {
+            let Some(key) = observed.system.keys().nth(hole.index(whole.len())).cloned() else { continue };
+            observed.system.remove(&key);
+        }
+        let missing = whole.len() - observed.system.len();
+        let plan = plan(&desired, &observed);
+        prop_assert_eq!(plan.ops.len(), missing);
+        carry_out(&plan, &mut observed);
+        prop_assert_eq!(observed.system, whole);
+    }
+}
