@@ -138,10 +138,7 @@ impl EnrolRequest {
     pub fn check(&self) -> Result<(), Vec<FieldError>> {
         let mut faults = Vec::new();
         if self.token.is_empty() || self.token.len() > TOKEN_BYTES_MAX {
-            faults.push(FieldError::new(
-                "token",
-                format!("must have 1 to {TOKEN_BYTES_MAX} bytes"),
-            ));
+            faults.push(FieldError::new("token", format!("must have 1 to {TOKEN_BYTES_MAX} bytes")));
         }
         if self.hostname.is_empty()
             || self.hostname.len() > HOSTNAME_BYTES_MAX
@@ -153,16 +150,9 @@ impl EnrolRequest {
             ));
         }
         if self.inventory.gpus.len() > GPUS_MAX {
-            faults.push(FieldError::new(
-                "inventory.gpus",
-                format!("must list at most {GPUS_MAX}"),
-            ));
+            faults.push(FieldError::new("inventory.gpus", format!("must list at most {GPUS_MAX}")));
         }
-        if faults.is_empty() {
-            Ok(())
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 }
 
@@ -216,46 +206,27 @@ impl EnrolReply {
         let mut faults = Vec::new();
         check_addresses(&self.addresses, &mut faults);
         if !(MTU_MIN..=MTU_MAX).contains(&self.mtu) {
-            faults.push(FieldError::new(
-                "mtu",
-                format!("{} is outside {MTU_MIN}..={MTU_MAX}", self.mtu),
-            ));
+            faults.push(FieldError::new("mtu", format!("{} is outside {MTU_MIN}..={MTU_MAX}", self.mtu)));
         }
         if self.prefixes.len() > PREFIXES_MAX {
-            faults.push(FieldError::new(
-                "prefixes",
-                format!("more than {PREFIXES_MAX}"),
-            ));
+            faults.push(FieldError::new("prefixes", format!("more than {PREFIXES_MAX}")));
         }
         if self.wireguard.allowed_ips.len() > PREFIXES_MAX {
-            faults.push(FieldError::new(
-                "wireguard.allowed_ips",
-                format!("more than {PREFIXES_MAX}"),
-            ));
+            faults.push(FieldError::new("wireguard.allowed_ips", format!("more than {PREFIXES_MAX}")));
         }
         if self.wireguard.endpoint.port() == 0 || self.wireguard.endpoint.ip().is_unspecified() {
-            faults.push(FieldError::new(
-                "wireguard.endpoint",
-                "is not an address to send to",
-            ));
+            faults.push(FieldError::new("wireguard.endpoint", "is not an address to send to"));
         }
         if self.agent.port == 0 {
             faults.push(FieldError::new("agent.port", "must not be 0"));
         }
         if self.agent.controllers.len() > CONTROLLERS_MAX {
-            faults.push(FieldError::new(
-                "agent.controllers",
-                format!("more than {CONTROLLERS_MAX}"),
-            ));
+            faults.push(FieldError::new("agent.controllers", format!("more than {CONTROLLERS_MAX}")));
         }
         if self.lease_expires.parse::<jiff::Timestamp>().is_err() {
             faults.push(FieldError::new("lease_expires", "is not an RFC 3339 time"));
         }
-        if faults.is_empty() {
-            Ok(())
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 }
 
@@ -264,10 +235,7 @@ fn check_addresses(addresses: &[IpNet], faults: &mut Vec<FieldError>) {
     let v4 = addresses.iter().filter(|a| a.addr().is_ipv4()).count();
     let v6 = addresses.len() - v4;
     if v4 > 1 || v6 > 1 || addresses.is_empty() {
-        faults.push(FieldError::new(
-            "addresses",
-            "must be one /32, one /128 or both",
-        ));
+        faults.push(FieldError::new("addresses", "must be one /32, one /128 or both"));
     }
     for (index, address) in addresses.iter().enumerate() {
         if address.prefix_len() != address.max_prefix_len() {
@@ -291,10 +259,7 @@ pub struct FieldError {
 impl FieldError {
     /// A fault of the field at `path`.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            message: message.into(),
-        }
+        Self { path: path.into(), message: message.into() }
     }
 }
 
@@ -331,13 +296,7 @@ fn about_blank() -> String {
 impl Problem {
     /// A problem of one of the kinds above.
     pub fn new(kind: &str, status: u16, title: &str) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            title: title.to_owned(),
-            status,
-            detail: None,
-            errors: Vec::new(),
-        }
+        Self { kind: kind.to_owned(), title: title.to_owned(), status, detail: None, errors: Vec::new() }
     }
 
     /// The same with what happened this time.
@@ -350,11 +309,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.title.is_empty() {
-            "refused"
-        } else {
-            &self.title
-        })?;
+        f.write_str(if self.title.is_empty() { "refused" } else { &self.title })?;
         if let Some(detail) = &self.detail {
             write!(f, ": {detail}")?;
         }

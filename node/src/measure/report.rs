@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// The result of one run of the initiator. A test that was not asked for is absent.
+/// The result of one [`super::run`]. A test that was not asked for is absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The initiator's address.

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RR_PAYLOAD_BYTES_MAX, STREAMS_MAX, TEST_MS_MAX, TEST_MS_MIN, TOTAL_MS_MAX,
-    UDP_PAYLOAD_BYTES_MAX, UDP_PAYLOAD_BYTES_MIN,
+    RR_PAYLOAD_BYTES_MAX, STREAMS_MAX, TEST_MS_MAX, TEST_MS_MIN, TOTAL_MS_MAX, UDP_PAYLOAD_BYTES_MAX,
+    UDP_PAYLOAD_BYTES_MIN,
 };
 
 /// One kind of test. "Reverse" means that the responder sends.
@@ -31,14 +31,8 @@ pub enum TestKind {
 
 impl TestKind {
     /// Every kind, in the order in which they run.
-    pub const ALL: [Self; 6] = [
-        Self::Tcp,
-        Self::TcpReverse,
-        Self::Udp,
-        Self::UdpReverse,
-        Self::RrTcp,
-        Self::RrUdp,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Tcp, Self::TcpReverse, Self::Udp, Self::UdpReverse, Self::RrTcp, Self::RrUdp];
 
     /// True when its data travels over UDP.
     pub fn is_udp(self) -> bool {
@@ -68,14 +62,11 @@ impl FromStr for TestKind {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
-        Self::ALL
-            .into_iter()
-            .find(|k| k.as_str() == text)
-            .ok_or_else(|| SpecError::Unknown(text.to_owned()))
+        Self::ALL.into_iter().find(|k| k.as_str() == text).ok_or_else(|| SpecError::Unknown(text.to_owned()))
     }
 }
 
-/// What one call of the initiator does. The default is one second each of `tcp`, `udp`, `rr-tcp`
+/// What one call of [`super::run`] does. The default is one second each of `tcp`, `udp`, `rr-tcp`
 /// and `rr-udp`, four streams, UDP at 100 Mbit/s in packets of 1,200 bytes, requests of 1 byte over
 /// TCP and of the smallest size over UDP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,12 +93,7 @@ pub struct Spec {
 impl Default for Spec {
     fn default() -> Self {
         Self {
-            tests: vec![
-                TestKind::Tcp,
-                TestKind::Udp,
-                TestKind::RrTcp,
-                TestKind::RrUdp,
-            ],
+            tests: vec![TestKind::Tcp, TestKind::Udp, TestKind::RrTcp, TestKind::RrUdp],
             test_ms: 1_000,
             streams: 4,
             udp_rate_bit_s: Some(100_000_000),
@@ -144,16 +130,13 @@ pub enum SpecError {
 impl Spec {
     /// The tests in running order, each once.
     pub fn ordered(&self) -> Vec<TestKind> {
-        TestKind::ALL
-            .into_iter()
-            .filter(|k| self.tests.contains(k))
-            .collect()
+        TestKind::ALL.into_iter().filter(|k| self.tests.contains(k)).collect()
     }
 
     /// Longest time that the whole measurement may take, in milliseconds: tests, set-up and drain.
     pub fn limit_ms(&self) -> u64 {
         let tests = self.ordered().len() as u64;
-        tests * (u64::from(self.test_ms) + 5_000)
+        tests * (u64::from(self.test_ms) + super::initiator::OVERHEAD_MS_MAX)
     }
 
     /// Checks every limit.
@@ -165,12 +148,7 @@ impl Spec {
             return Err(SpecError::Empty);
         }
         let total = u64::from(self.test_ms) * self.ordered().len() as u64;
-        limit(
-            "test_ms",
-            self.test_ms.into(),
-            TEST_MS_MIN.into(),
-            TEST_MS_MAX.into(),
-        )?;
+        limit("test_ms", self.test_ms.into(), TEST_MS_MIN.into(), TEST_MS_MAX.into())?;
         limit("sum of test_ms", total, 0, TOTAL_MS_MAX.into())?;
         limit("streams", self.streams.into(), 1, STREAMS_MAX.into())?;
         limit(
@@ -179,12 +157,7 @@ impl Spec {
             UDP_PAYLOAD_BYTES_MIN.into(),
             UDP_PAYLOAD_BYTES_MAX.into(),
         )?;
-        limit(
-            "rr_payload_bytes",
-            self.rr_payload_bytes.into(),
-            1,
-            RR_PAYLOAD_BYTES_MAX.into(),
-        )?;
+        limit("rr_payload_bytes", self.rr_payload_bytes.into(), 1, RR_PAYLOAD_BYTES_MAX.into())?;
         limit(
             "udp_rate_bit_s",
             self.udp_rate_bit_s.unwrap_or(UDP_RATE_BIT_S_MIN),
@@ -200,14 +173,5 @@ const UDP_RATE_BIT_S_MIN: u64 = 1_000;
 const UDP_RATE_BIT_S_MAX: u64 = 1_000_000_000_000;
 
 pub(super) fn limit(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), SpecError> {
-    if (min..=max).contains(&value) {
-        Ok(())
-    } else {
-        Err(SpecError::Limit {
-            field,
-            value,
-            min,
-            max,
-        })
-    }
+    if (min..=max).contains(&value) { Ok(()) } else { Err(SpecError::Limit { field, value, min, max }) }
 }
