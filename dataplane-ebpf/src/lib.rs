@@ -1,1 +1,49 @@
 //! Loader and map sync of the eBPF datapath.
+//!
+//! [`Dataplane::open`] adopts what is pinned under a folder of bpffs, or loads it; maps, programs and
+//! attachments are all pinned, so packets go on while nobody holds a [`Dataplane`]. Every map is a typed
+//! handle ([`Table`], [`Routes`]) that can be read back whole: a driver computes wanted − present and
+//! present − wanted and applies the difference. What is attached is asked of the kernel, never remembered.
+//!
+//! ```no_run
+//! use watari_dataplane::{Dataplane, Hook, Port, PortKey, Segment};
+//! # fn main() -> Result<(), watari_dataplane::Error> {
+//! let dataplane = Dataplane::open("/sys/fs/bpf/campus".as_ref())?;
+//! dataplane.attach(7, Hook::Trunk)?;
+//! dataplane.segments.upsert(&1000, &Segment::l2(1, 1000, 100))?;
+//! dataplane.ports.upsert(&PortKey::vlan(7, 100), &Port::segment(1, 1000))?;
+//! # Ok(()) }
+//! ```
+//!
+//! All calls act on the network namespace of the calling thread (devices are named by index), block
+//! shortly and need root. The handles are cheap to clone and may be used from several threads.
+
+mod attach;
+mod dataplane;
+mod error;
+mod events;
+mod host_vlan;
+mod object;
+mod packet_run;
+mod pins;
+mod routes;
+mod stats;
+mod table;
+
+pub use attach::Attachment;
+pub use dataplane::{Adoption, Dataplane};
+pub use error::Error;
+pub use events::Events;
+pub use host_vlan::{attach_host_vlan, detach_host_vlan};
+pub use packet_run::{Outcome, Packet};
+pub use pins::ensure_bpffs;
+pub use routes::{Prefix, Routes};
+pub use stats::Stats;
+pub use table::Table;
+
+pub use watari_abi as abi;
+pub use watari_abi::{
+    Bucket, Config, Counter, DropReason, Event, EventKind, FloodPorts, FloodVteps, Hook, MacKey, MacLocal,
+    MacRemote, MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortKey,
+    PortKind, PortStats, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey, Verdict,
+};

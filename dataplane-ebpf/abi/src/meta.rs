@@ -1,0 +1,189 @@
+//! One packet on its way through the pipeline: what its hook knows of it, and what was decided.
+//!
+//! A hook takes [`Meta`] from the device, the tag and the tunnel key. The entry program of tests and of
+//! `watari trace` takes it from `skb->cb`, because a kernel test run can set neither tag nor tunnel key:
+//!
+//! ```text
+//!          31            24 23            16 15                             0
+//! cb[0]    ifindex of the port's device
+//! cb[1]    inner VLAN id                    | outer VLAN id
+//! cb[2]    VNI                (hook vxlan)
+//! cb[3]    outer source       (hook vxlan), big endian
+//! cb[4]    zero            | flags          | zero          | hook
+//! ```
+//! Afterwards cb holds the [`Verdict`].
+
+use crate::{Ip4Bytes, IpBytes, MacBytes, PortKey};
+
+/// Where a packet enters.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// An operator's NIC with VLANs: what no port entry knows passes to the kernel.
+    Trunk = 1,
+    /// A local interface that is an attachment.
+    Interface = 2,
+    /// The root end of the veth to a tenant's namespace.
+    Core = 3,
+    /// The eBPF end of a cross-connected veth.
+    Cross = 4,
+    /// The L3 device of a tenant's nodes.
+    Node = 5,
+    /// A tunnel device: lets VXLAN in from bound VTEPs only.
+    Tunnel = 6,
+    /// An uplink: lets no VXLAN in.
+    Uplink = 7,
+    /// The collect-metadata VXLAN device.
+    Vxlan = 8,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::Trunk,
+        Self::Interface,
+        Self::Core,
+        Self::Cross,
+        Self::Node,
+        Self::Tunnel,
+        Self::Uplink,
+        Self::Vxlan,
+    ];
+    /// Short name: of its program and in its pin.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Trunk => "trunk",
+            Self::Interface => "iface",
+            Self::Core => "core",
+            Self::Cross => "cross",
+            Self::Node => "node",
+            Self::Tunnel => "tunl",
+            Self::Uplink => "uplnk",
+            Self::Vxlan => "vxlan",
+        }
+    }
+    /// The hook with this number.
+    #[must_use]
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Trunk,
+            2 => Self::Interface,
+            3 => Self::Core,
+            4 => Self::Cross,
+            5 => Self::Node,
+            6 => Self::Tunnel,
+            7 => Self::Uplink,
+            8 => Self::Vxlan,
+            _ => return None,
+        })
+    }
+}
+
+/// The packet's way so far. Lives in per-CPU working memory between the stages.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The port that it came in by.
+    pub port: PortKey,
+    /// The segment (or L3VNI); 0 if none yet.
+    pub vni: u32,
+    /// The tenant; 0 if none yet.
+    pub tenant: u32,
+    /// The outer source of VXLAN; zero if it did not come by VXLAN.
+    pub vtep: Ip4Bytes,
+    /// A [`Hook`].
+    pub hook: u8,
+    /// [`Meta::TRACE`] and so on.
+    pub flags: u8,
+    /// EtherType, host order.
+    pub ethertype: u16,
+    /// Length with Ethernet header, in bytes.
+    pub len: u32,
+    /// Packets that this frame stands for (more than 1 for a super-frame).
+    pub packets: u32,
+    /// Boot clock.
+    pub now_ns: u64,
+    /// Destination MAC.
+    pub dst: MacBytes,
+    /// Source MAC.
+    pub src: MacBytes,
+    /// Which answer, question or copy the next stage makes.
+    pub ask_mac: MacBytes,
+    /// Bits for the next stage.
+    pub ask_flags: u16,
+    /// The address concerned by it.
+    pub ask_ip: IpBytes,
+    /// The sender address of it.
+    pub ask_sender: IpBytes,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Meta {
+    /// A trace: no table, counter, bucket is written and nothing is sent.
+    pub const TRACE: u8 = 1;
+    /// The decision is written to `skb->cb`.
+    pub const REPORT: u8 = 2;
+    /// Copies are counted but not sent.
+    pub const NO_CLONE: u8 = 4;
+}
+
+/// What was decided about a packet, as `skb->cb` holds it after the entry program:
+/// cb[0] action, cb[1] reason or kind, cb[2] device, cb[3] tags (inner « 16 | outer) or VNI, cb[4] VTEP or copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing was decided: the program did not report.
+    None,
+    /// Handed to the kernel.
+    Pass,
+    /// Dropped; a [`crate::DropReason`].
+    Drop(u8),
+    /// Ended here, on purpose.
+    Consumed,
+    /// Sent out by a port.
+    Port(PortKey),
+    /// Sent to a remote gateway.
+    Vtep {
+        /// The VXLAN network identifier.
+        vni: u32,
+        /// The remote gateway.
+        vtep: Ip4Bytes,
+    },
+    /// Copied.
+    Flooded {
+        /// How many copies.
+        copies: u32,
+    },
+}
+
+impl Verdict {
+    /// Numbers of the actions in cb[0].
+    pub const PASS: u32 = 1;
+    /// See [`Verdict::Drop`].
+    pub const DROP: u32 = 2;
+    /// See [`Verdict::Consumed`].
+    pub const CONSUMED: u32 = 3;
+    /// See [`Verdict::Port`].
+    pub const PORT: u32 = 4;
+    /// See [`Verdict::Vtep`].
+    pub const VTEP: u32 = 5;
+    /// See [`Verdict::Flooded`].
+    pub const FLOODED: u32 = 6;
+
+    /// The verdict that these five words stand for.
+    #[must_use]
+    pub const fn from_cb(cb: [u32; 5]) -> Self {
+        match cb[0] {
+            Self::PASS => Self::Pass,
+            Self::DROP => Self::Drop(cb[1] as u8),
+            Self::CONSUMED => Self::Consumed,
+            Self::PORT => {
+                Self::Port(PortKey { ifindex: cb[2], outer: cb[3] as u16, inner: (cb[3] >> 16) as u16 })
+            }
+            Self::VTEP => Self::Vtep { vni: cb[3], vtep: cb[4].to_be_bytes() },
+            Self::FLOODED => Self::Flooded { copies: cb[4] },
+            _ => Self::None,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The compiled eBPF programs, inside this library.
+
+use aya::include_bytes_aligned;
+use watari_abi::Hook;
+
+/// The object file that the build made (or was given by `WATARI_BPF_OBJECT`).
+pub(crate) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watari.bpf.o"));
+
+/// The programs of `attach_host_vlan`.
+pub(crate) static HOST_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hostvlan.bpf.o"));
+
+/// Stages of the pipeline, in the order of their index in the map `pipeline`.
+pub(crate) const STAGES: &[&str] = &["st_switch", "st_answer", "st_flood", "st_route"];
+
+/// The entry of tests and traces.
+pub(crate) const ENTRY: &str = "entry";
+
+/// The program of a hook.
+pub(crate) fn program_of(hook: Hook) -> &'static str {
+    hook.name()
+}
+
+/// Every program that is loaded and pinned, stages first.
+pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
+    STAGES.iter().copied().chain(Hook::ALL.iter().map(|hook| hook.name())).chain([ENTRY])
+}
+
+/// Maps that are pinned. `scratch` is working memory, pinned as well so that old and new programs agree.
+pub(crate) const MAPS: &[&str] = &[
+    "layout",
+    "config",
+    "ports",
+    "segments",
+    "tenants",
+    "nodes",
+    "vteps",
+    "mac_static",
+    "mac_local",
+    "mac_remote",
+    "nb_static",
+    "nb_local",
+    "nb_remote",
+    "routes4",
+    "routes6",
+    "flood_ports",
+    "flood_vteps",
+    "buckets",
+    "port_stats",
+    "drops",
+    "counters",
+    "events",
+    "scratch",
+    "pipeline",
+];
+
+/// A number for the object's content (FNV-1a): equal programs need not be loaded again.
+pub(crate) fn fingerprint() -> u64 {
+    OBJECT
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_have_at_most_15_characters() {
+        for name in MAPS.iter().copied().chain(programs()) {
+            assert!(name.len() <= 11, "{name}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! One map as a typed table that can be read back whole.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
+
+use crate::Error;
+
+/// A hash map of the datapath. Clones share it; every call is one or a few system calls.
+#[derive(Debug)]
+pub struct Table<K, V> {
+    name: &'static str,
+    map: Arc<Mutex<HashMap<MapData, K, V>>>,
+}
+
+impl<K, V> Clone for Table<K, V> {
+    fn clone(&self) -> Self {
+        Self { name: self.name, map: Arc::clone(&self.map) }
+    }
+}
+
+impl<K: Pod + Ord, V: Pod> Table<K, V> {
+    pub(crate) fn new(name: &'static str, map: Map) -> Result<Self, Error> {
+        let map = HashMap::try_from(map).map_err(|error| Error::map(name, "open", error))?;
+        Ok(Self { name, map: Arc::new(Mutex::new(map)) })
+    }
+
+    /// Name of the map, as its pin has it after `wtm-`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// The kernel refused the look-up.
+    pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        match self.lock().get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(Error::map(self.name, "look up", error)),
+        }
+    }
+
+    /// Writes `value` under `key`, whether or not there was one.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn upsert(&self, key: &K, value: &V) -> Result<(), Error> {
+        self.lock().insert(key, value, 0).map_err(|error| Error::map(self.name, "write", error))
+    }
+
+    /// Removes `key`. Returns whether it was there.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(&self, key: &K) -> Result<bool, Error> {
+        match self.lock().remove(key) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(Error::map(self.name, "remove", error)),
+        }
+    }
+
+    /// All entries in the order of their keys. What is written meanwhile may or may not be among them.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn entries(&self) -> Result<BTreeMap<K, V>, Error> {
+        let map = self.lock();
+        let mut entries = BTreeMap::new();
+        for entry in map.iter() {
+            match entry {
+                Ok((key, value)) => drop(entries.insert(key, value)),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(Error::map(self.name, "walk", error)),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, K, V>> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// True if the error only says that there is no such key.
+pub(crate) fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
