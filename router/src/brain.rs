@@ -1,0 +1,313 @@
+//! The one place through which the desired state changes and is known.
+//!
+//! ```text
+//!  change(actor, action, f) ─ f(document) ─ validate ─ commit ─▶ Head{revision, Desired} ─▶ reconcile loop
+//!  preview(f)               ─ f(document) ─ validate ─ DryRun ─▶ reconcile loop ─▶ plan, nothing kept
+//!  view() ◀── publish(View) ◀────────────────────────────────── reconcile loop
+//! ```
+//! Changes happen one after the other. A change is answered once it is on disk, and seen by nobody
+//! before; a caller that goes away meanwhile changes nothing about that.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use utoipa::ToSchema;
+use watari_config::{Desired, Document, Name, Problem};
+
+use crate::actor::Actor;
+use crate::events::Events;
+use crate::store::{Change, ObjectChange, Secrets, Store, StoreError, diff, summary};
+use crate::view::View;
+
+/// The most dry runs that wait for the reconcile loop.
+const DRY_RUNS_MAX: usize = 8;
+/// How long a dry run waits for its plan.
+const DRY_RUN_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// The desired state and the revision that made it.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The newest revision; 0 while nothing was ever stored.
+    pub revision: u64,
+    /// The desired state, validated, as seen from this gateway.
+    pub desired: Arc<Desired>,
+}
+
+/// What a change made.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Applied {
+    /// The newest revision after it.
+    pub revision: u64,
+    /// The generation of the desired state after it.
+    pub generation: u64,
+    /// False when the document was already so; no revision was made then.
+    pub changed: bool,
+    /// The objects it changed.
+    pub changes: Vec<ObjectChange>,
+}
+
+/// What a change would make.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Preview {
+    /// The revision it would start from.
+    pub revision: u64,
+    /// The objects it would change.
+    pub changes: Vec<ObjectChange>,
+    /// What this gateway would do for it.
+    pub plan: Value,
+}
+
+/// Why a change was refused. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The document after it would not hold together.
+    #[error("the document is not valid: {} problems", .0.len())]
+    Invalid(Vec<Problem>),
+    /// The object it is about does not exist.
+    #[error("there is no {object}")]
+    NotFound {
+        /// The object, e.g. `segments.lab`.
+        object: String,
+    },
+    /// It was made for another revision.
+    #[error("the document is at revision {found}, not at {wanted}")]
+    OtherRevision {
+        /// The revision it was made for.
+        wanted: u64,
+        /// The newest one.
+        found: u64,
+    },
+    /// It cannot be done now, for a reason that is not in the document.
+    #[error("{0}")]
+    Conflict(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No plan came from the reconcile loop.
+    #[error("the reconcile loop gave no plan in time")]
+    NoPlan,
+}
+
+/// A request for the plan of a document that is not stored.
+#[derive(Debug)]
+pub struct DryRun {
+    /// The desired state to plan for.
+    pub desired: Arc<Desired>,
+    /// Where the plan goes.
+    pub reply: oneshot::Sender<Value>,
+}
+
+/// The desired state, the view, the events and the secrets of this gateway.
+pub struct Brain {
+    gateway: Name,
+    store: Arc<dyn Store>,
+    secrets: Secrets,
+    events: Events,
+    /// Held while a change is made: from reading the head to publishing the new one.
+    changing: Mutex<()>,
+    head: watch::Sender<Arc<Head>>,
+    view: watch::Sender<Arc<View>>,
+    dry_runs: mpsc::Sender<DryRun>,
+    dry_runs_out: Mutex<Option<mpsc::Receiver<DryRun>>>,
+}
+
+impl Brain {
+    /// A brain for `gateway` that starts from the newest revision in `store`.
+    ///
+    /// # Errors
+    /// When the store fails, or keeps a document that this version finds invalid.
+    pub fn new(gateway: Name, store: Arc<dyn Store>, secrets: Secrets) -> Result<Arc<Self>, ChangeError> {
+        let (revision, generation, document) = match store.head()? {
+            Some(s) => (s.revision.revision, s.revision.generation, s.document),
+            None => (0, 0, Document::default()),
+        };
+        let desired = Desired::new(document, gateway.clone(), generation).map_err(ChangeError::Invalid)?;
+        let (dry_runs, out) = mpsc::channel(DRY_RUNS_MAX);
+        Ok(Arc::new(Self {
+            gateway,
+            store,
+            secrets,
+            events: Events::default(),
+            changing: Mutex::new(()),
+            head: watch::Sender::new(Arc::new(Head { revision, desired: Arc::new(desired) })),
+            view: watch::Sender::new(Arc::new(View::unseen())),
+            dry_runs,
+            dry_runs_out: Mutex::new(Some(out)),
+        }))
+    }
+
+    /// The name of this gateway.
+    pub fn gateway(&self) -> &Name {
+        &self.gateway
+    }
+
+    /// The desired state now.
+    pub fn desired(&self) -> Arc<Desired> {
+        self.head.borrow().desired.clone()
+    }
+
+    /// The desired state now, with its revision.
+    pub fn head(&self) -> Arc<Head> {
+        self.head.borrow().clone()
+    }
+
+    /// The desired state now and whenever it changes.
+    pub fn watch_desired(&self) -> watch::Receiver<Arc<Head>> {
+        self.head.subscribe()
+    }
+
+    /// What the reconcile loop last published, now and whenever it changes.
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    /// Publishes what the reconcile loop saw.
+    pub fn publish(&self, view: View) {
+        self.view.send_replace(Arc::new(view));
+    }
+
+    /// What happened.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The gateway's keys.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// Revisions, journal and audit. Its calls block on the disk: use [`Brain::with_store`] from async code.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The requests for dry runs, for the reconcile loop; the second call answers `None`.
+    pub fn take_dry_runs(&self) -> Option<mpsc::Receiver<DryRun>> {
+        self.dry_runs_out.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Changes the document: `f` makes the new one out of the newest. `action` says in a few words what
+    /// was asked, for the audit log. `f` runs on a thread that may block, with all other changes waiting.
+    ///
+    /// # Errors
+    /// What `f` answers, every problem of the new document, or a failure of the store; nothing changed then.
+    pub async fn change<F>(
+        self: &Arc<Self>,
+        actor: Actor,
+        action: impl Into<String>,
+        f: F,
+    ) -> Result<Applied, ChangeError>
+    where
+        F: FnOnce(&Head) -> Result<Document, ChangeError> + Send + 'static,
+    {
+        let (brain, action) = (self.clone(), action.into());
+        blocking(move || brain.change_now(&actor, &action, f)).await
+    }
+
+    fn change_now<F>(&self, actor: &Actor, action: &str, f: F) -> Result<Applied, ChangeError>
+    where
+        F: FnOnce(&Head) -> Result<Document, ChangeError>,
+    {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = self.head();
+        let document = f(&head)?;
+        let changes = diff(head.desired.document(), &document);
+        let generation = head.desired.generation() + 1;
+        let desired =
+            Desired::new(document, self.gateway.clone(), generation).map_err(ChangeError::Invalid)?;
+        if changes.is_empty() {
+            let generation = head.desired.generation();
+            return Ok(Applied { revision: head.revision, generation, changed: false, changes });
+        }
+        let stored = self.store.commit(&Change {
+            base: head.revision,
+            document: desired.document(),
+            changes: changes.clone(),
+            actor,
+            action,
+            at: Timestamp::now(),
+        })?;
+        debug_assert_eq!(stored.generation, generation, "one store, one writer");
+        let revision = stored.revision;
+        self.head.send_replace(Arc::new(Head { revision, desired: Arc::new(desired) }));
+        self.events.emit("changed", "", format!("revision {revision} by {actor}: {}", summary(&changes)));
+        Ok(Applied { revision, generation, changed: true, changes })
+    }
+
+    /// What the same change would do; nothing is kept.
+    ///
+    /// # Errors
+    /// As [`Brain::change`], and [`ChangeError::NoPlan`] when the reconcile loop does not answer.
+    pub async fn preview<F>(self: &Arc<Self>, f: F) -> Result<Preview, ChangeError>
+    where
+        F: FnOnce(&Head) -> Result<Document, ChangeError> + Send + 'static,
+    {
+        let head = self.head();
+        let (before, gateway) = (head.clone(), self.gateway.clone());
+        let (changes, desired) = blocking(move || {
+            let document = f(&before)?;
+            let changes = diff(before.desired.document(), &document);
+            let generation = before.desired.generation() + u64::from(!changes.is_empty());
+            let desired = Desired::new(document, gateway, generation).map_err(ChangeError::Invalid)?;
+            Ok::<_, ChangeError>((changes, desired))
+        })
+        .await?;
+        let plan = self.dry_run(desired).await?;
+        Ok(Preview { revision: head.revision, changes, plan })
+    }
+
+    /// The plan for `desired`, from the reconcile loop.
+    ///
+    /// # Errors
+    /// [`ChangeError::NoPlan`] when it does not answer in time.
+    pub async fn dry_run(&self, desired: Desired) -> Result<Value, ChangeError> {
+        let (reply, plan) = oneshot::channel();
+        let request = DryRun { desired: Arc::new(desired), reply };
+        self.dry_runs.try_send(request).map_err(|_| ChangeError::NoPlan)?;
+        match tokio::time::timeout(DRY_RUN_WAIT_MAX, plan).await {
+            Ok(Ok(plan)) => Ok(plan),
+            _ => Err(ChangeError::NoPlan),
+        }
+    }
+
+    /// Waits until the system is as desired at `generation` or a later one.
+    ///
+    /// # Errors
+    /// The newest view, when that did not happen within `limit`.
+    pub async fn wait_applied(&self, generation: u64, limit: Duration) -> Result<Arc<View>, Arc<View>> {
+        let mut view = self.view();
+        let reached = view.wait_for(|v| v.settled && v.generation >= generation);
+        let reached = match tokio::time::timeout(limit, reached).await {
+            Ok(Ok(view)) => Some(view.clone()),
+            _ => None,
+        };
+        reached.ok_or_else(|| self.view.borrow().clone())
+    }
+
+    /// Reads from the store on a thread that may block.
+    ///
+    /// # Errors
+    /// What `f` answers.
+    pub async fn with_store<T, F>(&self, f: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+    {
+        let store = self.store.clone();
+        blocking(move || f(store.as_ref())).await
+    }
+}
+
+/// Runs `f` on a thread that may block, to its end even when the caller goes away.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(value) => value,
+        // The closure panicked, or the runtime is going down: there is nothing to answer.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => std::future::pending().await,
+    }
+}

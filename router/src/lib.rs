@@ -1,0 +1,25 @@
+//! The daemon `watari` and its command line: where the rooms meet, and the only clock.
+//!
+//! ```text
+//!  api/ ──change──▶ brain ──commit──▶ store/            one change at a time, durable before it is seen
+//!                     │
+//!                     ├─ watch Head{revision, Desired} ──▶ reconcile/ ──plan──▶ drivers/
+//!                     └─ watch View ◀──publish────────────┘        (what was read back)
+//!  events: a bounded ring, told by everybody, read by api/
+//! ```
+//!
+//! * [`brain`]: the one place through which the desired state changes.
+//! * [`store`]: revisions, journal, audit and secrets on disk.
+//! * [`api`]: REST over a Unix socket and, when told, TCP with TLS.
+//! * [`cli`]: the same for people, over the same API.
+//! * [`run`]: the daemon from its first check to its clean end.
+
+pub mod actor;
+pub mod api;
+pub mod brain;
+pub mod cli;
+pub mod events;
+pub mod reconcile;
+pub mod run;
+pub mod store;
+pub mod view;

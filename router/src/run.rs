@@ -1,0 +1,1 @@
+//! The daemon from its first check to its clean end.
