@@ -11,17 +11,20 @@
 //! answer: the listener should give the same reply then. Problem details follow RFC 9457, times
 //! RFC 3339, keys are the standard base64 of 32 bytes (as `wg` prints them).
 
+mod client;
 mod pin;
+mod url;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+pub use client::{ClientError, ClientOptions, enrol};
 pub use pin::{Pin, PinError, PinnedVerifier};
+pub use url::{EnrolUrl, UrlError};
+pub use watari_link::PublicKey;
 
 /// The one route of the enrolment listener.
 pub const ENROL_PATH: &str = "/enrol";
@@ -320,45 +323,5 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A WireGuard public key (X25519, RFC 7748), written as standard base64 of its 32 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PublicKey(pub [u8; 32]);
-
-/// The text is not the base64 of 32 bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a WireGuard key: it must be the base64 of 32 bytes (44 characters)")]
-pub struct KeyError;
-
-impl std::str::FromStr for PublicKey {
-    type Err = KeyError;
-
-    fn from_str(text: &str) -> Result<Self, KeyError> {
-        let bytes = STANDARD.decode(text).map_err(|_| KeyError)?;
-        bytes.try_into().map(Self).map_err(|_| KeyError)
-    }
-}
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&STANDARD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicKey({self})")
-    }
-}
-
-impl Serialize for PublicKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+#[cfg(test)]
+mod tests;
