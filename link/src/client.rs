@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::protocol::{
-    Answer, Changed, DeviceConfig, DeviceName, DeviceStatus, Event, EventFrame, Hello,
-    HelloRequest, LINE_BYTES_MAX, PROTOCOL_VERSION, ProbesConfig, ProbesStatus, Refusal, Request,
-    RequestFrame, ResponseFrame, ShutdownRequest,
+    Answer, Changed, DeviceConfig, DeviceName, DeviceStatus, Event, EventFrame, Hello, HelloRequest,
+    LINE_BYTES_MAX, PROTOCOL_VERSION, ProbesConfig, ProbesStatus, Refusal, Request, RequestFrame,
+    ResponseFrame, ShutdownRequest,
 };
 
 /// How long a request may take before the engine counts as hung, unless told otherwise.
@@ -72,26 +72,13 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_timeout(socket: &Path, timeout: Duration) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(socket).map_err(|source| ClientError::NotRunning {
-            path: socket.to_owned(),
-            source,
-        })?;
+        let stream = UnixStream::connect(socket)
+            .map_err(|source| ClientError::NotRunning { path: socket.to_owned(), source })?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        let hello = Hello {
-            protocol: 0,
-            version: String::new(),
-            pid: 0,
-            started_at_ms: 0,
-        };
-        let mut client = Self {
-            reader: BufReader::new(stream),
-            next_id: 1,
-            hello,
-        };
-        let request = Request::Hello(HelloRequest {
-            protocol: PROTOCOL_VERSION,
-        });
+        let hello = Hello { protocol: 0, version: String::new(), pid: 0, started_at_ms: 0 };
+        let mut client = Self { reader: BufReader::new(stream), next_id: 1, hello };
+        let request = Request::Hello(HelloRequest { protocol: PROTOCOL_VERSION });
         match client.request(request)? {
             Answer::Hello(hello) => client.hello = hello,
             other => return Err(unexpected(&other)),
@@ -128,9 +115,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn remove_device(&mut self, name: &str) -> Result<Changed, ClientError> {
-        self.change(Request::RemoveDevice(DeviceName {
-            name: name.to_owned(),
-        }))
+        self.change(Request::RemoveDevice(DeviceName { name: name.to_owned() }))
     }
 
     /// Makes the set of probes be exactly so; an unchanged probe keeps its state.
@@ -169,9 +154,7 @@ impl Client {
     /// See [`ClientError`].
     pub fn subscribe(mut self) -> Result<Events, ClientError> {
         match self.request(Request::Subscribe)? {
-            Answer::Subscribed => Ok(Events {
-                reader: self.reader,
-            }),
+            Answer::Subscribed => Ok(Events { reader: self.reader }),
             other => Err(unexpected(&other)),
         }
     }
@@ -193,9 +176,7 @@ impl Client {
             ResponseFrame::Error(frame) if frame.id == id || frame.id == 0 => {
                 Err(ClientError::Refused(frame.error))
             }
-            _ => Err(ClientError::Protocol(
-                "an answer to another request".to_owned(),
-            )),
+            _ => Err(ClientError::Protocol("an answer to another request".to_owned())),
         }
     }
 
@@ -219,28 +200,21 @@ impl Events {
     /// # Errors
     /// [`ClientError::Closed`] when the engine is gone: connect again and read everything back.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<Event>, ClientError> {
-        self.reader
-            .get_mut()
-            .set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+        self.reader.get_mut().set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
         // A timeout must not tear a line in two: wait for its first byte only, then read it whole.
         match self.reader.fill_buf() {
             Ok(_) => {}
             Err(error) if is_timeout(&error) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        self.reader
-            .get_mut()
-            .set_read_timeout(Some(REQUEST_TIMEOUT))?;
+        self.reader.get_mut().set_read_timeout(Some(REQUEST_TIMEOUT))?;
         let line = read_line(&mut self.reader)?.ok_or(ClientError::Closed)?;
         Ok(Some(parse::<EventFrame>(&line)?.event))
     }
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(line: &[u8]) -> Result<T, ClientError> {

@@ -182,14 +182,8 @@ impl PresharedKey {
     /// What a read-back shows instead of the key: 16 hexadecimal digits out of SHA-256 over a label
     /// and the key. Equal keys have equal fingerprints; the 256 random bits stay hidden.
     pub fn fingerprint(&self) -> String {
-        let digest = Sha256::new()
-            .chain_update(b"watari-link preshared key")
-            .chain_update(self.0)
-            .finalize();
-        digest[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let digest = Sha256::new().chain_update(b"watari-link preshared key").chain_update(self.0).finalize();
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     pub(crate) fn to_bytes(&self) -> [u8; KEY_LEN] {
@@ -256,10 +250,7 @@ mod tests {
     fn fingerprints_tell_preshared_keys_apart() {
         let one = PresharedKey::from_bytes([1; 32]);
         assert_eq!(one.fingerprint(), one.clone().fingerprint());
-        assert_ne!(
-            one.fingerprint(),
-            PresharedKey::from_bytes([2; 32]).fingerprint()
-        );
+        assert_ne!(one.fingerprint(), PresharedKey::from_bytes([2; 32]).fingerprint());
         assert_eq!(one.fingerprint().len(), 16);
     }
 }

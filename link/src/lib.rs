@@ -3,13 +3,31 @@
 //! It has no policy: it is told what to do over one Unix socket, and goes on forwarding and
 //! answering probes while the brain is away. This library is both sides of that socket:
 //! [`protocol`] (what is said), [`client`] (how to say it), [`spawn`] (how to start an engine that
-//! outlives its starter), and the engine itself.
+//! outlives its starter), and the engine itself behind [`daemon::run`].
+
+mod control;
+mod engine;
+mod events;
+mod netdev;
+mod probe;
+mod server;
+mod state;
+mod validate;
 
 pub mod client;
+pub mod daemon;
 pub mod key;
 pub mod protocol;
 pub mod spawn;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 pub use client::{Client, ClientError, Events};
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use spawn::{SpawnError, spawn_detached};
+
+/// Locks. A thread that panicked with the lock left the data as far as it came; every holder keeps
+/// it usable at each step, so the others go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -171,10 +171,7 @@ fn probe_port_default() -> u16 {
 
 impl Default for ProbesConfig {
     fn default() -> Self {
-        Self {
-            port: PROBE_PORT_DEFAULT,
-            probes: Vec::new(),
-        }
+        Self { port: PROBE_PORT_DEFAULT, probes: Vec::new() }
     }
 }
 

@@ -71,32 +71,14 @@ pub fn spawn_detached(binary: &Path, socket: &Path, state: &Path) -> Result<Hell
     }
     let log = log_path(state);
     let open = || -> io::Result<(File, File)> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&log)?;
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&log)?;
         Ok((file.try_clone()?, file))
     };
-    let (stdout, stderr) = open().map_err(|source| SpawnError::Log {
-        path: log.clone(),
-        source,
-    })?;
+    let (stdout, stderr) = open().map_err(|source| SpawnError::Log { path: log.clone(), source })?;
     let mut command = Command::new(binary);
-    command
-        .arg("--socket")
-        .arg(socket)
-        .arg("--state")
-        .arg(state);
-    command
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr)
-        .current_dir("/");
-    start(&mut command).map_err(|source| SpawnError::Start {
-        path: binary.to_owned(),
-        source,
-    })?;
+    command.arg("--socket").arg(socket).arg("--state").arg(state);
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).current_dir("/");
+    start(&mut command).map_err(|source| SpawnError::Start { path: binary.to_owned(), source })?;
     wait_for_hello(socket, log)
 }
 

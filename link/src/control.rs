@@ -1,0 +1,160 @@
+//! What the verbs do: one object that owns engine, probes and state file, behind one lock. Every
+//! change is applied, then stored, then acknowledged.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use crate::engine::{Engine, EngineError, LastEndpoints, TunError};
+use crate::events::EventHub;
+use crate::probe::ProbeShell;
+use crate::protocol::{Answer, Changed, DeviceConfig, DeviceName, ProbesConfig, Refusal, RefusalCode};
+use crate::state::{State, StateFile};
+use crate::validate;
+
+/// Engine, probes and their stored configuration.
+pub(crate) struct Control {
+    engine: Engine,
+    probes: ProbeShell,
+    state: State,
+    file: StateFile,
+}
+
+impl Control {
+    /// Takes up what the state file says: interfaces are attached to, sockets bound, peers called.
+    /// A device that cannot be taken up is logged and stays in the file, for the next try.
+    pub(crate) fn restore(file: StateFile, events: &Arc<EventHub>) -> io::Result<Self> {
+        let state = match file.load() {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "state");
+                let aside = file.set_aside().map_err(io::Error::other)?;
+                tracing::error!(aside = %aside.display(), "starting without state");
+                State::default()
+            }
+        };
+        let mut engine = Engine::new(Arc::clone(events));
+        let nowhere = LastEndpoints::new();
+        for (name, device) in &state.devices {
+            let last = state.endpoints.get(name).unwrap_or(&nowhere);
+            match engine.set(device.clone(), last) {
+                Ok(_) => tracing::info!(device = name, peers = device.peers.len(), "restored"),
+                Err(error) => {
+                    tracing::error!(device = name, error = chain(&error), "not restored");
+                }
+            }
+        }
+        let probes = ProbeShell::start(Arc::clone(events))?;
+        probes.set(state.probes.clone());
+        Ok(Self { engine, probes, state, file })
+    }
+
+    pub(crate) fn list_devices(&self) -> Answer {
+        Answer::Devices(self.engine.list())
+    }
+
+    pub(crate) fn list_probes(&self) -> Answer {
+        Answer::Probes(self.probes.list())
+    }
+
+    pub(crate) fn set_device(&mut self, wanted: DeviceConfig) -> Result<Answer, Refusal> {
+        validate::device(&wanted)?;
+        let nowhere = LastEndpoints::new();
+        let last = self.state.endpoints.get(&wanted.name).unwrap_or(&nowhere);
+        let touched = self.engine.set(wanted.clone(), last)?;
+        if !touched.is_empty() {
+            tracing::info!(device = wanted.name, touched = touched.len(), "device set");
+        }
+        if self.state.devices.get(&wanted.name) != Some(&wanted) {
+            self.state.devices.insert(wanted.name.clone(), wanted);
+            self.state.endpoints = self.engine.endpoints();
+            self.store()?;
+        }
+        Ok(Answer::Changed(Changed { touched }))
+    }
+
+    pub(crate) fn remove_device(&mut self, device: &DeviceName) -> Result<Answer, Refusal> {
+        validate::device_name("name", &device.name)?;
+        let mut touched = Vec::new();
+        if self.engine.remove(&device.name)? {
+            tracing::info!(device = device.name, "device removed");
+            touched.push("removed".to_owned());
+        }
+        self.state.endpoints.remove(&device.name);
+        if self.state.devices.remove(&device.name).is_some() {
+            self.store()?;
+        }
+        Ok(Answer::Changed(Changed { touched }))
+    }
+
+    pub(crate) fn set_probes(&mut self, wanted: ProbesConfig) -> Result<Answer, Refusal> {
+        validate::probes(&wanted)?;
+        let touched = self.probes.set(wanted.clone());
+        if self.state.probes != wanted {
+            self.state.probes = wanted;
+            self.store()?;
+        }
+        Ok(Answer::Changed(Changed { touched }))
+    }
+
+    /// Stores where peers are, if any moved since the last time.
+    pub(crate) fn store_endpoints(&mut self) {
+        if !self.engine.take_moved() {
+            return;
+        }
+        let endpoints = self.engine.endpoints();
+        if endpoints != self.state.endpoints {
+            self.state.endpoints = endpoints;
+            if let Err(refusal) = self.store() {
+                tracing::error!(%refusal, "endpoints are not stored");
+            }
+        }
+    }
+
+    /// Removes every interface and forgets everything.
+    pub(crate) fn remove_all(&mut self) {
+        for name in self.state.devices.keys() {
+            if let Err(error) = self.engine.remove(name) {
+                tracing::error!(device = name, error = chain(&error), "not removed");
+            }
+        }
+        self.state = State::default();
+        if let Err(refusal) = self.store() {
+            tracing::error!(%refusal, "the stored configuration stays");
+        }
+    }
+
+    fn store(&self) -> Result<(), Refusal> {
+        self.file.save(&self.state).map_err(|error| Refusal {
+            code: RefusalCode::System,
+            field: None,
+            message: format!("applied, but not stored: {}", chain(&error)),
+        })
+    }
+}
+
+impl From<EngineError> for Refusal {
+    fn from(error: EngineError) -> Self {
+        let (code, field) = match &error {
+            EngineError::Tun(TunError::NotTun(_) | TunError::Foreign { .. } | TunError::Busy(_)) => {
+                (RefusalCode::Foreign, Some("name"))
+            }
+            EngineError::Bind { .. } => (RefusalCode::System, Some("listen_port")),
+            EngineError::TooManyDevices => (RefusalCode::Limit, Some("name")),
+            _ => (RefusalCode::System, None),
+        };
+        Self { code, field: field.map(str::to_owned), message: chain(&error) }
+    }
+}
+
+/// An error with all its causes, on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

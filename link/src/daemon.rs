@@ -1,0 +1,226 @@
+//! The process: lock, state, socket, signals, end.
+//!
+//! One engine runs per socket: a lock file beside it, held as long as the process lives and freed
+//! by the kernel however it ends. SIGTERM and SIGINT end it cleanly; the interfaces stay, for a
+//! successor to take up, unless a client asked for their removal.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sd_notify::NotifyState;
+
+use crate::control::Control;
+use crate::events::EventHub;
+use crate::lock;
+use crate::protocol::{Hello, PROTOCOL_VERSION};
+use crate::server::{Server, Stop};
+use crate::state::StateFile;
+
+/// How long to wait for the lock of an engine that is just ending.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
+const LOCK_POLL: Duration = Duration::from_millis(10);
+/// How often moved endpoints are stored at most.
+const STORE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Where an engine lives.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// Its state file.
+    pub state: PathBuf,
+}
+
+/// Why an engine did not run, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another engine runs on this socket.
+    #[error("another watari-link (pid {pid}) holds {}", path.display())]
+    Locked {
+        /// Of the lock file.
+        path: PathBuf,
+        /// As the lock file says.
+        pid: String,
+    },
+    /// The system refused.
+    #[error("{action}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// Its words.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
+    let action = action.into();
+    move |source| DaemonError::Io { action, source }
+}
+
+/// Runs an engine until a signal or a client ends it.
+///
+/// # Errors
+/// See [`DaemonError`].
+pub fn run(options: &Options) -> Result<(), DaemonError> {
+    // Before any thread is started, so that all inherit it.
+    let signals = take_signals().map_err(failed("take signals"))?;
+    let _lock = take_lock(&options.socket)?;
+    let started_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let events = Arc::new(EventHub::default());
+    let control =
+        Control::restore(StateFile::new(&options.state), &events).map_err(failed("restore the state"))?;
+    let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map_err(|errno| failed("eventfd")(errno.into()))?;
+    let hello = Hello {
+        protocol: PROTOCOL_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_at_ms: u64::try_from(started_at.as_millis()).unwrap_or(u64::MAX),
+    };
+    let stop = Stop { wake, asked: Mutex::new(None) };
+    let server = Arc::new(Server::new(hello, control, events, stop));
+    let listener = listen(&options.socket)?;
+    notify(&[NotifyState::Ready]);
+    tracing::info!(socket = %options.socket.display(), "ready");
+    let result = serve(&server, &listener, &signals).map_err(failed("wait for clients"));
+    notify(&[NotifyState::Stopping]);
+    let remove = *lock(&server.stop.asked) == Some(true);
+    let mut control = lock(&server.control);
+    if remove {
+        control.remove_all();
+    } else {
+        control.store_endpoints();
+    }
+    if let Err(error) = fs::remove_file(&options.socket) {
+        tracing::warn!(%error, "the socket stays");
+    }
+    tracing::info!(remove, "stopped");
+    result
+}
+
+fn take_signals() -> io::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGTERM);
+    mask.add(Signal::SIGINT);
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// The lock file of a socket: the same path with `.lock` appended. It holds the engine's pid.
+pub fn lock_path(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+fn take_lock(socket: &Path) -> Result<Flock<File>, DaemonError> {
+    let path = lock_path(socket);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed(format!("open {}", path.display())))?;
+    let deadline = Instant::now() + LOCK_WAIT_MAX;
+    let mut lock = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => break lock,
+            Err((mut back, nix::Error::EWOULDBLOCK)) => {
+                if Instant::now() >= deadline {
+                    let mut pid = String::new();
+                    let _ = back.read_to_string(&mut pid);
+                    return Err(DaemonError::Locked { path, pid: pid.trim().to_owned() });
+                }
+                file = back;
+                thread::sleep(LOCK_POLL);
+            }
+            Err((_, errno)) => {
+                return Err(failed(format!("lock {}", path.display()))(errno.into()));
+            }
+        }
+    };
+    let write = |file: &mut File| -> io::Result<()> {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut lock).map_err(failed(format!("write {}", path.display())))?;
+    Ok(lock)
+}
+
+/// Binds the socket, which nobody but its owner may open. We hold the lock: a socket that is there
+/// already is a dead engine's.
+fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
+    let action = || failed(format!("listen at {}", path.display()));
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(action()(error)),
+        _ => {}
+    }
+    // Bound under another name and moved, so that it is never there with wider permissions, nor
+    // before it listens.
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    let next = PathBuf::from(next);
+    let bind = || -> io::Result<UnixListener> {
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&next)?;
+        fs::set_permissions(&next, Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        fs::rename(&next, path)?;
+        Ok(listener)
+    };
+    bind().map_err(action())
+}
+
+/// Accepts until a signal or a client says stop; stores moved endpoints now and then.
+fn serve(server: &Arc<Server>, listener: &UnixListener, signals: &SignalFd) -> io::Result<()> {
+    let timeout = PollTimeout::try_from(STORE_PERIOD).unwrap_or(PollTimeout::MAX);
+    loop {
+        let readable = PollFlags::POLLIN;
+        let mut fds = [
+            PollFd::new(listener.as_fd(), readable),
+            PollFd::new(signals.as_fd(), readable),
+            PollFd::new(server.stop.wake.as_fd(), readable),
+        ];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready = fds.map(|fd| fd.any().unwrap_or(false));
+        if ready[1] || ready[2] {
+            return Ok(());
+        }
+        if ready[0] {
+            match listener.accept() {
+                Ok((stream, _)) => server.serve(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => tracing::warn!(%error, "accept"),
+            }
+        }
+        lock(&server.control).store_endpoints();
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}

@@ -1,0 +1,321 @@
+//! One device: its configuration, its plane and its threads; and how it is brought from what it is
+//! to what is wanted by touching only what differs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::EngineError;
+use super::allowed_ips::AllowedIps;
+use super::peer::Peer;
+use super::plane::{Identity, Plane, Shared, View};
+use super::tun::Tun;
+use super::udp::UdpPair;
+use super::workers::{self, Worker};
+use crate::events::EventHub;
+use crate::key::PublicKey;
+use crate::protocol::{DeviceConfig, DeviceStatus, LinkStatus, PeerConfig};
+use crate::{lock, netdev};
+
+/// Room for a handshake message that is sent outside the packet threads.
+const HANDSHAKE_ROOM: usize = 256;
+
+/// Last known endpoints of a device's peers, out of a former engine's state.
+pub(crate) type LastEndpoints = BTreeMap<PublicKey, SocketAddr>;
+
+/// One running device.
+pub(super) struct Device {
+    config: DeviceConfig,
+    shared: Arc<Shared>,
+    tun_worker: Option<Worker>,
+    udp_worker: Option<Worker>,
+    _clock: Worker,
+}
+
+impl Device {
+    /// Makes the interface (or adopts ours), binds, starts, and calls every peer.
+    pub(super) fn create(
+        config: DeviceConfig,
+        last: &LastEndpoints,
+        events: Arc<EventHub>,
+        moved: Arc<AtomicBool>,
+    ) -> Result<Self, EngineError> {
+        let identity = Arc::new(Identity::new(&config.private_key));
+        let udp = Arc::new(bind(config.listen_port)?);
+        let (tun, _) = Tun::open(&config.name, &config.alias)?;
+        let tun = Arc::new(tun);
+        let peers = Peers::build(&identity, None, &config, last)?;
+        let plane = peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp));
+        let shared = Arc::new(Shared::new(config.name.clone(), plane, events, moved));
+        let mut touched = Vec::new();
+        mend_link(&config, tun.index(), &mut touched)?;
+        let thread = |source| EngineError::system("start a thread", &config.name, source);
+        let device = Self {
+            tun_worker: Some(workers::start_tun(&shared, Arc::clone(&tun)).map_err(thread)?),
+            udp_worker: Some(workers::start_udp(&shared, udp).map_err(thread)?),
+            _clock: workers::start_clock(&shared).map_err(thread)?,
+            shared,
+            config,
+        };
+        tun.set_persistent(true)?;
+        device.call(|_| true);
+        Ok(device)
+    }
+
+    /// Brings the device to what is wanted; returns what was touched. What can fail is done first,
+    /// so that a refusal leaves the packet path as it was.
+    pub(super) fn update(&mut self, wanted: DeviceConfig) -> Result<Vec<String>, EngineError> {
+        let mut touched = Vec::new();
+        let before = self.shared.plane();
+        let (tun, new_tun) = self.wanted_tun(&wanted, &before, &mut touched)?;
+        let rebind = wanted.listen_port != self.config.listen_port;
+        let udp = if rebind && wanted.listen_port != before.udp.port() {
+            touched.push("listen_port".to_owned());
+            Arc::new(bind(wanted.listen_port)?)
+        } else {
+            Arc::clone(&before.udp)
+        };
+        let same_key = wanted.private_key == self.config.private_key;
+        let identity = if same_key {
+            Arc::clone(&before.identity)
+        } else {
+            touched.push("private_key".to_owned());
+            Arc::new(Identity::new(&wanted.private_key))
+        };
+        let kept = same_key.then_some(&*before);
+        let peers = Peers::build(&identity, kept, &wanted, &self.endpoints())?;
+        mend_link(&wanted, tun.index(), &mut touched)?;
+        let called = self.diff_peers(&wanted, &before, &peers, &mut touched);
+        let old_udp = Arc::clone(&before.udp);
+        self.shared.replace_plane(peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp)));
+        self.config = wanted;
+        let name = self.config.name.clone();
+        let thread = |source| EngineError::system("start a thread", &name, source);
+        if !Arc::ptr_eq(&udp, &old_udp) {
+            self.udp_worker = None;
+            self.udp_worker = Some(workers::start_udp(&self.shared, udp).map_err(thread)?);
+        }
+        if new_tun {
+            self.tun_worker = None;
+            self.tun_worker = Some(workers::start_tun(&self.shared, Arc::clone(&tun)).map_err(thread)?);
+            tun.set_persistent(true)?;
+            self.shared.link_lost.store(false, Ordering::Release);
+        }
+        *lock(&self.shared.error) = None;
+        self.call(|peer| called.contains(&peer));
+        Ok(touched)
+    }
+
+    /// The interface to go on with: the one we have, or a new one if it was deleted. True: new.
+    fn wanted_tun(
+        &self,
+        wanted: &DeviceConfig,
+        before: &Plane,
+        touched: &mut Vec<String>,
+    ) -> Result<(Arc<Tun>, bool), EngineError> {
+        let system = |action| {
+            let name = wanted.name.clone();
+            move |source| EngineError::system(action, &name, source)
+        };
+        let link = netdev::find(&wanted.name).map_err(system("look up"))?;
+        match link {
+            Some(link) if link.index == before.tun.index() => {
+                if link.alias.as_deref() != Some(wanted.alias.as_str()) {
+                    netdev::set_alias(link.index, &wanted.alias).map_err(system("set alias"))?;
+                    touched.push("alias".to_owned());
+                }
+                Ok((Arc::clone(&before.tun), false))
+            }
+            _ => {
+                let (tun, _) = Tun::open(&wanted.name, &wanted.alias)?;
+                touched.push("created".to_owned());
+                Ok((Arc::new(tun), true))
+            }
+        }
+    }
+
+    /// Applies what differs in the peers that stay, names every difference, and returns who has to
+    /// be called: the new ones and those that are now elsewhere.
+    fn diff_peers(
+        &self,
+        wanted: &DeviceConfig,
+        before: &Plane,
+        peers: &Peers,
+        touched: &mut Vec<String>,
+    ) -> Vec<PublicKey> {
+        let old: HashMap<PublicKey, &PeerConfig> =
+            self.config.peers.iter().map(|peer| (peer.public_key, peer)).collect();
+        let mut called = Vec::new();
+        for config in &wanted.peers {
+            let key = config.public_key;
+            let peer = &peers.by_key[&key];
+            let kept = before.peers.get(&key).is_some_and(|former| Arc::ptr_eq(former, peer));
+            let Some(old) = old.get(&key) else {
+                touched.push(format!("peers[{key}].added"));
+                called.push(key);
+                continue;
+            };
+            if !kept {
+                called.push(key);
+            }
+            if config.preshared_key != old.preshared_key {
+                touched.push(format!("peers[{key}].preshared_key"));
+            }
+            if config.endpoint != old.endpoint {
+                peer.configure_endpoint(config.endpoint);
+                touched.push(format!("peers[{key}].endpoint"));
+                called.push(key);
+            }
+            if config.keepalive_s != old.keepalive_s {
+                peer.configure_keepalive(config.keepalive_s);
+                touched.push(format!("peers[{key}].keepalive_s"));
+            }
+            if sorted(config) != sorted(old) {
+                touched.push(format!("peers[{key}].allowed_ips"));
+            }
+        }
+        for key in old.keys().filter(|key| !peers.by_key.contains_key(key)) {
+            touched.push(format!("peers[{key}].removed"));
+        }
+        touched.sort();
+        called
+    }
+
+    /// Calls the peers that fit, wherever it is known where they are.
+    fn call(&self, fits: impl Fn(PublicKey) -> bool) {
+        let mut scratch = [0; HANDSHAKE_ROOM];
+        let mut view = View::new(Arc::clone(&self.shared));
+        self.shared.advance_clock();
+        let context = view.context();
+        for peer in context.plane.peers.values().filter(|peer| fits(peer.public_key())) {
+            peer.call(&context, &mut scratch);
+        }
+    }
+
+    /// Lets the interface vanish with this device.
+    pub(super) fn make_transient(&self) -> Result<(), EngineError> {
+        if !self.shared.link_lost.load(Ordering::Acquire) {
+            self.shared.plane().tun.set_persistent(false)?;
+        }
+        Ok(())
+    }
+
+    /// Where every peer is, as far as known.
+    pub(super) fn endpoints(&self) -> LastEndpoints {
+        self.shared.plane().peers.iter().filter_map(|(key, peer)| Some((*key, peer.endpoint()?))).collect()
+    }
+
+    /// The device as it is, read back.
+    pub(super) fn status(&self) -> DeviceStatus {
+        let plane = self.shared.plane();
+        let link = match netdev::find(&self.config.name) {
+            Ok(Some(link)) if link.index == plane.tun.index() => {
+                Some(LinkStatus { index: link.index, mtu: link.mtu, up: link.up })
+            }
+            _ => None,
+        };
+        let mut configs: Vec<&PeerConfig> = self.config.peers.iter().collect();
+        configs.sort_by_key(|peer| peer.public_key);
+        DeviceStatus {
+            name: self.config.name.clone(),
+            alias: self.config.alias.clone(),
+            public_key: self.config.private_key.public_key(),
+            listen_port: self.config.listen_port,
+            bound_port: plane.udp.port(),
+            mtu: self.config.mtu,
+            link,
+            peers: configs
+                .into_iter()
+                .filter_map(|config| Some(plane.peers.get(&config.public_key)?.status(config)))
+                .collect(),
+            drops: self.shared.drops.read(),
+            error: lock(&self.shared.error).clone(),
+        }
+    }
+}
+
+fn bind(port: u16) -> Result<UdpPair, EngineError> {
+    UdpPair::bind(port).map_err(|source| EngineError::Bind { port, source })
+}
+
+fn sorted(peer: &PeerConfig) -> Vec<ipnet::IpNet> {
+    let mut prefixes: Vec<_> = peer.allowed_ips.iter().map(ipnet::IpNet::trunc).collect();
+    prefixes.sort_unstable();
+    prefixes
+}
+
+/// Sets MTU and up flag where the kernel has others.
+fn mend_link(config: &DeviceConfig, index: u32, touched: &mut Vec<String>) -> Result<(), EngineError> {
+    let system = |action| move |source| EngineError::system(action, &config.name, source);
+    let link = netdev::find(&config.name)
+        .map_err(system("look up"))?
+        .ok_or_else(|| system("look up")(std::io::ErrorKind::NotFound.into()))?;
+    if link.mtu != u32::from(config.mtu) {
+        netdev::set_mtu(index, config.mtu.into()).map_err(system("set MTU"))?;
+        touched.push("mtu".to_owned());
+    }
+    if !link.up {
+        netdev::set_up(index).map_err(system("bring up"))?;
+        touched.push("up".to_owned());
+    }
+    Ok(())
+}
+
+/// The peers of a plane in the making.
+struct Peers {
+    by_key: BTreeMap<PublicKey, Arc<Peer>>,
+    by_index: HashMap<u32, Arc<Peer>>,
+    allowed: AllowedIps<Arc<Peer>>,
+}
+
+impl Peers {
+    /// Takes over every peer of the former plane that can go on, with its session, and makes the
+    /// others.
+    fn build(
+        identity: &Identity,
+        former: Option<&Plane>,
+        config: &DeviceConfig,
+        last: &LastEndpoints,
+    ) -> Result<Self, EngineError> {
+        let mut peers =
+            Self { by_key: BTreeMap::new(), by_index: HashMap::new(), allowed: AllowedIps::default() };
+        for peer_config in &config.peers {
+            let key = peer_config.public_key;
+            let former_peer = former.and_then(|plane| plane.peers.get(&key));
+            let peer = match former_peer {
+                Some(peer) if peer.serves(peer_config) => Arc::clone(peer),
+                _ => {
+                    let index = peers.free_index(former)?;
+                    let endpoint = last.get(&key).copied();
+                    Arc::new(Peer::new(identity, index, peer_config, endpoint))
+                }
+            };
+            peers.by_index.insert(peer.index(), Arc::clone(&peer));
+            for prefix in &peer_config.allowed_ips {
+                peers.allowed.insert(*prefix, Arc::clone(&peer));
+            }
+            peers.by_key.insert(key, peer);
+        }
+        Ok(peers)
+    }
+
+    /// A random 24-bit index that no peer has: a session of a former engine must not fit a peer of
+    /// this one by its number.
+    fn free_index(&self, former: Option<&Plane>) -> Result<u32, EngineError> {
+        loop {
+            let mut bytes = [0; 4];
+            getrandom::fill(&mut bytes).map_err(|error| EngineError::Random(error.to_string()))?;
+            let index = u32::from_le_bytes(bytes) >> 8;
+            let taken = self.by_index.contains_key(&index)
+                || former.is_some_and(|plane| plane.by_index.contains_key(&index));
+            if !taken {
+                return Ok(index);
+            }
+        }
+    }
+
+    fn into_plane(self, identity: Arc<Identity>, tun: Arc<Tun>, udp: Arc<UdpPair>) -> Plane {
+        Plane { identity, peers: self.by_key, by_index: self.by_index, allowed: self.allowed, tun, udp }
+    }
+}

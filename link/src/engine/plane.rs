@@ -1,0 +1,166 @@
+//! What the packet threads of a device look at: an immutable [`Plane`] that is replaced whole when
+//! the configuration changes. A thread keeps its own reference and looks at one number per packet
+//! to see whether there is a newer one; no lock is taken for a packet but its peer's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
+
+use boringtun::noise::rate_limiter::RateLimiter;
+
+use super::allowed_ips::AllowedIps;
+use super::drops::{DropCounters, DropReason};
+use super::peer::Peer;
+use super::tun::Tun;
+use super::udp::UdpPair;
+use crate::events::EventHub;
+use crate::key::{PrivateKey, PublicKey};
+use crate::protocol::Event;
+
+/// Handshake messages per second of one device; above it a sender has to show by a cookie that its
+/// address is its own (whitepaper §5.3).
+const HANDSHAKES_PER_SECOND: u64 = 100;
+
+/// Who we are on a device.
+pub(super) struct Identity {
+    pub(super) secret: x25519_dalek::StaticSecret,
+    pub(super) public: x25519_dalek::PublicKey,
+    /// Checks every handshake message once, before it is known whose it is.
+    pub(super) limiter: RateLimiter,
+    /// What the peers' own check uses: it must not count a message a second time.
+    pub(super) unlimited: Arc<RateLimiter>,
+}
+
+impl Identity {
+    pub(super) fn new(key: &PrivateKey) -> Self {
+        let secret = key.to_secret();
+        let public = x25519_dalek::PublicKey::from(&secret);
+        Self {
+            limiter: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
+            unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            secret,
+            public,
+        }
+    }
+}
+
+/// A device as its packet threads see it.
+pub(super) struct Plane {
+    pub(super) identity: Arc<Identity>,
+    pub(super) peers: BTreeMap<PublicKey, Arc<Peer>>,
+    pub(super) by_index: HashMap<u32, Arc<Peer>>,
+    pub(super) allowed: AllowedIps<Arc<Peer>>,
+    pub(super) tun: Arc<Tun>,
+    pub(super) udp: Arc<UdpPair>,
+}
+
+/// What the threads of a device share, besides the plane of the moment.
+pub(super) struct Shared {
+    name: String,
+    plane: RwLock<Arc<Plane>>,
+    generation: AtomicU64,
+    pub(super) drops: DropCounters,
+    started: Instant,
+    clock_ms: AtomicU64,
+    events: Arc<EventHub>,
+    /// Set when an endpoint moved, for whoever stores endpoints.
+    moved: Arc<AtomicBool>,
+    /// Set when the interface was deleted under us.
+    pub(super) link_lost: AtomicBool,
+    pub(super) error: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(super) fn new(name: String, plane: Plane, events: Arc<EventHub>, moved: Arc<AtomicBool>) -> Self {
+        Self {
+            name,
+            plane: RwLock::new(Arc::new(plane)),
+            generation: AtomicU64::new(0),
+            drops: DropCounters::default(),
+            started: Instant::now(),
+            clock_ms: AtomicU64::new(0),
+            events,
+            moved,
+            link_lost: AtomicBool::new(false),
+            error: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn plane(&self) -> Arc<Plane> {
+        Arc::clone(&self.plane.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    pub(super) fn replace_plane(&self, plane: Plane) {
+        *self.plane.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(plane);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Sets the coarse clock; called by the timer thread.
+    pub(super) fn advance_clock(&self) {
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.clock_ms.store(elapsed, Ordering::Relaxed);
+    }
+
+    pub(super) fn publish(&self, event: &Event) {
+        self.events.publish(event);
+    }
+}
+
+/// One thread's reference to the plane.
+pub(super) struct View {
+    shared: Arc<Shared>,
+    generation: u64,
+    plane: Arc<Plane>,
+}
+
+impl View {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let generation = shared.generation.load(Ordering::Acquire);
+        let plane = shared.plane();
+        Self { shared, generation, plane }
+    }
+
+    /// The plane of this moment.
+    pub(super) fn context(&mut self) -> Context<'_> {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.plane = self.shared.plane();
+            self.generation = generation;
+        }
+        Context { shared: &self.shared, plane: &self.plane }
+    }
+}
+
+/// What handling one packet may use.
+pub(super) struct Context<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) plane: &'a Plane,
+}
+
+impl Context<'_> {
+    pub(super) fn device(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The coarse clock: milliseconds since the device began, as of the last tick.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.shared.clock_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn drop_packet(&self, reason: DropReason) {
+        self.shared.drops.count(reason);
+    }
+
+    pub(super) fn publish(&self, event: &Event) {
+        self.shared.events.publish(event);
+    }
+
+    pub(super) fn endpoint_moved(&self) {
+        self.shared.moved.store(true, Ordering::Release);
+    }
+}

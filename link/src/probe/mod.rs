@@ -1,0 +1,8 @@
+//! Path probes: does the far side hear us, and do we hear it? The protocol is [`core`] (state out
+//! of answers) and [`wire`] (bytes); [`shell`] is the thread with the sockets.
+
+mod core;
+mod shell;
+mod wire;
+
+pub(crate) use shell::ProbeShell;

@@ -1,0 +1,220 @@
+//! Whether what a client or the state file asks for can be: every value against its bounds, with
+//! the path of the field at fault. What passes here is only refused by the system itself.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::protocol::{
+    ALIAS_BYTES_MAX, ALLOWED_IPS_MAX, DEVICE_NAME_BYTES_MAX, DeviceConfig, MTU_MAX, MTU_MIN, PEERS_MAX,
+    PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX, PeerConfig, ProbeConfig,
+    ProbesConfig, Refusal, RefusalCode,
+};
+
+fn invalid(field: impl Into<String>, message: impl Into<String>) -> Refusal {
+    refuse(RefusalCode::Invalid, field, message)
+}
+
+fn refuse(code: RefusalCode, field: impl Into<String>, message: impl Into<String>) -> Refusal {
+    Refusal { code, field: Some(field.into()), message: message.into() }
+}
+
+/// Checks a device.
+pub(crate) fn device(config: &DeviceConfig) -> Result<(), Refusal> {
+    device_name("name", &config.name)?;
+    if config.alias.is_empty() || config.alias.len() > ALIAS_BYTES_MAX {
+        return Err(invalid("alias", format!("must have 1 to {ALIAS_BYTES_MAX} bytes")));
+    }
+    if !(MTU_MIN..=MTU_MAX).contains(&config.mtu) {
+        return Err(invalid("mtu", format!("must be {MTU_MIN} to {MTU_MAX} bytes")));
+    }
+    if config.peers.len() > PEERS_MAX {
+        let message = format!("a device has {PEERS_MAX} peers at most");
+        return Err(refuse(RefusalCode::Limit, "peers", message));
+    }
+    let own = config.private_key.public_key();
+    let (mut keys, mut prefixes) = (BTreeSet::new(), BTreeSet::new());
+    for (position, peer) in config.peers.iter().enumerate() {
+        let at = |field: &str| format!("peers[{position}].{field}");
+        if peer.public_key == own {
+            return Err(invalid(at("public_key"), "is the device's own"));
+        }
+        if !keys.insert(peer.public_key) {
+            return Err(invalid(at("public_key"), "is another peer's as well"));
+        }
+        self::peer(peer, &at)?;
+        for (number, prefix) in peer.allowed_ips.iter().enumerate() {
+            if !prefixes.insert(prefix.trunc()) {
+                let field = at(&format!("allowed_ips[{number}]"));
+                return Err(invalid(field, format!("{prefix} is given twice on this device")));
+            }
+        }
+    }
+    if prefixes.len() > ALLOWED_IPS_MAX {
+        let message = format!("a device has {ALLOWED_IPS_MAX} allowed-ips at most");
+        return Err(refuse(RefusalCode::Limit, "peers", message));
+    }
+    Ok(())
+}
+
+fn peer(config: &PeerConfig, at: &impl Fn(&str) -> String) -> Result<(), Refusal> {
+    let Some(endpoint) = config.endpoint else { return Ok(()) };
+    let unusable = |address: IpAddr| address.is_unspecified() || address.is_multicast();
+    if endpoint.port() == 0 || unusable(endpoint.ip()) {
+        return Err(invalid(at("endpoint"), format!("nobody can be at {endpoint}")));
+    }
+    if let SocketAddr::V6(v6) = endpoint
+        && v6.ip().to_ipv4_mapped().is_some()
+    {
+        return Err(invalid(at("endpoint"), "write an IPv4 address as one"));
+    }
+    Ok(())
+}
+
+/// Checks the name of an interface, as the kernel would.
+pub(crate) fn device_name(field: &str, name: &str) -> Result<(), Refusal> {
+    if name.is_empty() || name.len() > DEVICE_NAME_BYTES_MAX {
+        return Err(invalid(field, format!("must have 1 to {DEVICE_NAME_BYTES_MAX} bytes")));
+    }
+    let allowed = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '%');
+    if !name.chars().all(allowed) || name == "." || name == ".." {
+        return Err(invalid(field, "has a character that no interface name may have"));
+    }
+    Ok(())
+}
+
+/// Checks a set of probes.
+pub(crate) fn probes(config: &ProbesConfig) -> Result<(), Refusal> {
+    if config.port == 0 {
+        return Err(invalid("port", "must not be 0"));
+    }
+    if config.probes.len() > PROBES_MAX {
+        let message = format!("an engine has {PROBES_MAX} probes at most");
+        return Err(refuse(RefusalCode::Limit, "probes", message));
+    }
+    let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    for (position, probe) in config.probes.iter().enumerate() {
+        let at = |field: &str| format!("probes[{position}].{field}");
+        self::probe(probe, &at)?;
+        if !names.insert(&probe.name) {
+            return Err(invalid(at("name"), "is another probe's as well"));
+        }
+        if !paths.insert((&probe.device, probe.local, probe.remote)) {
+            return Err(invalid(at("remote"), "this path has a probe already"));
+        }
+    }
+    Ok(())
+}
+
+fn probe(config: &ProbeConfig, at: &impl Fn(&str) -> String) -> Result<(), Refusal> {
+    if config.name.is_empty() || config.name.len() > PROBE_NAME_BYTES_MAX {
+        return Err(invalid(at("name"), format!("must have 1 to {PROBE_NAME_BYTES_MAX} bytes")));
+    }
+    device_name(&at("device"), &config.device)?;
+    for (field, address) in [("local", config.local), ("remote", config.remote)] {
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(invalid(at(field), "must be one host's address"));
+        }
+    }
+    if config.local.is_ipv4() != config.remote.is_ipv4() {
+        return Err(invalid(at("remote"), "must be of the same family as local"));
+    }
+    if config.local == config.remote {
+        return Err(invalid(at("remote"), "must not be the local address"));
+    }
+    let times = PROBE_INTERVAL_MIN_MS..=PROBE_TIME_MAX_MS;
+    if !times.contains(&config.interval_ms) {
+        let message = format!("must be {PROBE_INTERVAL_MIN_MS} to {PROBE_TIME_MAX_MS} ms");
+        return Err(invalid(at("interval_ms"), message));
+    }
+    if config.dead_after_ms < 2 * config.interval_ms || config.dead_after_ms > PROBE_TIME_MAX_MS {
+        let message = format!("must be twice the interval to {PROBE_TIME_MAX_MS} ms");
+        return Err(invalid(at("dead_after_ms"), message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{PrivateKey, PublicKey};
+
+    fn good_device() -> DeviceConfig {
+        let peer = |n: u8, allowed: &str| PeerConfig {
+            public_key: PublicKey::from_bytes([n; 32]),
+            preshared_key: None,
+            endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+            allowed_ips: vec![allowed.parse().unwrap()],
+            keepalive_s: 0,
+        };
+        DeviceConfig {
+            name: "wtwg0".to_owned(),
+            alias: "watari:a:tunnel/x".to_owned(),
+            private_key: PrivateKey::from_bytes([1; 32]),
+            listen_port: 51820,
+            mtu: 1420,
+            peers: vec![peer(2, "10.0.0.0/24"), peer(3, "10.0.1.0/24")],
+        }
+    }
+
+    fn field_of(change: impl FnOnce(&mut DeviceConfig)) -> String {
+        let mut config = good_device();
+        device(&config).unwrap();
+        change(&mut config);
+        device(&config).unwrap_err().field.unwrap()
+    }
+
+    #[test]
+    fn a_device_is_refused_by_the_field_at_fault() {
+        assert_eq!(field_of(|d| d.name = "a-name-too-long-".to_owned()), "name");
+        assert_eq!(field_of(|d| d.name = "a/b".to_owned()), "name");
+        assert_eq!(field_of(|d| d.name.clear()), "name");
+        assert_eq!(field_of(|d| d.alias.clear()), "alias");
+        assert_eq!(field_of(|d| d.mtu = 1279), "mtu");
+        assert_eq!(field_of(|d| d.mtu = 65_500), "mtu");
+        let own = good_device().private_key.public_key();
+        assert_eq!(field_of(|d| d.peers[1].public_key = own), "peers[1].public_key");
+        assert_eq!(field_of(|d| d.peers[1].public_key = d.peers[0].public_key), "peers[1].public_key");
+        assert_eq!(
+            field_of(|d| d.peers[0].endpoint = Some("0.0.0.0:1".parse().unwrap())),
+            "peers[0].endpoint"
+        );
+        assert_eq!(
+            field_of(|d| d.peers[0].endpoint = Some("[::ffff:1.2.3.4]:1".parse().unwrap())),
+            "peers[0].endpoint"
+        );
+        assert_eq!(
+            field_of(|d| d.peers[1].allowed_ips.push("10.0.0.9/24".parse().unwrap())),
+            "peers[1].allowed_ips[1]"
+        );
+    }
+
+    fn probe_field(change: impl FnOnce(&mut ProbesConfig)) -> String {
+        let one = ProbeConfig {
+            name: "a".to_owned(),
+            local: "10.255.0.1".parse().unwrap(),
+            remote: "10.255.0.2".parse().unwrap(),
+            device: "wtwg0".to_owned(),
+            interval_ms: 100,
+            dead_after_ms: 500,
+        };
+        let mut two = one.clone();
+        two.name = "b".to_owned();
+        two.device = "wtwg1".to_owned();
+        let mut config = ProbesConfig { port: 4790, probes: vec![one, two] };
+        probes(&config).unwrap();
+        change(&mut config);
+        probes(&config).unwrap_err().field.unwrap()
+    }
+
+    #[test]
+    fn a_probe_is_refused_by_the_field_at_fault() {
+        assert_eq!(probe_field(|p| p.port = 0), "port");
+        assert_eq!(probe_field(|p| p.probes[1].name = "a".to_owned()), "probes[1].name");
+        assert_eq!(probe_field(|p| p.probes[1].device = "wtwg0".to_owned()), "probes[1].remote");
+        let v6 = "fd00::1".parse().unwrap();
+        assert_eq!(probe_field(|p| p.probes[0].remote = v6), "probes[0].remote");
+        assert_eq!(probe_field(|p| p.probes[0].interval_ms = 9), "probes[0].interval_ms");
+        assert_eq!(probe_field(|p| p.probes[0].dead_after_ms = 199), "probes[0].dead_after_ms");
+        assert_eq!(probe_field(|p| p.probes[0].local = "224.0.0.1".parse().unwrap()), "probes[0].local");
+    }
+}
