@@ -10,15 +10,16 @@
 //! ```text
 //! ns      namespaces, processes in them, cleaning          topology  the two sites and the cloud
 //! links   veth, bridges, addresses, sysctls, offloads      gateway   the real `watari` in a namespace
-//! wait    wait_until: the only place that sleeps           node      the real `watari-node`
+//! wait    waiting for a state, with a limit                tagged    hosts that speak 802.1Q
 //! flow    sequence-numbered traffic, loss and gaps         bird, frr campus routers
 //! echo    request/response over TCP and UDP                packet    raw frames in and out
-//! ping, iperf                                              http      the gateway's API
+//! ping, iperf, blast                                       http      the gateway's API
 //! ```
 //!
 //! All of it needs root and says so by failing.
 
 pub mod bird;
+pub mod blast;
 pub mod echo;
 pub mod flow;
 pub mod frr;
