@@ -1,1 +1,93 @@
-//! REST over the brain.
+//! REST over the brain: routes, credentials, problem details, listeners.
+//!
+//! * [`document`], [`objects`]: the desired state.
+//! * [`observe`]: what was seen. [`history`]: revisions and audit.
+//! * [`auth`]: who calls. [`request`]: what a request carries. [`problem`]: every refusal (RFC 9457).
+//! * [`serve`]: the Unix socket, TCP and TLS.
+//!
+//! Other modules bring routes of their own: an `OpenApiRouter` with its state already given, with paths
+//! below `/api/v1`, is handed to [`router`]. A path parameter at a place where there is one already must
+//! have the same name (`/nodes/{name}`). Who calls is in the extension [`Actor`](crate::actor::Actor).
+
+pub mod auth;
+pub mod document;
+pub mod edit;
+pub mod history;
+pub mod objects;
+pub mod observe;
+pub mod problem;
+pub mod request;
+pub mod serve;
+
+use std::sync::Arc;
+
+use axum::http::Uri;
+use axum::{Json, Router, middleware, routing};
+use tokio::sync::watch;
+use utoipa::PartialSchema as _;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::brain::Brain;
+use auth::Token;
+use problem::Problem;
+
+/// Before every path.
+pub const PREFIX: &str = "/api/v1";
+
+/// What the routes share.
+pub struct Api {
+    /// The brain.
+    pub brain: Arc<Brain>,
+    /// The administrator's token, if there is one.
+    pub token: Option<Token>,
+    /// The user as which the daemon runs; it may use the Unix socket, as root may.
+    pub own_uid: u32,
+    /// Becomes true when the daemon ends.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The whole API: the routes of this module and those of others.
+pub fn router(api: Arc<Api>, others: Vec<OpenApiRouter>) -> Router {
+    let own = OpenApiRouter::new()
+        .merge(document::routes())
+        .merge(objects::routes())
+        .merge(observe::routes())
+        .merge(history::routes())
+        .with_state(api.clone());
+    let all = others.into_iter().fold(own, OpenApiRouter::merge);
+    let (router, openapi) = OpenApiRouter::with_openapi(head()).nest(PREFIX, all).split_for_parts();
+    let openapi = Arc::new(with_problem(openapi));
+    let served = routing::get(move || async move { Json(openapi.as_ref().clone()) });
+    router
+        .route(&format!("{PREFIX}/openapi.json"), served)
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(objects::wrong_method)
+        .layer(middleware::from_fn_with_state(api, auth::check))
+}
+
+async fn unknown_route(uri: Uri) -> Problem {
+    let detail = format!("{} is none; {PREFIX}/openapi.json lists them", uri.path());
+    Problem::unknown_route().with_detail(detail)
+}
+
+/// The head of the OpenAPI document.
+fn head() -> OpenApi {
+    let licence = LicenseBuilder::new().name("Apache-2.0 OR MIT").build();
+    let info = InfoBuilder::new()
+        .title("Watari")
+        .description(Some("An inter-cloud virtual router: the API of one gateway."))
+        .version(env!("CARGO_PKG_VERSION"))
+        .license(Some(licence));
+    OpenApiBuilder::new().info(info).security(Some([SecurityRequirement::new("bearer", [""; 0])])).build()
+}
+
+fn with_problem(mut openapi: OpenApi) -> OpenApi {
+    let components = openapi.components.get_or_insert_default();
+    components.schemas.insert("Problem".to_owned(), Problem::schema());
+    components.schemas.insert("FieldError".to_owned(), problem::FieldError::schema());
+    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    components.security_schemes.insert("bearer".to_owned(), RefOr::T(bearer));
+    openapi
+}

@@ -1,0 +1,160 @@
+//! The whole document: read, replaced, merged into.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use watari_config::Document;
+
+use super::problem::Problem;
+use super::request::{IfMatch, Query, Tree};
+use super::{Api, edit};
+use crate::actor::Actor;
+use crate::brain::{ChangeError, Head};
+use crate::store::{ChangeKind, ObjectChange};
+
+/// The longest time a request may wait for its change to be applied, seconds.
+const WAIT_S_MAX: u32 = 600;
+
+/// How a change is to be made.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ChangeArgs {
+    /// Answer what would be done, and change nothing.
+    pub dry_run: bool,
+    /// Seconds to wait until the gateway is as desired, at most 600.
+    #[param(maximum = 600)]
+    pub wait_s: u32,
+}
+
+/// What a change made, or would make.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Answer {
+    /// True when nothing was kept.
+    pub dry_run: bool,
+    /// The newest revision.
+    pub revision: u64,
+    /// The generation of the desired state; absent in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Whether the document is (or would be) another.
+    pub changed: bool,
+    /// The objects that changed, with what they were and are.
+    pub changes: Vec<ObjectChange>,
+    /// What this gateway would do; only in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Value>,
+    /// Whether the gateway became as desired within `wait_s`; absent without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied: Option<bool>,
+}
+
+/// Makes the change that `edit` describes, or only says what it would do.
+pub async fn make<F>(
+    api: &Api,
+    actor: Actor,
+    args: ChangeArgs,
+    action: String,
+    edit: F,
+) -> Result<(StatusCode, Json<Answer>), Problem>
+where
+    F: FnOnce(&Head) -> Result<Document, ChangeError> + Send + 'static,
+{
+    if args.wait_s > WAIT_S_MAX {
+        return Err(Problem::parameter().with_detail(format!("wait_s is at most {WAIT_S_MAX}")));
+    }
+    if args.dry_run {
+        let preview = api.brain.preview(edit).await?;
+        let answer = Answer {
+            dry_run: true,
+            revision: preview.revision,
+            generation: None,
+            changed: !preview.changes.is_empty(),
+            changes: edit::shown_changes(preview.changes),
+            plan: Some(preview.plan),
+            applied: None,
+        };
+        return Ok((StatusCode::OK, Json(answer)));
+    }
+    let made = api.brain.change(actor, action, edit).await?;
+    let applied = match args.wait_s {
+        0 => None,
+        s => Some(api.brain.wait_applied(made.generation, Duration::from_secs(s.into())).await.is_ok()),
+    };
+    let created = matches!(made.changes.as_slice(), [one] if one.change == ChangeKind::Created);
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let answer = Answer {
+        dry_run: false,
+        revision: made.revision,
+        generation: Some(made.generation),
+        changed: made.changed,
+        changes: edit::shown_changes(made.changes),
+        plan: None,
+        applied,
+    };
+    Ok((status, Json(answer)))
+}
+
+/// The header `ETag` of a revision.
+pub fn etag(revision: u64) -> [(HeaderName, HeaderValue); 1] {
+    let value = HeaderValue::from_str(&format!("\"{revision}\"")).expect("digits and quotes");
+    [(header::ETAG, value)]
+}
+
+/// The whole document. `ETag` is its revision.
+#[utoipa::path(get, path = "/document", tag = "document", responses((status = 200, body = Document)))]
+async fn get_document(State(api): State<Arc<Api>>) -> impl axum::response::IntoResponse {
+    let head = api.brain.head();
+    (etag(head.revision), Json(edit::shown(head.desired.document())))
+}
+
+/// Replaces the whole document. Nodes stay: they have routes of their own.
+#[utoipa::path(put, path = "/document", tag = "document", params(ChangeArgs,
+    ("If-Match" = Option<String>, Header, description = "The revision that is replaced; refused when it is another")),
+    request_body(content((Document = "application/json"), (Document = "application/yaml"))),
+    responses((status = 200, body = Answer), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+async fn put_document(
+    State(api): State<Arc<Api>>,
+    Extension(actor): Extension<Actor>,
+    Query(args): Query<ChangeArgs>,
+    IfMatch(wanted): IfMatch,
+    Tree(given): Tree,
+) -> Result<(StatusCode, Json<Answer>), Problem> {
+    make(&api, actor, args, "replace".to_owned(), move |head| {
+        edit::check_revision(head, wanted)?;
+        edit::replaced(head, given)
+    })
+    .await
+}
+
+/// Creates or replaces the objects given; all others stay.
+#[utoipa::path(post, path = "/apply", tag = "document", params(ChangeArgs,
+    ("If-Match" = Option<String>, Header, description = "The revision that is changed; refused when it is another")),
+    request_body(content((Document = "application/json"), (Document = "application/yaml"))),
+    responses((status = 200, body = Answer), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+async fn apply(
+    State(api): State<Arc<Api>>,
+    Extension(actor): Extension<Actor>,
+    Query(args): Query<ChangeArgs>,
+    IfMatch(wanted): IfMatch,
+    Tree(given): Tree,
+) -> Result<(StatusCode, Json<Answer>), Problem> {
+    make(&api, actor, args, "apply".to_owned(), move |head| {
+        edit::check_revision(head, wanted)?;
+        edit::merged(head, given)
+    })
+    .await
+}
+
+/// The routes of the document.
+pub fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(get_document, put_document)).routes(routes!(apply))
+}

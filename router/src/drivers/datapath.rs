@@ -1,0 +1,380 @@
+//! The datapath's own tables and programs, between the plan's names and the maps' numbers.
+//!
+//! Reading back turns an index into the name of its device. An entry of a device that is gone, or was made
+//! anew under another index, reads back as `#<index>`: nobody wants it, so the next plan removes it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use ipnet::IpNet;
+use watari_config::{Mac, Vid, Vni};
+use watari_dataplane::abi::{ip_bytes, ip_from_bytes};
+use watari_dataplane::{
+    Config, Dataplane, FloodPorts, Hook, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Port, PortKey,
+    PortKind, Prefix, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey, ensure_bpffs,
+};
+use watari_planner::item::{HookKind, Key, PortAt, System, TenantRoute, Value};
+use watari_planner::{Action, Op};
+
+use super::DriverError;
+
+/// Name of each device by index, and the reverse.
+type Names = BTreeMap<u32, String>;
+type Indices = BTreeMap<String, u32>;
+
+/// The eBPF datapath of this gateway.
+pub struct Datapath {
+    /// Maps and programs.
+    pub maps: Dataplane,
+}
+
+/// How many flooded frames may come at once: a tenth of a second's worth, 32 at least.
+fn flood_burst(rate: u32) -> u32 {
+    (rate / 10).max(32)
+}
+
+impl Datapath {
+    /// Loads the datapath, or adopts the one that is pinned.
+    ///
+    /// # Errors
+    /// When bpffs cannot be mounted, or the kernel refuses a program or map.
+    pub fn open(pins: &Path) -> Result<Self, DriverError> {
+        ensure_bpffs(pins)?;
+        Ok(Self { maps: Dataplane::open(pins)? })
+    }
+
+    /// Removes programs, maps and pins.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove(self) -> Result<(), DriverError> {
+        Ok(self.maps.remove()?)
+    }
+
+    /// Adds every entry of the plan's tables and every program on a device to `system`.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn observe(&self, names: &Names, system: &mut System) -> Result<(), DriverError> {
+        let maps = &self.maps;
+        let config = maps.config()?;
+        if config != Config::default() {
+            system.insert(Key::GatewayEntry, gateway_value(&config, names));
+        }
+        for (number, tenant) in maps.tenants.entries()? {
+            let core = name(names, tenant.core_ifindex);
+            let value = Value::Tenant { core, core_mac: mac(tenant.core_mac) };
+            system.insert(Key::TenantEntry(vni(number)), value);
+        }
+        for (number, segment) in maps.segments.entries()? {
+            system.insert(Key::SegmentEntry(vni(number)), segment_value(&segment));
+        }
+        for key in maps.vteps.entries()?.into_keys() {
+            system.insert(Key::TunnelVtep(name(names, key.ifindex), key.vtep.into()), Value::Present);
+        }
+        for (key, node) in maps.nodes.entries()? {
+            let value = Value::Node { vni: vni(node.vni), mac: mac(node.mac) };
+            system.insert(Key::NodeEntry(name(names, key.ifindex), ip_from_bytes(key.ip)), value);
+        }
+        for (key, entry) in maps.mac_static.entries()? {
+            let value = Value::StaticMac { device: name(names, entry.port.ifindex) };
+            system.insert(Key::StaticMac(vni(key.vni), mac(key.mac)), value);
+        }
+        for (key, entry) in maps.nb_static.entries()? {
+            let own = entry.flags & NeighStatic::OWN != 0;
+            let value = Value::StaticNeighbour { mac: mac(entry.mac), own };
+            system.insert(Key::StaticNeighbour(vni(key.vni), ip_from_bytes(key.ip)), value);
+        }
+        self.observe_routes_and_ports(names, system)
+    }
+
+    fn observe_routes_and_ports(&self, names: &Names, system: &mut System) -> Result<(), DriverError> {
+        let maps = &self.maps;
+        for (prefix, route) in maps.routes.entries()? {
+            if route.origin == RouteOrigin::Plan as u8
+                && let Ok(net) = IpNet::new(prefix.address(), prefix.length())
+            {
+                system.insert(Key::TenantRoute(vni(prefix.tenant), net), route_value(&route, names));
+            }
+        }
+        for (key, port) in maps.ports.entries()? {
+            system.insert(Key::Port(port_at(names, key)), port_value(&port, names));
+        }
+        for (number, flood) in maps.flood_ports.entries()? {
+            let mut ports: Vec<_> = flood.as_slice().iter().map(|k| port_at(names, *k)).collect();
+            ports.sort();
+            system.insert(Key::FloodPorts(vni(number)), Value::Ports(ports));
+        }
+        for attachment in maps.attachments()? {
+            let device = name(names, attachment.ifindex);
+            system.insert(Key::Hook(device, hook_kind(attachment.hook)), Value::Present);
+        }
+        Ok(())
+    }
+
+    /// Writes or removes one entry, or puts a program on a device or takes it off.
+    ///
+    /// # Errors
+    /// When a device is missing, a table is full, or the kernel refuses.
+    pub fn apply(&self, op: &Op, indices: &Indices) -> Result<(), DriverError> {
+        if op.action == Action::Remove { self.remove_item(op, indices) } else { self.write_item(op, indices) }
+    }
+
+    fn remove_item(&self, op: &Op, indices: &Indices) -> Result<(), DriverError> {
+        let maps = &self.maps;
+        let gone = |device: &str| index(indices, device).ok();
+        match &op.key {
+            Key::GatewayEntry => maps.set_config(&Config::default())?,
+            Key::TenantEntry(vni) => drop(maps.tenants.remove(&vni.get())?),
+            Key::SegmentEntry(vni) => {
+                maps.segments.remove(&vni.get())?;
+                maps.buckets.remove(&vni.get())?;
+            }
+            Key::TunnelVtep(device, vtep) => {
+                let Some(ifindex) = gone(device) else { return Ok(()) };
+                maps.vteps.remove(&TunnelKey { ifindex, vtep: vtep.octets() })?;
+            }
+            Key::NodeEntry(device, ip) => {
+                let Some(ifindex) = gone(device) else { return Ok(()) };
+                maps.nodes.remove(&NodeKey { ifindex, ip: ip_bytes(*ip) })?;
+            }
+            Key::StaticMac(vni, mac) => drop(maps.mac_static.remove(&MacKey::new(vni.get(), mac.octets()))?),
+            Key::StaticNeighbour(vni, ip) => drop(maps.nb_static.remove(&NeighKey::new(vni.get(), *ip))?),
+            Key::TenantRoute(tenant, net) => drop(maps.routes.remove(&prefix(*tenant, net)?)?),
+            Key::Port(at) => {
+                let Ok(key) = port_key(indices, at) else { return Ok(()) };
+                maps.ports.remove(&key)?;
+                maps.stats.forget_port(&key)?;
+            }
+            Key::FloodPorts(vni) => drop(maps.flood_ports.remove(&vni.get())?),
+            Key::Hook(device, kind) => {
+                let Some(ifindex) = gone(device) else { return Ok(()) };
+                maps.detach(ifindex, hook(*kind))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn write_item(&self, op: &Op, indices: &Indices) -> Result<(), DriverError> {
+        let maps = &self.maps;
+        match (&op.key, &op.value) {
+            (Key::GatewayEntry, Value::Gateway { vxlan, vxlan_port, vtep, anycast_mac, router_mac }) => {
+                maps.set_config(&Config {
+                    vxlan_ifindex: index(indices, vxlan)?,
+                    vxlan_port: *vxlan_port,
+                    pad: 0,
+                    local_vtep: vtep.octets(),
+                    anycast_mac: anycast_mac.octets(),
+                    router_mac: router_mac.octets(),
+                })?;
+            }
+            (Key::TenantEntry(vni), Value::Tenant { core, core_mac }) => {
+                let core_ifindex = index(indices, core)?;
+                let tenant = Tenant { core_ifindex, l3vni: vni.get(), core_mac: core_mac.octets(), pad: 0 };
+                maps.tenants.upsert(&vni.get(), &tenant)?;
+            }
+            (Key::SegmentEntry(vni), value) => {
+                if let Some(segment) = segment(*vni, value) {
+                    maps.segments.upsert(&vni.get(), &segment)?;
+                }
+            }
+            (Key::TunnelVtep(device, vtep), _) => {
+                let key = TunnelKey { ifindex: index(indices, device)?, vtep: vtep.octets() };
+                maps.vteps.upsert(&key, &1)?;
+            }
+            (Key::NodeEntry(device, ip), Value::Node { vni, mac }) => {
+                let key = NodeKey { ifindex: index(indices, device)?, ip: ip_bytes(*ip) };
+                maps.nodes.upsert(&key, &Node { vni: vni.get(), mac: mac.octets(), pad: 0 })?;
+            }
+            (Key::StaticMac(vni, mac), Value::StaticMac { device }) => {
+                let port = PortKey::untagged(index(indices, device)?);
+                let key = MacKey::new(vni.get(), mac.octets());
+                maps.mac_static.upsert(&key, &MacStatic { port, is_node: 1 })?;
+            }
+            (Key::StaticNeighbour(vni, ip), Value::StaticNeighbour { mac, own }) => {
+                let flags = if *own { NeighStatic::OWN } else { 0 };
+                maps.nb_static.upsert(&NeighKey::new(vni.get(), *ip), &NeighStatic { mac: mac.octets(), flags })?;
+            }
+            (Key::TenantRoute(tenant, net), Value::TenantRoute(route)) => {
+                maps.routes.upsert(&prefix(*tenant, net)?, &map_route(route, indices)?)?;
+            }
+            (Key::Port(at), value) => {
+                maps.ports.upsert(&port_key(indices, at)?, &map_port(value, indices)?)?;
+            }
+            (Key::FloodPorts(vni), Value::Ports(list)) => self.write_flood_ports(*vni, list, indices)?,
+            (Key::Hook(device, kind), _) => {
+                maps.forget_dead_links()?;
+                maps.attach(index(indices, device)?, hook(*kind))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn write_flood_ports(&self, vni: Vni, list: &[PortAt], indices: &Indices) -> Result<(), DriverError> {
+        let keys = list.iter().map(|at| port_key(indices, at)).collect::<Result<Vec<_>, _>>()?;
+        let flood = FloodPorts::new(&keys).ok_or_else(|| DriverError::Limit {
+            what: format!("number of attachments of VNI {vni}"),
+            limit: watari_dataplane::abi::plan::FLOOD_PORTS_MAX,
+        })?;
+        Ok(self.maps.flood_ports.upsert(&vni.get(), &flood)?)
+    }
+}
+
+/// The device's name; `#<index>` of one that is gone.
+fn name(names: &Names, index: u32) -> String {
+    names.get(&index).cloned().unwrap_or_else(|| format!("#{index}"))
+}
+
+/// The index of a device as [`name`] wrote it.
+fn index(indices: &Indices, device: &str) -> Result<u32, DriverError> {
+    let stale = device.strip_prefix('#').and_then(|digits| digits.parse().ok());
+    stale
+        .or_else(|| indices.get(device).copied())
+        .ok_or_else(|| DriverError::Missing { what: format!("device {device}") })
+}
+
+/// What a map holds came out of a plan, so it is in range; anything else reads as the highest VNI, which goes.
+fn vni(number: u32) -> Vni {
+    Vni::new(number).unwrap_or_else(|_| Vni::new((1 << 24) - 1).expect("in range"))
+}
+
+fn mac(octets: [u8; 6]) -> Mac {
+    Mac::new(octets).unwrap_or(Mac::ANYCAST)
+}
+
+fn prefix(tenant: Vni, net: &IpNet) -> Result<Prefix, DriverError> {
+    Ok(Prefix::new(tenant.get(), net.addr(), net.prefix_len())?)
+}
+
+fn port_at(names: &Names, key: PortKey) -> PortAt {
+    PortAt { device: name(names, key.ifindex), vid: Vid::new(key.outer).ok() }
+}
+
+fn port_key(indices: &Indices, at: &PortAt) -> Result<PortKey, DriverError> {
+    let ifindex = index(indices, &at.device)?;
+    Ok(at.vid.map_or(PortKey::untagged(ifindex), |vid| PortKey::vlan(ifindex, vid.get())))
+}
+
+fn gateway_value(config: &Config, names: &Names) -> Value {
+    Value::Gateway {
+        vxlan: name(names, config.vxlan_ifindex),
+        vxlan_port: config.vxlan_port,
+        vtep: config.local_vtep.into(),
+        anycast_mac: mac(config.anycast_mac),
+        router_mac: mac(config.router_mac),
+    }
+}
+
+fn segment_value(segment: &Segment) -> Value {
+    if segment.kind == SegmentKind::L3 as u8 {
+        return Value::L3Segment;
+    }
+    // An entry whose burst is not the one that goes with its rate is to be written again.
+    let whole = segment.flood_burst == flood_burst(segment.flood_rate);
+    Value::L2Segment {
+        tenant: vni(segment.tenant),
+        mtu: segment.mtu,
+        flood_unknown: segment.flags & Segment::FLOOD_UNKNOWN != 0,
+        flood_rate: if whole { segment.flood_rate } else { 0 },
+    }
+}
+
+fn segment(number: Vni, value: &Value) -> Option<Segment> {
+    match value {
+        Value::L3Segment => Some(Segment::l3(number.get())),
+        Value::L2Segment { tenant, mtu, flood_unknown, flood_rate } => {
+            let mut segment = Segment::l2(tenant.get(), *flood_rate, flood_burst(*flood_rate));
+            segment.mtu = *mtu;
+            if *flood_unknown {
+                segment.flags |= Segment::FLOOD_UNKNOWN;
+            }
+            Some(segment)
+        }
+        _ => None,
+    }
+}
+
+fn route_value(route: &Route, names: &Names) -> Value {
+    let route = match RouteKind::from_u8(route.kind) {
+        Some(RouteKind::Own) => TenantRoute::Own,
+        Some(RouteKind::Connected) => {
+            TenantRoute::Connected { vni: vni(route.vni), gateway: ip_from_bytes(route.gateway) }
+        }
+        Some(RouteKind::Node) => TenantRoute::Node { device: name(names, route.ifindex) },
+        _ => TenantRoute::Exit,
+    };
+    Value::TenantRoute(route)
+}
+
+fn map_route(route: &TenantRoute, indices: &Indices) -> Result<Route, DriverError> {
+    Ok(match route {
+        TenantRoute::Own => Route::own(),
+        TenantRoute::Connected { vni, gateway } => Route::connected(vni.get(), *gateway),
+        TenantRoute::Exit => Route::exit(RouteOrigin::Plan),
+        TenantRoute::Node { device } => Route::node(index(indices, device)?),
+    })
+}
+
+fn port_value(port: &Port, names: &Names) -> Value {
+    match PortKind::from_u8(port.kind) {
+        Some(PortKind::Segment) => Value::SegmentPort { tenant: vni(port.tenant), vni: vni(port.vni) },
+        Some(PortKind::Core) => Value::TenantPort { tenant: vni(port.tenant), nodes: false },
+        Some(PortKind::Node) => Value::TenantPort { tenant: vni(port.tenant), nodes: true },
+        _ => {
+            let answer = (port.answer_mac != [0; 6]).then(|| {
+                let v4 = (port.answer_v4 != [0; 4]).then(|| Ipv4Addr::from(port.answer_v4));
+                let v6 = (port.answer_v6 != [0; 16]).then(|| Ipv6Addr::from(port.answer_v6));
+                (mac(port.answer_mac), v4, v6)
+            });
+            Value::CrossPort { peer: port_at(names, port.peer), answer }
+        }
+    }
+}
+
+fn map_port(value: &Value, indices: &Indices) -> Result<Port, DriverError> {
+    Ok(match value {
+        Value::SegmentPort { tenant, vni } => Port::segment(tenant.get(), vni.get()),
+        Value::TenantPort { tenant, nodes: false } => Port::core(tenant.get()),
+        Value::TenantPort { tenant, nodes: true } => Port::node(tenant.get()),
+        Value::CrossPort { peer, answer } => {
+            let mut port = Port::cross(port_key(indices, peer)?);
+            if let Some((mac, v4, v6)) = answer {
+                port.answer_mac = mac.octets();
+                port.answer_v4 = v4.map_or([0; 4], |a| a.octets());
+                port.answer_v6 = v6.map_or([0; 16], |a| a.octets());
+            }
+            port
+        }
+        _ => Port::default(),
+    })
+}
+
+fn hook(kind: HookKind) -> Hook {
+    match kind {
+        HookKind::Trunk => Hook::Trunk,
+        HookKind::Interface => Hook::Interface,
+        HookKind::Core => Hook::Core,
+        HookKind::Cross => Hook::Cross,
+        HookKind::Node => Hook::Node,
+        HookKind::Tunnel => Hook::Tunnel,
+        HookKind::Uplink => Hook::Uplink,
+        HookKind::Vxlan => Hook::Vxlan,
+    }
+}
+
+fn hook_kind(hook: Hook) -> HookKind {
+    match hook {
+        Hook::Trunk => HookKind::Trunk,
+        Hook::Interface => HookKind::Interface,
+        Hook::Core => HookKind::Core,
+        Hook::Cross => HookKind::Cross,
+        Hook::Node => HookKind::Node,
+        Hook::Tunnel => HookKind::Tunnel,
+        Hook::Uplink => HookKind::Uplink,
+        Hook::Vxlan => HookKind::Vxlan,
+    }
+}
+

@@ -1,0 +1,216 @@
+//! The hands of the daemon: they read back what is there, and carry out one op at a time, without choices.
+//!
+//! ```text
+//!             ┌ namespace   /run/netns
+//!             ├ links       vxlan, veth             (netlink)
+//!  observe()  ├ wireguard   kernel, or watari-link
+//!  apply(op)  ├ sysctl      /proc/sys
+//!             ├ addresses   addresses, neighbours, routes (netlink)
+//!             ├ datapath    maps, programs, attachments   (bpf)
+//!             └ probes      watari-link
+//! ```
+//! Everything made here carries our mark: a link alias, a route protocol, a pin folder, the prefix of a
+//! namespace. What does not carry it is seen and never touched.
+
+pub mod addresses;
+pub mod datapath;
+pub mod error;
+pub mod links;
+pub mod namespace;
+pub mod netlink;
+pub mod sysctl;
+pub mod wireguard;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use watari_config::Name;
+use watari_planner::item::{Key, Ns, Value};
+use watari_planner::wanted::Wanted;
+use watari_planner::{Action, Identity, Observed, Op};
+
+use self::datapath::Datapath;
+pub use self::error::DriverError;
+use self::netlink::Netlink;
+use self::wireguard::Engines;
+
+/// Kernel routes of operator's objects carry this protocol.
+pub const PROTOCOL_PLAN: u8 = 219;
+/// Kernel routes that were learnt carry this protocol.
+pub const PROTOCOL_LEARNT: u8 = 220;
+
+/// Where the drivers find their things.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The gateway's name: part of every mark.
+    pub gateway: Name,
+    /// Folder of the pins.
+    pub pins: PathBuf,
+    /// Socket of `watari-link`.
+    pub link_socket: PathBuf,
+    /// State file of `watari-link`.
+    pub link_state: PathBuf,
+    /// The program `watari-link`.
+    pub link_binary: PathBuf,
+    /// Use kernel WireGuard where the kernel has it.
+    pub kernel_wireguard: bool,
+}
+
+impl Place {
+    /// The alias of a link of ours.
+    pub fn alias(&self) -> String {
+        format!("watari:{}", self.gateway)
+    }
+}
+
+/// All drivers of one gateway.
+pub struct Drivers {
+    place: Place,
+    identity: Identity,
+    /// Connections by namespace; a tenant's is dropped when its namespace is gone or is another one.
+    netlinks: BTreeMap<Ns, Netlink>,
+    /// Maps and programs.
+    pub datapath: Datapath,
+    engines: Engines,
+    wakeup: netlink::Wakeup,
+}
+
+impl Drivers {
+    /// Opens everything: loads or adopts the datapath, starts or finds `watari-link`.
+    ///
+    /// # Errors
+    /// When the kernel refuses the datapath, or netlink is not to be had.
+    pub async fn open(
+        place: Place,
+        private_key: [u8; 32],
+        identity: Identity,
+        wakeup: netlink::Wakeup,
+    ) -> Result<Self, DriverError> {
+        let datapath = Datapath::open(&place.pins)?;
+        let root = Netlink::connect(&Ns::Root, wakeup.clone()).await?;
+        let engines = Engines::new(&place, private_key);
+        let netlinks = BTreeMap::from([(Ns::Root, root)]);
+        Ok(Self { place, identity, netlinks, datapath, engines, wakeup })
+    }
+
+    /// Reads back everything that is ours. Settings are read for `interest` alone, because a setting
+    /// carries no mark.
+    ///
+    /// # Errors
+    /// When a dump fails; then nothing is to be concluded from what is missing.
+    pub async fn observe(&mut self) -> Result<Observed, DriverError> {
+        let mut observed = Observed::nothing(self.identity.clone());
+        let namespaces = namespace::list(&self.place.gateway)?;
+        self.connect(&namespaces).await?;
+        let system = &mut observed.system;
+        system.extend(namespaces.iter().map(|n| (Key::Namespace(n.clone()), Value::Present)));
+        let mut dumps = BTreeMap::new();
+        for (ns, netlink) in &self.netlinks {
+            dumps.insert(ns.clone(), netlink.dump().await?);
+        }
+        observed.devices = dumps[&Ns::Root].links.iter().map(|l| l.name.clone()).collect();
+        links::observe(&dumps, &self.place.alias(), system);
+        addresses::observe(&dumps, system);
+        let names: BTreeMap<u32, String> =
+            dumps[&Ns::Root].links.iter().map(|l| (l.index, l.name.clone())).collect();
+        self.datapath.observe(&names, system)?;
+        self.engines.observe(&dumps[&Ns::Root], &self.place.alias(), &mut observed);
+        Ok(observed)
+    }
+
+    /// Adds to `observed` the settings that `wanted` speaks of.
+    pub fn observe_settings(&self, wanted: &Wanted, observed: &mut Observed) {
+        let keys = wanted.items.keys().filter_map(|key| match key {
+            Key::Sysctl(ns, path) => Some((ns.clone(), path.clone())),
+            _ => None,
+        });
+        observed.system.extend(sysctl::read(keys.collect()));
+    }
+
+    /// Carries out one op.
+    ///
+    /// # Errors
+    /// What the system said. An op that finds itself done already succeeds.
+    pub async fn apply(&mut self, op: &Op) -> Result<(), DriverError> {
+        let remove = op.action == Action::Remove;
+        match &op.key {
+            Key::Namespace(name) if remove => {
+                self.netlinks.remove(&Ns::Tenant(name.clone()));
+                namespace::remove(name)
+            }
+            Key::Namespace(name) => namespace::create(name),
+            Key::Vxlan(_) | Key::Veth(_) => links::apply(self, op).await,
+            Key::Wireguard(name) => self.engines.apply_device(name, &op.value, remove, &self.netlinks[&Ns::Root]).await,
+            Key::Probe(name) => self.engines.apply_probe(name, &op.value, remove),
+            Key::Sysctl(ns, path) => match &op.value {
+                Value::Setting(text) if !remove => sysctl::write(ns, path, text),
+                _ => Ok(()),
+            },
+            Key::Address(ns, ..) | Key::Neighbour(ns, ..) | Key::Route(ns, ..) => {
+                addresses::apply(self.netlink(ns).await?, op).await
+            }
+            _ => {
+                let indices = self.indices().await?;
+                self.datapath.apply(op, &indices)
+            }
+        }
+    }
+
+    /// To be called after the last op of a plan: some engines take their configuration whole.
+    ///
+    /// # Errors
+    /// What the engine said.
+    pub fn flush(&mut self) -> Result<(), DriverError> {
+        self.engines.flush_probes()
+    }
+
+    /// The connection to a namespace, made where there is none yet.
+    pub(crate) async fn netlink(&mut self, ns: &Ns) -> Result<&Netlink, DriverError> {
+        if !self.netlinks.contains_key(ns) {
+            let netlink = Netlink::connect(ns, self.wakeup.clone()).await?;
+            self.netlinks.insert(ns.clone(), netlink);
+        }
+        Ok(&self.netlinks[ns])
+    }
+
+    /// Index of each device of the gateway's namespace, by name.
+    async fn indices(&mut self) -> Result<BTreeMap<String, u32>, DriverError> {
+        let links = self.netlinks[&Ns::Root].links().await?;
+        Ok(links.into_iter().map(|l| (l.name, l.index)).collect())
+    }
+
+    async fn connect(&mut self, namespaces: &BTreeSet<String>) -> Result<(), DriverError> {
+        self.netlinks.retain(|ns, netlink| match ns {
+            Ns::Root => true,
+            Ns::Tenant(name) => namespaces.contains(name) && netlink.inode == namespace::inode(name).ok(),
+        });
+        for name in namespaces {
+            self.netlink(&Ns::Tenant(name.clone())).await?;
+        }
+        Ok(())
+    }
+
+    /// The mark on our links.
+    pub(crate) fn alias(&self) -> String {
+        self.place.alias()
+    }
+
+    /// Takes everything down that carries our mark, packets included.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed; the rest was tried all the same.
+    pub async fn remove_everything(mut self) -> Result<(), DriverError> {
+        let observed = self.observe().await?;
+        let mut first = Ok(());
+        for (key, value) in observed.system.iter().rev() {
+            let op = Op { action: Action::Remove, key: key.clone(), value: value.clone(), owner: String::new() };
+            let done = self.apply(&op).await;
+            first = first.and(done);
+        }
+        let flushed = self.flush();
+        self.engines.shutdown();
+        let unpinned = self.datapath.remove();
+        first.and(flushed).and(unpinned)
+    }
+}
+

@@ -1,0 +1,135 @@
+//! WireGuard devices and path probes. One configuration, two engines: the kernel's where it has one, else
+//! `watari-link`, a process of its own that goes on without us. Probes are always the latter's.
+
+mod user;
+
+use std::collections::BTreeMap;
+
+use watari_link::protocol::{PathState, ProbeConfig, ProbeStatus};
+use watari_planner::item::{Key, Value};
+use watari_planner::{Observed, TunnelHealth};
+
+use self::user::UserEngine;
+use super::netlink::{Dump, Netlink};
+use super::{DriverError, Place};
+
+/// Time between two probes of a tunnel.
+const PROBE_INTERVAL_MS: u32 = 100;
+/// Without an answer for so long a tunnel is down.
+const PROBE_DEAD_MS: u32 = 800;
+
+/// All WireGuard engines of this gateway.
+pub struct Engines {
+    user: UserEngine,
+    alias: String,
+    /// The probes as they are to be; `watari-link` takes them whole.
+    probes: BTreeMap<String, ProbeConfig>,
+    probes_changed: bool,
+}
+
+impl Engines {
+    /// Engines that use `private_key` on every device.
+    pub fn new(place: &Place, private_key: [u8; 32]) -> Self {
+        Self {
+            user: UserEngine::new(place, private_key),
+            alias: place.alias(),
+            probes: BTreeMap::new(),
+            probes_changed: false,
+        }
+    }
+
+    /// Adds devices, probes and the state of tunnels to `observed`. An engine that does not answer has
+    /// nothing; the ops that follow will say why.
+    pub fn observe(&mut self, root: &Dump, alias: &str, observed: &mut Observed) {
+        match self.user.devices() {
+            Ok(devices) => {
+                for device in devices.iter().filter(|d| d.alias == alias) {
+                    user::observe_device(device, root, observed);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the devices of watari-link could not be read"),
+        }
+        match self.user.probes() {
+            Ok(probes) => self.observe_probes(&probes, observed),
+            Err(error) => tracing::warn!(%error, "the probes of watari-link could not be read"),
+        }
+    }
+
+    fn observe_probes(&mut self, probes: &[ProbeStatus], observed: &mut Observed) {
+        self.probes.clear();
+        for probe in probes {
+            let config = &probe.config;
+            self.probes.insert(config.name.clone(), config.clone());
+            if let (std::net::IpAddr::V4(local), std::net::IpAddr::V4(remote)) = (config.local, config.remote) {
+                let value = Value::Probe { local, remote, device: config.device.clone() };
+                observed.system.insert(Key::Probe(config.name.clone()), value);
+            }
+            let health = TunnelHealth {
+                up: probe.state == PathState::Up,
+                rtt_us: probe.rtt_us,
+                loss_percent: Some(f64::from(probe.loss_permille) / 10.0),
+            };
+            if let Ok(tunnel) = config.name.parse() {
+                observed.tunnels.insert(tunnel, health);
+            }
+        }
+    }
+
+    /// Makes, changes or removes a device.
+    ///
+    /// # Errors
+    /// What the engine said.
+    pub async fn apply_device(
+        &mut self,
+        name: &str,
+        value: &Value,
+        remove: bool,
+        _root: &Netlink,
+    ) -> Result<(), DriverError> {
+        match value {
+            _ if remove => self.user.remove(name),
+            Value::Wireguard(device) => self.user.set(name, device, &self.alias),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes a probe; [`Engines::flush_probes`] sends them all.
+    ///
+    /// # Errors
+    /// None for now: the engine speaks when all are sent.
+    pub fn apply_probe(&mut self, name: &str, value: &Value, remove: bool) -> Result<(), DriverError> {
+        self.probes_changed = true;
+        match value {
+            _ if remove => drop(self.probes.remove(name)),
+            Value::Probe { local, remote, device } => {
+                let config = ProbeConfig {
+                    name: name.to_owned(),
+                    local: (*local).into(),
+                    remote: (*remote).into(),
+                    device: device.clone(),
+                    interval_ms: PROBE_INTERVAL_MS,
+                    dead_after_ms: PROBE_DEAD_MS,
+                };
+                self.probes.insert(name.to_owned(), config);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sends the probes, if they changed.
+    ///
+    /// # Errors
+    /// What the engine said.
+    pub fn flush_probes(&mut self) -> Result<(), DriverError> {
+        if std::mem::take(&mut self.probes_changed) {
+            self.user.set_probes(self.probes.values().cloned().collect())?;
+        }
+        Ok(())
+    }
+
+    /// Ends `watari-link` and removes its devices: for `watari cleanup`.
+    pub fn shutdown(&mut self) {
+        self.user.shutdown();
+    }
+}
