@@ -52,11 +52,7 @@ impl AsPath {
     /// A path of one sequence.
     pub fn sequence(asns: impl IntoIterator<Item = Asn>) -> AsPath {
         let asns: Vec<Asn> = asns.into_iter().collect();
-        if asns.is_empty() {
-            AsPath::default()
-        } else {
-            AsPath(vec![AsSegment::Sequence(asns)])
-        }
+        if asns.is_empty() { AsPath::default() } else { AsPath(vec![AsSegment::Sequence(asns)]) }
     }
 
     /// Its length as the decision process counts (RFC 4271 §9.1.2.2 a, RFC 5065 §5.3).
@@ -73,10 +69,8 @@ impl AsPath {
 
     /// The neighbouring AS that MED is compared within: the first of a leading sequence.
     pub fn neighbor(&self) -> Option<Asn> {
-        let first = self
-            .0
-            .iter()
-            .find(|s| !matches!(s, AsSegment::ConfedSequence(_) | AsSegment::ConfedSet(_)))?;
+        let first =
+            self.0.iter().find(|s| !matches!(s, AsSegment::ConfedSequence(_) | AsSegment::ConfedSet(_)))?;
         match first {
             AsSegment::Sequence(a) => a.first().copied(),
             _ => None,
@@ -199,12 +193,7 @@ impl PmsiTunnel {
             IpAddr::V4(a) => a.octets().to_vec(),
             IpAddr::V6(a) => a.octets().to_vec(),
         };
-        PmsiTunnel {
-            flags: 0,
-            tunnel_type: Self::INGRESS_REPLICATION,
-            label: vni.get(),
-            identifier,
-        }
+        PmsiTunnel { flags: 0, tunnel_type: Self::INGRESS_REPLICATION, label: vni.get(), identifier }
     }
 
     /// The tunnel's address, if it is ingress replication.
@@ -213,12 +202,8 @@ impl PmsiTunnel {
             return None;
         }
         match self.identifier.len() {
-            4 => <[u8; 4]>::try_from(&self.identifier[..])
-                .ok()
-                .map(|a| IpAddr::V4(a.into())),
-            16 => <[u8; 16]>::try_from(&self.identifier[..])
-                .ok()
-                .map(|a| IpAddr::V6(a.into())),
+            4 => <[u8; 4]>::try_from(&self.identifier[..]).ok().map(|a| IpAddr::V4(a.into())),
+            16 => <[u8; 16]>::try_from(&self.identifier[..]).ok().map(|a| IpAddr::V6(a.into())),
             _ => None,
         }
     }
@@ -274,9 +259,7 @@ impl PathAttributes {
 
     /// The route targets.
     pub fn route_targets(&self) -> impl Iterator<Item = RouteTarget> + '_ {
-        self.ext_communities
-            .iter()
-            .filter_map(|c| c.as_route_target())
+        self.ext_communities.iter().filter_map(|c| c.as_route_target())
     }
 
     /// Router's MAC (RFC 9135 §4.2).
@@ -286,15 +269,11 @@ impl PathAttributes {
 
     /// MAC mobility as (sticky, sequence); absent counts as sequence 0 (RFC 7432 §15).
     pub fn mac_mobility(&self) -> (bool, u32) {
-        self.ext_communities
-            .iter()
-            .find_map(|c| c.as_mac_mobility())
-            .unwrap_or((false, 0))
+        self.ext_communities.iter().find_map(|c| c.as_mac_mobility()).unwrap_or((false, 0))
     }
 
     /// Whether the default gateway community is there (RFC 7432 §7.8).
     pub fn is_default_gateway(&self) -> bool {
-        self.ext_communities
-            .contains(&ExtCommunity::DEFAULT_GATEWAY)
+        self.ext_communities.contains(&ExtCommunity::DEFAULT_GATEWAY)
     }
 }

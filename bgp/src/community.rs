@@ -56,8 +56,7 @@ const TUNNEL_VXLAN: u16 = 8;
 
 impl ExtCommunity {
     /// Encapsulation VXLAN (RFC 9012 §4.1).
-    pub const ENCAP_VXLAN: ExtCommunity =
-        ExtCommunity([0x03, 0x0c, 0, 0, 0, 0, 0, TUNNEL_VXLAN as u8]);
+    pub const ENCAP_VXLAN: ExtCommunity = ExtCommunity([0x03, 0x0c, 0, 0, 0, 0, 0, TUNNEL_VXLAN as u8]);
     /// Default gateway (RFC 7432 §7.8).
     pub const DEFAULT_GATEWAY: ExtCommunity = ExtCommunity([0x03, 0x0d, 0, 0, 0, 0, 0, 0]);
 
@@ -84,31 +83,19 @@ impl ExtCommunity {
     /// The Router's MAC in it.
     pub const fn as_router_mac(self) -> Option<MacAddr> {
         let [t, s, a, b, c, d, e, f] = self.0;
-        if t == 0x06 && s == 0x03 {
-            Some(MacAddr([a, b, c, d, e, f]))
-        } else {
-            None
-        }
+        if t == 0x06 && s == 0x03 { Some(MacAddr([a, b, c, d, e, f])) } else { None }
     }
 
     /// The (sticky, sequence) in it.
     pub const fn as_mac_mobility(self) -> Option<(bool, u32)> {
         let [t, s, flags, _, a, b, c, d] = self.0;
-        if t == 0x06 && s == 0x00 {
-            Some((flags & 1 != 0, u32::from_be_bytes([a, b, c, d])))
-        } else {
-            None
-        }
+        if t == 0x06 && s == 0x00 { Some((flags & 1 != 0, u32::from_be_bytes([a, b, c, d]))) } else { None }
     }
 
     /// The tunnel type of an encapsulation community.
     pub const fn as_encapsulation(self) -> Option<u16> {
         let [t, s, _, _, _, _, hi, lo] = self.0;
-        if t == 0x03 && s == 0x0c {
-            Some(u16::from_be_bytes([hi, lo]))
-        } else {
-            None
-        }
+        if t == 0x03 && s == 0x0c { Some(u16::from_be_bytes([hi, lo])) } else { None }
     }
 
     /// Whether it may cross an AS border (RFC 4360 §2, the T bit is 0).
@@ -126,11 +113,7 @@ impl fmt::Display for ExtCommunity {
         } else if let Some((sticky, seq)) = self.as_mac_mobility() {
             write!(f, "mobility:{seq}{}", if sticky { ":sticky" } else { "" })
         } else if let Some(t) = self.as_encapsulation() {
-            if t == TUNNEL_VXLAN {
-                f.write_str("encap:vxlan")
-            } else {
-                write!(f, "encap:{t}")
-            }
+            if t == TUNNEL_VXLAN { f.write_str("encap:vxlan") } else { write!(f, "encap:{t}") }
         } else if *self == Self::DEFAULT_GATEWAY {
             f.write_str("default-gateway")
         } else {

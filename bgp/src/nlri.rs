@@ -83,9 +83,6 @@ pub struct Nlri {
 
 impl From<IpNet> for Nlri {
     fn from(net: IpNet) -> Nlri {
-        Nlri {
-            key: Key::prefix(net),
-            data: NlriData::default(),
-        }
+        Nlri { key: Key::prefix(net), data: NlriData::default() }
     }
 }

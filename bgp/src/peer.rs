@@ -53,10 +53,7 @@ pub struct GracefulRestartConfig {
 
 impl Default for GracefulRestartConfig {
     fn default() -> Self {
-        Self {
-            restart_time_s: 120,
-            stale_time_ms: 360_000,
-        }
+        Self { restart_time_s: 120, stale_time_ms: 360_000 }
     }
 }
 
@@ -75,11 +72,7 @@ impl PeerConfig {
             connect_retry_ms: 5_000,
             passive: false,
             graceful_restart: Some(GracefulRestartConfig::default()),
-            policy: if internal {
-                Policy::accept_all()
-            } else {
-                Policy::default()
-            },
+            policy: if internal { Policy::accept_all() } else { Policy::default() },
             route_reflector_client: false,
             next_hop_self: false,
             next_hop_v6: None,
@@ -128,11 +121,7 @@ pub struct Negotiated {
 impl Negotiated {
     /// The longest message that may be sent.
     pub const fn message_limit(&self) -> usize {
-        if self.extended_messages {
-            65_535
-        } else {
-            4_096
-        }
+        if self.extended_messages { 65_535 } else { 4_096 }
     }
 }
 
@@ -152,9 +141,6 @@ pub struct PeerGracefulRestart {
 impl PeerGracefulRestart {
     /// The F bit of `family`; `None` if the family is not in the capability.
     pub fn forwarding_preserved(&self, family: Family) -> Option<bool> {
-        self.families
-            .iter()
-            .find(|(f, _)| *f == family)
-            .map(|(_, kept)| *kept)
+        self.families.iter().find(|(f, _)| *f == family).map(|(_, kept)| *kept)
     }
 }

@@ -20,10 +20,7 @@ pub struct Policy {
 impl Policy {
     /// Everything passes both ways.
     pub const fn accept_all() -> Policy {
-        Policy {
-            import: Filter::All,
-            export: Filter::All,
-        }
+        Policy { import: Filter::All, export: Filter::All }
     }
 }
 
@@ -53,20 +50,12 @@ pub struct PrefixRule {
 impl PrefixRule {
     /// The prefix itself and nothing more specific.
     pub const fn exact(net: IpNet) -> PrefixRule {
-        PrefixRule {
-            net,
-            ge: None,
-            le: None,
-        }
+        PrefixRule { net, ge: None, le: None }
     }
 
     /// The prefix and everything more specific.
     pub fn or_longer(net: IpNet) -> PrefixRule {
-        PrefixRule {
-            net,
-            ge: None,
-            le: Some(net.max_prefix_len()),
-        }
+        PrefixRule { net, ge: None, le: Some(net.max_prefix_len()) }
     }
 
     /// Whether `net` lies within the rule.
@@ -106,18 +95,10 @@ mod tests {
         let exact = PrefixRule::exact(net("10.0.0.0/8"));
         assert!(exact.matches(net("10.0.0.0/8")));
         assert!(!exact.matches(net("10.1.0.0/16")));
-        let ge = PrefixRule {
-            net: net("10.0.0.0/8"),
-            ge: Some(16),
-            le: None,
-        };
+        let ge = PrefixRule { net: net("10.0.0.0/8"), ge: Some(16), le: None };
         assert!(!ge.matches(net("10.0.0.0/8")));
         assert!(ge.matches(net("10.1.2.3/32")));
-        let window = PrefixRule {
-            net: net("10.0.0.0/8"),
-            ge: Some(16),
-            le: Some(24),
-        };
+        let window = PrefixRule { net: net("10.0.0.0/8"), ge: Some(16), le: Some(24) };
         assert!(window.matches(net("10.1.0.0/16")));
         assert!(!window.matches(net("10.1.2.128/25")));
         assert!(!window.matches(net("11.0.0.0/16")));

@@ -14,11 +14,7 @@ impl Asn {
 
     /// The number as it fits into 2 octets, AS_TRANS if it does not.
     pub const fn to_two_octets(self) -> u16 {
-        if self.0 > 0xffff {
-            23456
-        } else {
-            self.0 as u16
-        }
+        if self.0 > 0xffff { 23456 } else { self.0 as u16 }
     }
 }
 
@@ -105,11 +101,7 @@ impl Vni {
 
     /// `None` if `value` does not fit into 24 bits.
     pub const fn new(value: u32) -> Option<Vni> {
-        if value > Self::MAX {
-            None
-        } else {
-            Some(Vni(value))
-        }
+        if value > Self::MAX { None } else { Some(Vni(value)) }
     }
 
     /// The number.
@@ -177,24 +169,9 @@ impl fmt::Display for Rd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [t0, t1, a, b, c, d, e, g] = self.0;
         match (t0, t1) {
-            (0, 0) => write!(
-                f,
-                "{}:{}",
-                u16::from_be_bytes([a, b]),
-                u32::from_be_bytes([c, d, e, g])
-            ),
-            (0, 1) => write!(
-                f,
-                "{}:{}",
-                Ipv4Addr::new(a, b, c, d),
-                u16::from_be_bytes([e, g])
-            ),
-            (0, 2) => write!(
-                f,
-                "{}:{}",
-                u32::from_be_bytes([a, b, c, d]),
-                u16::from_be_bytes([e, g])
-            ),
+            (0, 0) => write!(f, "{}:{}", u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, g])),
+            (0, 1) => write!(f, "{}:{}", Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([e, g])),
+            (0, 2) => write!(f, "{}:{}", u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, g])),
             _ => write!(f, "0x{:016x}", u64::from_be_bytes(self.0)),
         }
     }

@@ -25,11 +25,7 @@ impl Claim {
     /// The claim of a received type 2 route; `None` without a next hop.
     pub fn from_attributes(attrs: &PathAttributes) -> Option<Claim> {
         let (sticky, sequence) = attrs.mac_mobility();
-        Some(Claim {
-            sticky,
-            sequence,
-            vtep: attrs.next_hop?.addr(),
-        })
+        Some(Claim { sticky, sequence, vtep: attrs.next_hop?.addr() })
     }
 }
 

@@ -91,28 +91,10 @@ impl fmt::Display for EvpnKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             EvpnKey::EthernetAd { rd, esi, tag } => write!(f, "1:[{rd}]:[{esi}]:[{tag}]"),
-            EvpnKey::MacIp {
-                rd,
-                tag,
-                mac,
-                ip: Some(ip),
-            } => write!(f, "2:[{rd}]:[{tag}]:[{mac}]:[{ip}]"),
-            EvpnKey::MacIp {
-                rd,
-                tag,
-                mac,
-                ip: None,
-            } => write!(f, "2:[{rd}]:[{tag}]:[{mac}]"),
-            EvpnKey::Imet {
-                rd,
-                tag,
-                originator,
-            } => write!(f, "3:[{rd}]:[{tag}]:[{originator}]"),
-            EvpnKey::EthernetSegment {
-                rd,
-                esi,
-                originator,
-            } => write!(f, "4:[{rd}]:[{esi}]:[{originator}]"),
+            EvpnKey::MacIp { rd, tag, mac, ip: Some(ip) } => write!(f, "2:[{rd}]:[{tag}]:[{mac}]:[{ip}]"),
+            EvpnKey::MacIp { rd, tag, mac, ip: None } => write!(f, "2:[{rd}]:[{tag}]:[{mac}]"),
+            EvpnKey::Imet { rd, tag, originator } => write!(f, "3:[{rd}]:[{tag}]:[{originator}]"),
+            EvpnKey::EthernetSegment { rd, esi, originator } => write!(f, "4:[{rd}]:[{esi}]:[{originator}]"),
             EvpnKey::IpPrefix { rd, tag, prefix } => write!(f, "5:[{rd}]:[{tag}]:[{prefix}]"),
         }
     }
@@ -167,49 +149,23 @@ pub struct IpPrefix {
 
 impl From<MacIp> for Nlri {
     fn from(r: MacIp) -> Nlri {
-        let key = Key::Evpn(EvpnKey::MacIp {
-            rd: r.rd,
-            tag: r.tag,
-            mac: r.mac,
-            ip: r.ip,
-        });
-        let data = NlriData {
-            esi: r.esi,
-            label1: r.vni,
-            label2: r.l3_vni,
-            gateway: None,
-        };
+        let key = Key::Evpn(EvpnKey::MacIp { rd: r.rd, tag: r.tag, mac: r.mac, ip: r.ip });
+        let data = NlriData { esi: r.esi, label1: r.vni, label2: r.l3_vni, gateway: None };
         Nlri { key, data }
     }
 }
 
 impl From<Imet> for Nlri {
     fn from(r: Imet) -> Nlri {
-        let key = Key::Evpn(EvpnKey::Imet {
-            rd: r.rd,
-            tag: r.tag,
-            originator: r.originator,
-        });
-        Nlri {
-            key,
-            data: NlriData::default(),
-        }
+        let key = Key::Evpn(EvpnKey::Imet { rd: r.rd, tag: r.tag, originator: r.originator });
+        Nlri { key, data: NlriData::default() }
     }
 }
 
 impl From<IpPrefix> for Nlri {
     fn from(r: IpPrefix) -> Nlri {
-        let key = Key::Evpn(EvpnKey::IpPrefix {
-            rd: r.rd,
-            tag: r.tag,
-            prefix: r.prefix.trunc(),
-        });
-        let data = NlriData {
-            esi: r.esi,
-            label1: r.l3_vni,
-            label2: None,
-            gateway: r.gateway,
-        };
+        let key = Key::Evpn(EvpnKey::IpPrefix { rd: r.rd, tag: r.tag, prefix: r.prefix.trunc() });
+        let data = NlriData { esi: r.esi, label1: r.l3_vni, label2: None, gateway: r.gateway };
         Nlri { key, data }
     }
 }
@@ -220,34 +176,17 @@ impl MacIp {
         let Key::Evpn(EvpnKey::MacIp { rd, tag, mac, ip }) = *key else {
             return None;
         };
-        Some(MacIp {
-            rd,
-            esi: data.esi,
-            tag,
-            mac,
-            ip,
-            vni: data.label1,
-            l3_vni: data.label2,
-        })
+        Some(MacIp { rd, esi: data.esi, tag, mac, ip, vni: data.label1, l3_vni: data.label2 })
     }
 }
 
 impl Imet {
     /// The whole value from a key; `None` if the key is of another type.
     pub fn from_key(key: &Key) -> Option<Imet> {
-        let Key::Evpn(EvpnKey::Imet {
-            rd,
-            tag,
-            originator,
-        }) = *key
-        else {
+        let Key::Evpn(EvpnKey::Imet { rd, tag, originator }) = *key else {
             return None;
         };
-        Some(Imet {
-            rd,
-            tag,
-            originator,
-        })
+        Some(Imet { rd, tag, originator })
     }
 }
 
@@ -257,13 +196,6 @@ impl IpPrefix {
         let Key::Evpn(EvpnKey::IpPrefix { rd, tag, prefix }) = *key else {
             return None;
         };
-        Some(IpPrefix {
-            rd,
-            esi: data.esi,
-            tag,
-            prefix,
-            gateway: data.gateway,
-            l3_vni: data.label1,
-        })
+        Some(IpPrefix { rd, esi: data.esi, tag, prefix, gateway: data.gateway, l3_vni: data.label1 })
     }
 }

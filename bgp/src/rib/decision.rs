@@ -61,28 +61,30 @@ impl fmt::Display for Reason {
 
 /// What the decision knows of a path beside its attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Advertiser {
+pub(crate) struct Advertiser {
     /// This router.
-    pub local: bool,
+    pub(crate) local: bool,
     /// An internal peer.
-    pub internal: bool,
+    pub(crate) internal: bool,
+    /// A client of ours (RFC 4456).
+    pub(crate) client: bool,
     /// The speaker's BGP Identifier.
-    pub router_id: RouterId,
+    pub(crate) router_id: RouterId,
     /// The session's remote address.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
 }
 
 /// One path that takes part.
 #[derive(Clone, Copy, Debug)]
-pub struct Contender<'a> {
+pub(crate) struct Contender<'a> {
     /// Who advertised it.
-    pub advertiser: Advertiser,
+    pub(crate) advertiser: Advertiser,
     /// With which attributes.
-    pub attrs: &'a PathAttributes,
+    pub(crate) attrs: &'a PathAttributes,
 }
 
 /// The index of the selected path and the step that decided; `None` if there is none.
-pub fn select(paths: &[Contender<'_>]) -> Option<(usize, Reason)> {
+pub(crate) fn select(paths: &[Contender<'_>]) -> Option<(usize, Reason)> {
     match paths {
         [] => return None,
         [_] => return Some((0, Reason::OnlyPath)),
@@ -112,9 +114,7 @@ enum Step {
 const STEPS: [Step; 11] = [
     Step::Lowest(Reason::Local, |c| u128::from(!c.advertiser.local)),
     Step::Lowest(Reason::Sticky, |c| u128::from(!c.attrs.mac_mobility().0)),
-    Step::Lowest(Reason::MobilitySequence, |c| {
-        u128::from(u32::MAX - c.attrs.mac_mobility().1)
-    }),
+    Step::Lowest(Reason::MobilitySequence, |c| u128::from(u32::MAX - c.attrs.mac_mobility().1)),
     Step::Lowest(Reason::LocalPref, |c| u128::from(u32::MAX - local_pref(c))),
     Step::Lowest(Reason::AsPathLength, |c| c.attrs.as_path.hops() as u128),
     Step::Lowest(Reason::Origin, |c| c.attrs.origin as u128),
@@ -125,11 +125,7 @@ const STEPS: [Step; 11] = [
     Step::Lowest(Reason::PeerAddress, |c| {
         let (version, number) = address_order(c.advertiser.address);
         // IPv4 sorts before IPv6; an IPv6 address as a number is larger than any IPv4 one but those of ::/96.
-        if version == 4 {
-            number
-        } else {
-            number.max(1 << 32)
-        }
+        if version == 4 { number } else { number.max(1 << 32) }
     }),
 ];
 
@@ -157,9 +153,7 @@ impl Step {
 
 /// An external path has no LOCAL_PREF of its own (RFC 4271 §5.1.5).
 fn local_pref(c: &Contender<'_>) -> u32 {
-    c.attrs
-        .local_pref
-        .unwrap_or(PathAttributes::DEFAULT_LOCAL_PREF)
+    c.attrs.local_pref.unwrap_or(PathAttributes::DEFAULT_LOCAL_PREF)
 }
 
 /// RFC 4456 §9: ORIGINATOR_ID stands for the identifier.

@@ -1,6 +1,16 @@
-//! The routing information bases (RFC 4271 §3.2).
+//! The routing information bases (RFC 4271 §3.2): one `table` per instance and family holds what was received
+//! and what was selected, one `adj_out` per peer and family what was sent; attributes are interned once.
+
+mod adj_out;
 mod decision;
+mod intern;
+mod table;
+
+pub(crate) use adj_out::{AdjOut, Round, Sent};
+pub(crate) use decision::Advertiser;
 pub use decision::Reason;
+pub(crate) use intern::AttributePool;
+pub(crate) use table::{Destination, Path, Table};
 
 use crate::types::Asn;
 

@@ -47,9 +47,10 @@ pub enum Input {
         /// The route.
         key: Key,
     },
-    /// We restart (RFC 4724 §4.1). To be given once, before the first peer.
+    /// We restart (RFC 4724 §4.1). To be given once, before the first peer. Nothing is selected, advertised or
+    /// reported until [`Input::LocalRoutesComplete`] and every peer's End-of-RIB were given, or the limit is over.
     StartRestart(RestartConfig),
-    /// All routes of our own that existed before the restart were originated again.
+    /// All peers are added, and all routes of our own that existed before the restart are originated again.
     LocalRoutesComplete,
     /// Ask a peer to send a family again (RFC 2918).
     RequestRefresh(PeerId, Family),
@@ -68,10 +69,8 @@ pub enum Input {
 pub struct RestartConfig {
     /// The data plane kept its state: the F bit of every family.
     pub forwarding_preserved: bool,
-    /// The longest wait for the peers' End-of-RIB, in milliseconds.
+    /// The longest wait for [`Input::LocalRoutesComplete`] and the peers' End-of-RIB, in milliseconds.
     pub selection_deferral_ms: u64,
-    /// Also wait for [`Input::LocalRoutesComplete`], within the same limit.
-    pub await_local_routes: bool,
 }
 
 /// Something to do or to know, in order.

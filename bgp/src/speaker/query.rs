@@ -6,12 +6,14 @@ use std::sync::Arc;
 use crate::attrs::PathAttributes;
 use crate::nlri::{Key, NlriData};
 use crate::peer::Negotiated;
-use crate::rib::{Reason, RejectReason};
+use crate::rib::{AdjOut, Destination, Path, Reason, RejectReason, Sent};
 use crate::session::{DownReason, State};
 use crate::time::Instant;
-use crate::types::{Asn, InstanceId, PeerId};
+use crate::types::{Asn, Family, InstanceId, PeerId};
 
+use super::Speaker;
 use super::io::{Best, Source};
+use super::neighbor::Neighbor;
 
 /// A neighbour at a glance.
 #[derive(Clone, Debug)]
@@ -96,4 +98,111 @@ pub struct TableRow {
     pub best: Best,
     /// How many paths there are.
     pub candidates: usize,
+}
+
+impl Speaker {
+    /// Every neighbour.
+    pub fn peers(&self) -> Vec<PeerSummary> {
+        self.neighbors.iter().map(|(peer, neighbor)| self.summary(*peer, neighbor)).collect()
+    }
+
+    /// One neighbour.
+    pub fn peer(&self, peer: PeerId) -> Option<PeerSummary> {
+        self.neighbors.get(&peer).map(|neighbor| self.summary(peer, neighbor))
+    }
+
+    /// The selected paths of a table in key order, from the first key after `after`, at most `limit`.
+    pub fn table_rows(
+        &self,
+        instance: InstanceId,
+        family: Family,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Vec<TableRow> {
+        let Some(table) = self.tables.get(&(instance, family)) else { return Vec::new() };
+        let row = |(key, destination): (&Key, &Destination)| {
+            let best = destination.best()?.best();
+            Some(TableRow { key: key.clone(), best, candidates: destination.paths.len() })
+        };
+        table.iter_after(after).filter_map(row).take(limit).collect()
+    }
+
+    /// Everything known about one key.
+    pub fn entry(&self, instance: InstanceId, key: &Key) -> Option<Entry> {
+        let destination = self.tables.get(&(instance, key.family()))?.get(key)?;
+        let candidate = |path: &Path| Candidate {
+            source: path.source,
+            attrs: Arc::clone(&path.attrs),
+            data: path.data,
+            stale: path.stale,
+            rejected: path.rejected,
+        };
+        Some(Entry {
+            key: key.clone(),
+            candidates: destination.paths.iter().map(candidate).collect(),
+            best: destination.best_index(),
+            reason: destination.reason(),
+        })
+    }
+
+    /// What a neighbour was sent of a family, in key order.
+    pub fn advertised(&self, peer: PeerId, family: Family) -> Vec<Advertised> {
+        let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());
+        let out = live.and_then(|l| l.out.get(&family));
+        let row = |(key, (attrs, data)): (&Key, &Sent)| Advertised {
+            key: key.clone(),
+            attrs: Arc::clone(attrs),
+            data: *data,
+        };
+        out.map(|out| out.iter().map(row).collect()).unwrap_or_default()
+    }
+
+    /// What a neighbour sent of a family, rejected paths included, in key order.
+    pub fn received(&self, peer: PeerId, family: Family) -> Vec<(Key, Candidate)> {
+        let Some(neighbor) = self.neighbors.get(&peer) else { return Vec::new() };
+        let Some(table) = self.tables.get(&(neighbor.config.instance, family)) else { return Vec::new() };
+        let keys = table.iter_after(None).map(|(key, _)| key);
+        let mine = |c: &Candidate| c.source == Source::Peer(peer);
+        keys.filter_map(|key| {
+            let entry = self.entry(neighbor.config.instance, key)?;
+            entry.candidates.into_iter().find(mine).map(|c| (key.clone(), c))
+        })
+        .collect()
+    }
+
+    /// Whether any table still defers its selection after a restart of ours.
+    pub fn is_restarting(&self) -> bool {
+        self.tables.values().any(|t| t.deferring)
+    }
+
+    fn summary(&self, peer: PeerId, neighbor: &Neighbor) -> PeerSummary {
+        let (mut rejected, mut stale) = (0, 0);
+        for family in Family::ALL {
+            let Some(table) = self.tables.get(&(neighbor.config.instance, family)) else { continue };
+            let paths = table.iter_after(None).flat_map(|(_, d)| &d.paths);
+            for path in paths.filter(|p| p.source == Source::Peer(peer)) {
+                rejected += usize::from(path.rejected.is_some());
+                stale += usize::from(path.stale);
+            }
+        }
+        let live = neighbor.live.as_ref();
+        let (messages_in, messages_out) = neighbor.session.messages;
+        PeerSummary {
+            peer,
+            instance: neighbor.config.instance,
+            remote_addr: neighbor.config.remote_addr,
+            remote_asn: neighbor.config.remote_asn,
+            state: neighbor.session.state(),
+            since: neighbor.since,
+            last_down: neighbor.last_down.clone(),
+            negotiated: live.map(|l| l.negotiated.clone()),
+            received: neighbor.paths,
+            rejected,
+            stale,
+            advertised: live.map_or(0, |l| l.out.values().map(AdjOut::len).sum()),
+            messages_in,
+            messages_out,
+            malformed_updates: neighbor.malformed_updates,
+        }
+    }
 }

@@ -99,20 +99,12 @@ notifications! {
 impl Notification {
     /// A notification without data.
     pub const fn new((code, subcode): (u8, u8)) -> Notification {
-        Notification {
-            code,
-            subcode,
-            data: Vec::new(),
-        }
+        Notification { code, subcode, data: Vec::new() }
     }
 
     /// A notification with data.
     pub fn with_data((code, subcode): (u8, u8), data: impl Into<Vec<u8>>) -> Notification {
-        Notification {
-            code,
-            subcode,
-            data: data.into(),
-        }
+        Notification { code, subcode, data: data.into() }
     }
 
     /// Whether it is of this kind.
@@ -134,9 +126,7 @@ impl Notification {
             return None;
         }
         let (len, text) = self.data.split_first()?;
-        std::str::from_utf8(text.get(..usize::from(*len))?)
-            .ok()
-            .filter(|t| !t.is_empty())
+        std::str::from_utf8(text.get(..usize::from(*len))?).ok().filter(|t| !t.is_empty())
     }
 }
 

@@ -1,0 +1,118 @@
+//! From two OPENs to an agreement (RFC 4271 §6.2, RFC 5492 §3, RFC 6286 §2.2).
+
+use crate::peer::{Negotiated, PeerConfig, PeerGracefulRestart};
+use crate::types::{Family, RouterId};
+use crate::wire::{Capability, GracefulRestart, Notification, Open};
+
+/// Our side of the graceful restart capability at the moment an OPEN is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestartFlags {
+    /// R bit: we have just restarted.
+    pub restarted: bool,
+    /// F bit of every family: forwarding state was preserved.
+    pub forwarding_preserved: bool,
+}
+
+/// The OPEN that offers what `config` wants.
+pub(super) fn offer(config: &PeerConfig, router_id: RouterId, restart: RestartFlags) -> Open {
+    let mut capabilities: Vec<Capability> = config
+        .families
+        .iter()
+        .map(|family| {
+            let (afi, safi) = family.afi_safi();
+            Capability::MultiProtocol(afi, safi)
+        })
+        .collect();
+    capabilities.push(Capability::RouteRefresh);
+    capabilities.push(Capability::ExtendedMessage);
+    capabilities.push(Capability::FourOctetAs(config.local_asn));
+    if let Some(gr) = config.graceful_restart {
+        let kept = |family: &Family| {
+            let (afi, safi) = family.afi_safi();
+            (afi, safi, restart.forwarding_preserved)
+        };
+        capabilities.push(Capability::GracefulRestart(GracefulRestart {
+            restarted: restart.restarted,
+            notification: true,
+            restart_time_s: gr.restart_time_s.min(0x0fff),
+            families: config.families.iter().map(kept).collect(),
+        }));
+    }
+    Open { asn: config.local_asn, hold_time_s: config.hold_time_s, router_id, capabilities }
+}
+
+/// What both sides can do.
+///
+/// # Errors
+/// The NOTIFICATION if the neighbour is not who it should be, or nothing is left to talk about.
+pub(super) fn agree(config: &PeerConfig, local: RouterId, open: &Open) -> Result<Negotiated, Notification> {
+    if open.asn != config.remote_asn {
+        return Err(Notification::new(Notification::BAD_PEER_AS));
+    }
+    // Within one AS identifiers are unique; between two they need not be (RFC 6286).
+    if config.is_internal() && open.router_id == local {
+        return Err(Notification::new(Notification::BAD_IDENTIFIER));
+    }
+    let families = common_families(config, open);
+    if families.is_empty() {
+        return Err(Notification::with_data(Notification::BAD_CAPABILITY, wanted(config)));
+    }
+    let has = |c: &Capability| open.capabilities.contains(c);
+    let four_octet_as = open.capabilities.iter().any(|c| matches!(c, Capability::FourOctetAs(_)));
+    Ok(Negotiated {
+        remote_id: open.router_id,
+        hold_time_s: config.hold_time_s.min(open.hold_time_s),
+        four_octet_as,
+        route_refresh: has(&Capability::RouteRefresh),
+        extended_messages: has(&Capability::ExtendedMessage),
+        graceful_restart: config.graceful_restart.and_then(|_| graceful_restart(open, &families)),
+        families,
+    })
+}
+
+/// Without any multiprotocol capability a speaker carries IPv4 unicast alone (RFC 4760 §8).
+fn common_families(config: &PeerConfig, open: &Open) -> Vec<Family> {
+    let offered = open.capabilities.iter().filter_map(|c| match c {
+        Capability::MultiProtocol(afi, safi) => Some((*afi, *safi)),
+        _ => None,
+    });
+    let plain = offered.clone().next().is_none();
+    let mut families: Vec<Family> = config
+        .families
+        .iter()
+        .copied()
+        .filter(
+            |f| if plain { *f == Family::Ipv4Unicast } else { offered.clone().any(|o| o == f.afi_safi()) },
+        )
+        .collect();
+    families.sort_unstable();
+    families.dedup();
+    families
+}
+
+/// The capabilities that we miss, as RFC 5492 §3 wants them told.
+fn wanted(config: &PeerConfig) -> Vec<u8> {
+    let mut data = Vec::new();
+    for family in &config.families {
+        let (afi, safi) = family.afi_safi();
+        let [a0, a1] = afi.to_be_bytes();
+        data.extend_from_slice(&[1, 4, a0, a1, 0, safi]);
+    }
+    data
+}
+
+fn graceful_restart(open: &Open, families: &[Family]) -> Option<PeerGracefulRestart> {
+    let gr = open.capabilities.iter().find_map(|c| match c {
+        Capability::GracefulRestart(gr) => Some(gr),
+        _ => None,
+    })?;
+    let known = |(afi, safi, kept): &(u16, u8, bool)| {
+        Family::from_afi_safi(*afi, *safi).filter(|f| families.contains(f)).map(|f| (f, *kept))
+    };
+    Some(PeerGracefulRestart {
+        restarted: gr.restarted,
+        notification: gr.notification,
+        restart_time_s: gr.restart_time_s,
+        families: gr.families.iter().filter_map(known).collect(),
+    })
+}

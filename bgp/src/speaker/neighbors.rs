@@ -1,0 +1,217 @@
+//! Neighbours come, change and go; what their machines ask for is done here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::neighbor::{Live, Neighbor};
+use super::{Output, Source, Speaker};
+use crate::peer::{Negotiated, PeerConfig};
+use crate::rib::AdjOut;
+use crate::session::{Action, DownReason, Session};
+use crate::time::Instant;
+use crate::types::{ConnId, Family, PeerId};
+use crate::wire::{Notification, RouteRefresh};
+
+impl Speaker {
+    pub(super) fn add_peer(&mut self, peer: PeerId, config: PeerConfig, now: Instant) {
+        if self.neighbors.contains_key(&peer) {
+            self.update_peer(peer, config, now);
+            return;
+        }
+        for family in &config.families {
+            self.table(config.instance, *family);
+        }
+        let seed = self.config.seed ^ u64::from(peer.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let neighbor = Neighbor::new(config, self.config.router_id, seed, now);
+        self.neighbors.insert(peer, neighbor);
+        self.note_own_addresses();
+        self.on_session(peer, now, |session, out| session.start(now, out));
+    }
+
+    /// Touches only what changed: policy is applied to the paths that are there, what the neighbour was sent
+    /// is looked at again, and only what both sides had agreed on needs a new session.
+    pub(super) fn update_peer(&mut self, peer: PeerId, config: PeerConfig, now: Instant) {
+        let Some(neighbor) = self.neighbors.get_mut(&peer) else {
+            self.add_peer(peer, config, now);
+            return;
+        };
+        if neighbor.config == config {
+            return;
+        }
+        let old = &neighbor.config;
+        let elsewhere = old.instance != config.instance
+            || old.remote_addr != config.remote_addr
+            || old.remote_asn != config.remote_asn
+            || old.local_asn != config.local_asn;
+        if elsewhere {
+            self.remove_peer(peer, now);
+            self.add_peer(peer, config, now);
+        } else if old.needs_new_session(&config) {
+            self.renew_session(peer, config, now);
+        } else {
+            neighbor.config = config.clone();
+            neighbor.session.set_config(config);
+            self.reapply_policy(peer);
+        }
+    }
+
+    fn renew_session(&mut self, peer: PeerId, config: PeerConfig, now: Instant) {
+        let reason = Notification::new(Notification::CONFIG_CHANGE);
+        self.on_session(peer, now, |session, out| session.stop(Some(reason), out));
+        for family in &config.families {
+            self.table(config.instance, *family);
+        }
+        if let Some(neighbor) = self.neighbors.get_mut(&peer) {
+            let left: Vec<Family> =
+                neighbor.stale.iter().copied().filter(|f| !config.families.contains(f)).collect();
+            let seed = self.config.seed ^ now.as_millis();
+            neighbor.session = Session::new(config.clone(), self.config.router_id, seed);
+            neighbor.config = config;
+            for family in left {
+                self.sweep_stale(peer, family);
+            }
+            self.note_own_addresses();
+        }
+        self.on_session(peer, now, |session, out| session.start(now, out));
+    }
+
+    /// The peer is told that its routes end here (a hard reset where a soft one would keep ours), and its
+    /// routes leave at once.
+    pub(super) fn remove_peer(&mut self, peer: PeerId, now: Instant) {
+        let notification = Notification::new(Notification::DECONFIGURED);
+        let notification = self.harden(peer, notification);
+        self.on_session(peer, now, |session, out| session.stop(Some(notification), out));
+        for at in self.tables_of(peer) {
+            if let Some(table) = self.tables.get_mut(&at) {
+                table.remove_where(Source::Peer(peer), |_| true);
+            }
+        }
+        self.neighbors.remove(&peer);
+        self.note_own_addresses();
+    }
+
+    /// Wraps into a hard reset for a peer that would else keep our routes (RFC 8538 §3).
+    pub(super) fn harden(&self, peer: PeerId, notification: Notification) -> Notification {
+        let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());
+        let graceful = live.and_then(|l| l.negotiated.graceful_restart.as_ref());
+        if graceful.is_some_and(|gr| gr.notification) { notification.into_hard_reset() } else { notification }
+    }
+
+    /// Drives one machine and does what it asks for.
+    pub(super) fn on_session(
+        &mut self,
+        peer: PeerId,
+        now: Instant,
+        drive: impl FnOnce(&mut Session, &mut Vec<Action>),
+    ) {
+        let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
+        let mut actions = Vec::new();
+        drive(&mut neighbor.session, &mut actions);
+        self.perform(peer, actions, now);
+    }
+
+    pub(super) fn perform(&mut self, peer: PeerId, actions: Vec<Action>, now: Instant) {
+        for action in actions {
+            match action {
+                Action::Connect => self.out.push(Output::Connect(peer)),
+                Action::Close(conn) => self.out.push(Output::Close(peer, conn)),
+                Action::Send(conn, octets) => self.send(peer, conn, octets, now),
+                Action::State { old, new, reason } => {
+                    if let Some(neighbor) = self.neighbors.get_mut(&peer) {
+                        neighbor.since = now;
+                        neighbor.last_down = reason.clone().or(neighbor.last_down.take());
+                    }
+                    self.out.push(Output::PeerState { peer, old, new, reason });
+                }
+                Action::Up(conn, negotiated) => self.on_up(peer, conn, negotiated, now),
+                Action::Down(reason) => self.on_down(peer, &reason, now),
+                Action::Refresh(request) => self.on_refresh(peer, request),
+            }
+        }
+    }
+
+    /// Hands octets out and keeps account of them.
+    pub(super) fn send(&mut self, peer: PeerId, conn: ConnId, octets: Vec<u8>, now: Instant) {
+        let live = self.neighbors.get_mut(&peer).and_then(|n| n.live.as_mut());
+        if let Some(live) = live.filter(|l| l.conn == conn) {
+            if live.unsent == 0 {
+                live.progress_at = now;
+            }
+            live.unsent += octets.len();
+        }
+        self.out.push(Output::Send(peer, conn, octets));
+    }
+
+    pub(super) fn written(&mut self, peer: PeerId, conn: ConnId, octets: usize, now: Instant) {
+        let live = self.neighbors.get_mut(&peer).and_then(|n| n.live.as_mut());
+        if let Some(live) = live.filter(|l| l.conn == conn) {
+            live.unsent = live.unsent.saturating_sub(octets);
+            live.progress_at = now;
+        }
+    }
+
+    pub(super) fn tick_send_hold(&mut self, peer: PeerId, now: Instant) {
+        let Some(neighbor) = self.neighbors.get(&peer) else { return };
+        let stuck = neighbor.send_hold_deadline().is_some_and(|d| d <= now);
+        if let Some(conn) = neighbor.live.as_ref().filter(|_| stuck).map(|l| l.conn) {
+            let reason = Notification::new(Notification::SEND_HOLD_TIMER_EXPIRED);
+            self.on_session(peer, now, |session, out| session.abandon(conn, reason, now, out));
+        }
+    }
+
+    fn on_up(&mut self, peer: PeerId, conn: ConnId, negotiated: Negotiated, now: Instant) {
+        let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
+        let instance = neighbor.config.instance;
+        let mut out = BTreeMap::new();
+        for family in &negotiated.families {
+            let mut adj_out = AdjOut::default();
+            adj_out.end_of_rib_due = true;
+            if let Some(table) = self.tables.get(&(instance, *family)) {
+                adj_out.touch(table.selected());
+            }
+            out.insert(*family, adj_out);
+        }
+        neighbor.was_up = true;
+        neighbor.malformed_updates = 0;
+        neighbor.live =
+            Some(Live { conn, negotiated, unsent: 0, progress_at: now, end_of_rib: BTreeSet::new(), out });
+        self.on_peer_back(peer, now);
+    }
+
+    fn on_down(&mut self, peer: PeerId, reason: &DownReason, now: Instant) {
+        let Some(live) = self.neighbors.get_mut(&peer).and_then(|n| n.live.take()) else { return };
+        self.on_peer_away(peer, &live.negotiated, reason, now);
+    }
+
+    /// RFC 2918 §4: everything of the family again; RFC 7313 subtypes were not offered and are ignored.
+    fn on_refresh(&mut self, peer: PeerId, request: RouteRefresh) {
+        let Some(family) = Family::from_afi_safi(request.afi, request.safi) else { return };
+        if request.subtype != 0 {
+            return;
+        }
+        let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
+        let table = self.tables.get(&(neighbor.config.instance, family));
+        if let (Some(out), Some(table)) = (neighbor.live.as_mut().and_then(|l| l.out.get_mut(&family)), table)
+        {
+            out.forget();
+            out.touch(table.selected());
+        }
+    }
+
+    pub(super) fn request_refresh(&mut self, peer: PeerId, family: Family) {
+        let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());
+        let Some(live) = live.filter(|l| l.negotiated.route_refresh) else { return };
+        let (afi, safi) = family.afi_safi();
+        self.out.push(Output::Send(peer, live.conn, RouteRefresh { afi, subtype: 0, safi }.encode()));
+    }
+
+    pub(super) fn shutdown(&mut self, graceful: bool, now: Instant) {
+        let peers: Vec<PeerId> = self.neighbors.keys().copied().collect();
+        for peer in peers {
+            let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());
+            let kept = live.is_some_and(|l| l.negotiated.graceful_restart.is_some());
+            let notification = (!graceful || !kept)
+                .then(|| self.harden(peer, Notification::new(Notification::ADMIN_SHUTDOWN)));
+            self.on_session(peer, now, |session, out| session.stop(notification, out));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Capabilities (RFC 5492 §4): those the speaker acts on, all others kept as they are and ignored.
+
+use super::reader::Reader;
+use crate::types::Asn;
+
+/// One capability of an OPEN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// Code 1 (RFC 4760 §8): AFI and SAFI.
+    MultiProtocol(u16, u8),
+    /// Code 2 (RFC 2918).
+    RouteRefresh,
+    /// Code 6 (RFC 8654).
+    ExtendedMessage,
+    /// Code 64 (RFC 4724 §3).
+    GracefulRestart(GracefulRestart),
+    /// Code 65 (RFC 6793).
+    FourOctetAs(Asn),
+    /// Any other, or one of the above with a length that is not its own (ignored, RFC 5492 §5).
+    Unknown {
+        /// Code.
+        code: u8,
+        /// Value, at most 255 octets.
+        value: Vec<u8>,
+    },
+}
+
+/// The value of the graceful restart capability.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GracefulRestart {
+    /// R bit.
+    pub restarted: bool,
+    /// N bit (RFC 8538 §2).
+    pub notification: bool,
+    /// Restart time in seconds, 12 bits.
+    pub restart_time_s: u16,
+    /// AFI, SAFI and F bit.
+    pub families: Vec<(u16, u8, bool)>,
+}
+
+const CODE_MULTI_PROTOCOL: u8 = 1;
+const CODE_ROUTE_REFRESH: u8 = 2;
+const CODE_EXTENDED_MESSAGE: u8 = 6;
+const CODE_GRACEFUL_RESTART: u8 = 64;
+const CODE_FOUR_OCTET_AS: u8 = 65;
+
+const FLAG_RESTART: u16 = 0x8000;
+const FLAG_NOTIFICATION: u16 = 0x4000;
+const FLAG_FORWARDING: u8 = 0x80;
+
+impl Capability {
+    /// Appends code, length and value.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Capability::MultiProtocol(afi, safi) => {
+                out.extend_from_slice(&[CODE_MULTI_PROTOCOL, 4]);
+                out.extend_from_slice(&afi.to_be_bytes());
+                out.extend_from_slice(&[0, *safi]);
+            }
+            Capability::RouteRefresh => out.extend_from_slice(&[CODE_ROUTE_REFRESH, 0]),
+            Capability::ExtendedMessage => out.extend_from_slice(&[CODE_EXTENDED_MESSAGE, 0]),
+            Capability::FourOctetAs(asn) => {
+                out.extend_from_slice(&[CODE_FOUR_OCTET_AS, 4]);
+                out.extend_from_slice(&asn.0.to_be_bytes());
+            }
+            Capability::GracefulRestart(gr) => gr.encode(out),
+            Capability::Unknown { code, value } => {
+                let value = &value[..value.len().min(255)];
+                out.extend_from_slice(&[*code, value.len() as u8]);
+                out.extend_from_slice(value);
+            }
+        }
+    }
+
+    fn decode(code: u8, value: &[u8]) -> Capability {
+        let known = match (code, value) {
+            (CODE_MULTI_PROTOCOL, [a0, a1, _, safi]) => {
+                Some(Capability::MultiProtocol(u16::from_be_bytes([*a0, *a1]), *safi))
+            }
+            (CODE_ROUTE_REFRESH, []) => Some(Capability::RouteRefresh),
+            (CODE_EXTENDED_MESSAGE, []) => Some(Capability::ExtendedMessage),
+            (CODE_FOUR_OCTET_AS, [a, b, c, d]) => {
+                Some(Capability::FourOctetAs(Asn(u32::from_be_bytes([*a, *b, *c, *d]))))
+            }
+            (CODE_GRACEFUL_RESTART, _) => GracefulRestart::decode(value).map(Capability::GracefulRestart),
+            _ => None,
+        };
+        known.unwrap_or_else(|| Capability::Unknown { code, value: value.to_vec() })
+    }
+
+    /// All capabilities of one optional parameter; `None` if the lengths do not add up.
+    pub(super) fn decode_all(value: &[u8], into: &mut Vec<Capability>) -> Option<()> {
+        let mut reader = Reader::new(value);
+        while !reader.is_empty() {
+            let code = reader.u8()?;
+            let len = reader.u8()?;
+            into.push(Capability::decode(code, reader.take(usize::from(len))?));
+        }
+        Some(())
+    }
+}
+
+impl GracefulRestart {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let families = &self.families[..self.families.len().min(63)];
+        out.extend_from_slice(&[CODE_GRACEFUL_RESTART, (2 + 4 * families.len()) as u8]);
+        let mut head = self.restart_time_s & 0x0fff;
+        head |= if self.restarted { FLAG_RESTART } else { 0 };
+        head |= if self.notification { FLAG_NOTIFICATION } else { 0 };
+        out.extend_from_slice(&head.to_be_bytes());
+        for (afi, safi, forwarding) in families {
+            out.extend_from_slice(&afi.to_be_bytes());
+            out.extend_from_slice(&[*safi, if *forwarding { FLAG_FORWARDING } else { 0 }]);
+        }
+    }
+
+    fn decode(value: &[u8]) -> Option<GracefulRestart> {
+        let mut reader = Reader::new(value);
+        let head = reader.u16()?;
+        let mut families = Vec::new();
+        while !reader.is_empty() {
+            let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
+            families.push((afi, safi, flags & FLAG_FORWARDING != 0));
+        }
+        Some(GracefulRestart {
+            restarted: head & FLAG_RESTART != 0,
+            notification: head & FLAG_NOTIFICATION != 0,
+            restart_time_s: head & 0x0fff,
+            families,
+        })
+    }
+}

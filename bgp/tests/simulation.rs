@@ -1,0 +1,450 @@
+//! Two to four speakers under a virtual clock.
+//!
+//! ```text
+//!   node 0 ── AS 65001 ── node 1 ── AS 65002 ── …      addresses and identifiers 10.0.0.(n+1)
+//! ```
+
+mod sim;
+
+use sim::*;
+use watari_bgp::*;
+
+const UNICAST: &[Family] = &[Family::Ipv4Unicast, Family::Ipv6Unicast];
+const ALL: &[Family] = &Family::ALL;
+
+fn pair(asns: (u32, u32), families: &[Family]) -> World {
+    let mut world = World::new(2);
+    world.link(0, 1, asns, families);
+    world.run(10_000);
+    assert_eq!(world.state(0, 1), State::Established);
+    assert_eq!(world.state(1, 0), State::Established);
+    world
+}
+
+fn restart_config() -> RestartConfig {
+    RestartConfig { forwarding_preserved: true, selection_deferral_ms: 60_000 }
+}
+
+fn mac_ip(vni: u32) -> MacIp {
+    MacIp {
+        rd: Rd::from_ip([10, 0, 0, 1].into(), 100),
+        esi: Esi::ZERO,
+        tag: 0,
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        ip: Some(ip("192.0.2.7")),
+        vni: Vni::new(vni).unwrap(),
+        l3_vni: Vni::new(9000),
+    }
+}
+
+fn evpn_attrs(vtep: &str) -> PathAttributes {
+    PathAttributes {
+        next_hop: Some(ip(vtep).into()),
+        ext_communities: vec![RouteTarget::new(Asn(65001), 100).into(), ExtCommunity::ENCAP_VXLAN],
+        ..PathAttributes::default()
+    }
+}
+
+#[test]
+fn routes_of_every_family_arrive_and_leave() {
+    let mut world = pair((65001, 65002), ALL);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    world.originate(0, net("2001:db8:1::/48"), PathAttributes::default());
+    world.originate(0, mac_ip(100), evpn_attrs("10.0.0.1"));
+    let v4 = world.best(1, net("198.51.100.0/24")).unwrap();
+    assert_eq!(v4.attrs.next_hop, Some(NextHop::V4([10, 0, 0, 1].into())));
+    assert_eq!(v4.attrs.as_path, AsPath::sequence([Asn(65001)]));
+    let v6 = world.best(1, net("2001:db8:1::/48")).unwrap();
+    assert_eq!(v6.attrs.next_hop, Some(NextHop::V6("2001:db8::1".parse().unwrap())));
+    let station = world.best(1, mac_ip(100)).unwrap();
+    assert_eq!(station.data.label1.get(), 100);
+    assert_eq!(station.data.label2.map(Vni::get), Some(9000));
+    assert!(station.attrs.ext_communities.contains(&ExtCommunity::ENCAP_VXLAN));
+
+    world.withdraw(0, net("198.51.100.0/24"));
+    world.withdraw(0, net("2001:db8:1::/48"));
+    world.withdraw(0, mac_ip(100));
+    assert!(world.best(1, net("198.51.100.0/24")).is_none());
+    assert!(world.best(1, net("2001:db8:1::/48")).is_none());
+    assert!(world.best(1, mac_ip(100)).is_none());
+}
+
+#[test]
+fn an_unchanged_route_is_not_sent_again() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    let mark = world.mark(0);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    assert!(world.sent(0, mark).is_empty());
+    let med = PathAttributes { med: Some(5), ..PathAttributes::default() };
+    world.originate(0, net("198.51.100.0/24"), med);
+    assert_eq!(world.best(1, net("198.51.100.0/24")).unwrap().attrs.med, Some(5));
+}
+
+#[test]
+fn routes_that_share_attributes_share_messages() {
+    let mut world = World::new(2);
+    for i in 0..1_000u32 {
+        world.originate(0, net(&format!("10.{}.{}.0/24", 1 + i / 256, i % 256)), PathAttributes::default());
+    }
+    world.link(0, 1, (65001, 65002), UNICAST);
+    world.run(10_000);
+    let summary = world.nodes[1].speaker.peer(PeerId(0)).unwrap();
+    assert_eq!(summary.received, 1_000);
+    assert!(summary.messages_in < 10, "{} messages", summary.messages_in);
+}
+
+#[test]
+fn an_internal_route_does_not_go_to_an_internal_peer() {
+    let mut world = World::new(3);
+    world.link(0, 1, (65001, 65001), UNICAST);
+    world.link(1, 2, (65001, 65001), UNICAST);
+    world.run(10_000);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    assert!(world.best(1, net("198.51.100.0/24")).is_some());
+    assert!(world.best(2, net("198.51.100.0/24")).is_none());
+}
+
+#[test]
+fn a_reflector_passes_a_clients_route_on_with_originator_and_cluster() {
+    let mut world = World::new(3);
+    let client = |a, b| PeerConfig { route_reflector_client: true, ..between(a, b, (65001, 65001), UNICAST) };
+    world.add_peer(1, 0, client(1, 0));
+    world.add_peer(0, 1, between(0, 1, (65001, 65001), UNICAST));
+    world.link(1, 2, (65001, 65001), UNICAST);
+    world.run(10_000);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    let route = world.best(2, net("198.51.100.0/24")).unwrap();
+    assert_eq!(route.attrs.originator_id, Some(RouterId([10, 0, 0, 1].into())));
+    assert_eq!(route.attrs.cluster_list, [std::net::Ipv4Addr::new(10, 0, 0, 2)]);
+    assert_eq!(route.attrs.next_hop, Some(NextHop::V4([10, 0, 0, 1].into())));
+}
+
+#[test]
+fn without_a_policy_nothing_passes_an_external_session() {
+    let mut world = World::new(2);
+    let silent = |a, b, asns| PeerConfig { policy: Policy::default(), ..between(a, b, asns, UNICAST) };
+    world.add_peer(0, 1, between(0, 1, (65001, 65002), UNICAST));
+    world.add_peer(1, 0, silent(1, 0, (65002, 65001)));
+    world.run(10_000);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    world.originate(1, net("203.0.113.0/24"), PathAttributes::default());
+    assert!(world.best(1, net("198.51.100.0/24")).is_none());
+    assert!(world.best(0, net("203.0.113.0/24")).is_none());
+    let entry = world.nodes[1].speaker.entry(UNDERLAY, &Key::prefix(net("198.51.100.0/24"))).unwrap();
+    assert_eq!(entry.candidates[0].rejected, Some(rib::RejectReason::Policy));
+}
+
+#[test]
+fn a_changed_policy_takes_effect_without_a_new_session() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    world.originate(1, net("203.0.113.0/24"), PathAttributes::default());
+    let (mark0, mark1) = (world.mark(0), world.mark(1));
+    let closed = PeerConfig { policy: Policy::default(), ..between(1, 0, (65002, 65001), UNICAST) };
+    world.input(1, Input::UpdatePeer(PeerId(0), Box::new(closed)));
+    assert!(world.best(1, net("198.51.100.0/24")).is_none());
+    assert!(world.best(0, net("203.0.113.0/24")).is_none());
+    world.input(1, Input::UpdatePeer(PeerId(0), Box::new(between(1, 0, (65002, 65001), UNICAST))));
+    assert!(world.best(1, net("198.51.100.0/24")).is_some());
+    assert!(world.best(0, net("203.0.113.0/24")).is_some());
+    assert!(world.downs(0, mark0).is_empty() && world.downs(1, mark1).is_empty());
+}
+
+#[test]
+fn our_own_as_in_the_path_is_a_loop() {
+    let mut world = World::new(3);
+    world.link(0, 1, (65001, 65002), UNICAST);
+    world.link(1, 2, (65002, 65001), UNICAST);
+    world.run(10_000);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    assert!(world.best(2, net("198.51.100.0/24")).is_none());
+    let entry = world.nodes[2].speaker.entry(UNDERLAY, &Key::prefix(net("198.51.100.0/24"))).unwrap();
+    assert_eq!(entry.candidates[0].rejected, Some(rib::RejectReason::AsLoop(Asn(65001))));
+}
+
+#[test]
+fn crossing_connections_leave_the_one_of_the_higher_identifier() {
+    let mut world = World::new(2);
+    world.hold_connects = true;
+    world.link(0, 1, (65001, 65002), UNICAST);
+    world.release_connects();
+    world.run(10_000);
+    assert_eq!(world.state(0, 1), State::Established);
+    assert_eq!(world.state(1, 0), State::Established);
+    assert!(world.downs(0, 0).is_empty() && world.downs(1, 0).is_empty());
+    // Node 1 has the higher identifier: what it opened, the second connection, stays.
+    let stays = |n: usize| world.nodes[n].log.iter().any(|(_, o)| matches!(o, Output::Close(_, ConnId(1))));
+    assert!(stays(0) || stays(1));
+    assert!(!world.nodes.iter().flat_map(|n| &n.log).any(|(_, o)| matches!(o, Output::Close(_, ConnId(2)))));
+}
+
+#[test]
+fn a_silent_peer_is_dropped_when_the_hold_timer_expires() {
+    let mut world = World::new(2);
+    let plain = |a, b, asns| PeerConfig { graceful_restart: None, ..between(a, b, asns, UNICAST) };
+    world.add_peer(0, 1, plain(0, 1, (65001, 65002)));
+    world.add_peer(1, 0, plain(1, 0, (65002, 65001)));
+    world.run(10_000);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    world.stalled = Some(0);
+    let mark = world.mark(1);
+    world.run(100_000);
+    let expired = Notification::new(Notification::HOLD_TIMER_EXPIRED);
+    assert_eq!(world.downs(1, mark).first(), Some(&DownReason::Sent(expired)));
+    assert!(world.best(1, net("198.51.100.0/24")).is_none());
+}
+
+#[test]
+fn the_session_stays_up_for_a_day_of_silence() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.run(86_400_000);
+    assert!(world.downs(0, 0).is_empty() && world.downs(1, 0).is_empty());
+}
+
+#[test]
+fn garbage_is_answered_with_its_notification_and_harms_nobody_else() {
+    let mut world = World::new(3);
+    world.link(0, 1, (65001, 65002), UNICAST);
+    world.link(0, 2, (65001, 65003), UNICAST);
+    world.run(10_000);
+    let conn = world.nodes[0].log.iter().rev().find_map(|(_, o)| match o {
+        Output::Send(PeerId(1), conn, _) => Some(*conn),
+        _ => None,
+    });
+    let mark = world.mark(0);
+    world.input(0, Input::Bytes(PeerId(1), conn.unwrap(), vec![0; 40]));
+    let not_synchronized = Notification::new(Notification::NOT_SYNCHRONIZED);
+    assert_eq!(world.downs(0, mark), [DownReason::Sent(not_synchronized)]);
+    assert_eq!(world.state(0, 2), State::Established);
+    world.run(60_000);
+    assert_eq!(world.state(0, 1), State::Established, "it recovers by itself");
+}
+
+#[test]
+fn a_peer_that_does_not_read_costs_bounded_memory_and_is_given_up() {
+    let mut world = World::new(3);
+    world.link(0, 1, (65001, 65002), UNICAST);
+    world.link(0, 2, (65001, 65003), UNICAST);
+    world.run(10_000);
+    let mark = world.mark(0);
+    // Only reports to node 1's connection are withheld: node 2 is served all the while.
+    world.stalled = Some(0);
+    for i in 0..60_000u32 {
+        let med = PathAttributes { med: Some(i), ..PathAttributes::default() };
+        world.originate(0, net(&format!("10.{}.{}.0/24", i / 256 % 64, i % 256)), med);
+    }
+    let sent = world.sent(0, mark).len();
+    assert!(sent < 2 * (speaker::SEND_CREDIT + 128 * 1024), "{sent} octets to two stuck peers");
+    world.run(500_000);
+    assert!(!world.downs(0, mark).is_empty());
+}
+
+#[test]
+fn removing_a_peer_withdraws_its_routes_and_ceases() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    world.originate(1, net("203.0.113.0/24"), PathAttributes::default());
+    let mark = world.mark(0);
+    world.input(1, Input::RemovePeer(PeerId(0)));
+    assert!(world.best(1, net("198.51.100.0/24")).is_none());
+    assert!(world.best(0, net("203.0.113.0/24")).is_none(), "a hard reset is not graceful");
+    let deconfigured = Notification::new(Notification::DECONFIGURED).into_hard_reset();
+    assert_eq!(world.downs(0, mark), [DownReason::Received(deconfigured)]);
+}
+
+#[test]
+fn a_restart_of_thirty_seconds_changes_nothing_at_the_helper() {
+    for asns in [(65001, 65001), (65001, 65002)] {
+        let mut world = pair(asns, ALL);
+        world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+        world.originate(0, net("198.51.101.0/24"), PathAttributes::default());
+        world.originate(0, mac_ip(100), evpn_attrs("10.0.0.1"));
+        world.originate(1, net("203.0.113.0/24"), PathAttributes::default());
+        let (helper, restarter) = (world.mark(1), world.mark(0));
+        world.kill(0);
+        world.run(30_000);
+        assert!(world.best(1, net("198.51.100.0/24")).unwrap().stale);
+        assert!(world.changes(1, helper).is_empty());
+
+        world.restart(0, restart_config());
+        world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+        world.originate(0, mac_ip(100), evpn_attrs("10.0.0.1"));
+        world.run(1_000);
+        assert!(world.nodes[0].speaker.is_restarting(), "local routes are not complete");
+        assert!(world.changes(0, restarter).is_empty());
+        world.input(0, Input::LocalRoutesComplete);
+        world.run(1_000);
+
+        assert!(!world.nodes[0].speaker.is_restarting());
+        assert!(!world.best(1, net("198.51.100.0/24")).unwrap().stale);
+        assert!(!world.best(1, mac_ip(100)).unwrap().stale);
+        let gone = world.changes(1, helper);
+        assert_eq!(gone.len(), 1, "only what was not announced again leaves: {gone:?}");
+        assert_eq!(gone[0].0, Key::prefix(net("198.51.101.0/24")));
+        let done = |f: Family| {
+            let is = |(_, o): &(Instant, Output)| matches!(o, Output::SelectionDone(_, g) if *g == f);
+            world.nodes[0].log[restarter..].iter().filter(|e| is(e)).count()
+        };
+        assert_eq!(Family::ALL.map(done), [1, 1, 1]);
+        assert!(world.best(0, net("203.0.113.0/24")).is_some());
+    }
+}
+
+#[test]
+fn end_of_rib_waits_for_what_the_other_peers_still_have_to_send() {
+    // 1 and 2 are helpers of 0; 0 carries 2's route to 1. 2 is slow: it comes back last.
+    let mut world = World::new(3);
+    world.link(0, 1, (65001, 65002), UNICAST);
+    world.link(0, 2, (65001, 65003), UNICAST);
+    world.run(10_000);
+    world.originate(2, net("203.0.113.0/24"), PathAttributes::default());
+    assert!(world.best(1, net("203.0.113.0/24")).is_some());
+    let helper = world.mark(1);
+    world.kill(0);
+    world.run(10_000);
+    world.stalled = Some(2);
+    world.restart(0, restart_config());
+    world.input(0, Input::LocalRoutesComplete);
+    world.run(20_000);
+    assert_eq!(world.state(0, 1), State::Established);
+    assert!(world.nodes[0].speaker.is_restarting());
+    assert!(world.best(1, net("203.0.113.0/24")).unwrap().stale);
+    world.stalled = None;
+    world.run(30_000);
+    assert_eq!(world.state(0, 2), State::Established);
+    assert!(world.changes(1, helper).is_empty(), "{:?}", world.changes(1, helper));
+    assert!(!world.best(1, net("203.0.113.0/24")).unwrap().stale);
+}
+
+#[test]
+fn one_dead_peer_blocks_nothing_beyond_the_deferral_timer() {
+    let mut world = World::new(3);
+    world.link(0, 1, (65001, 65002), UNICAST);
+    world.link(0, 2, (65001, 65003), UNICAST);
+    world.run(10_000);
+    world.originate(2, net("203.0.113.0/24"), PathAttributes::default());
+    let helper = world.mark(1);
+    world.kill(0);
+    world.kill(2);
+    world.run(5_000);
+    world.restart(0, restart_config());
+    world.input(0, Input::LocalRoutesComplete);
+    world.run(59_000);
+    assert!(world.nodes[0].speaker.is_restarting());
+    assert!(world.changes(1, helper).is_empty());
+    world.run(2_000);
+    assert!(!world.nodes[0].speaker.is_restarting());
+    assert_eq!(world.changes(1, helper), [(Key::prefix(net("203.0.113.0/24")), None)]);
+}
+
+#[test]
+fn a_peer_that_never_returns_loses_its_routes_after_the_restart_time() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    let helper = world.mark(1);
+    world.kill(0);
+    world.run(119_000);
+    assert!(world.changes(1, helper).is_empty());
+    world.run(2_000);
+    assert_eq!(world.changes(1, helper), [(Key::prefix(net("198.51.100.0/24")), None)]);
+}
+
+#[test]
+fn a_broken_connection_between_two_living_speakers_changes_nothing() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    let helper = world.mark(1);
+    world.cut(0, 1);
+    world.run(10_000);
+    assert_eq!(world.state(1, 0), State::Established);
+    assert!(world.changes(1, helper).is_empty());
+    assert!(!world.best(1, net("198.51.100.0/24")).unwrap().stale);
+}
+
+#[test]
+fn a_restart_that_did_not_preserve_forwarding_loses_the_routes_on_return() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    let helper = world.mark(1);
+    world.kill(0);
+    world.run(5_000);
+    world.restart(0, RestartConfig { forwarding_preserved: false, ..restart_config() });
+    world.run(1_000);
+    assert_eq!(world.changes(1, helper), [(Key::prefix(net("198.51.100.0/24")), None)]);
+}
+
+#[test]
+fn a_graceful_shutdown_sends_no_notification_and_keeps_the_routes() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    let helper = world.mark(1);
+    let mark = world.mark(0);
+    world.input(0, Input::Shutdown { graceful: true });
+    assert!(world.sent(0, mark).is_empty());
+    assert_eq!(world.downs(1, helper), [DownReason::ConnectionLost]);
+    assert!(world.changes(1, helper).is_empty());
+}
+
+#[test]
+fn a_final_shutdown_takes_the_routes_along() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    world.input(0, Input::Shutdown { graceful: false });
+    assert!(world.best(1, net("198.51.100.0/24")).is_none());
+}
+
+#[test]
+fn instances_do_not_see_each_other() {
+    let mut world = pair((65001, 65002), UNICAST);
+    let nlri = Nlri::from(net("198.51.100.0/24"));
+    let other = Input::Originate { instance: InstanceId(7), nlri, attrs: Box::default() };
+    world.input(0, other);
+    assert!(world.best(1, net("198.51.100.0/24")).is_none());
+    assert_eq!(world.nodes[0].speaker.table_rows(InstanceId(7), Family::Ipv4Unicast, None, 10).len(), 1);
+    assert!(world.nodes[0].speaker.table_rows(UNDERLAY, Family::Ipv4Unicast, None, 10).is_empty());
+}
+
+#[test]
+fn too_many_paths_end_the_session() {
+    let mut world = World::new(2);
+    world.add_peer(0, 1, PeerConfig { max_paths: Some(2), ..between(0, 1, (65001, 65002), UNICAST) });
+    world.add_peer(1, 0, between(1, 0, (65002, 65001), UNICAST));
+    world.run(10_000);
+    for i in 0..3 {
+        world.originate(1, net(&format!("203.0.{i}.0/24")), PathAttributes::default());
+    }
+    let Some(DownReason::Sent(reason)) = world.downs(0, 0).first().cloned() else { panic!("still up") };
+    assert!(reason.is(Notification::HARD_RESET));
+    assert_eq!(reason.data[..2], [6, 1]);
+    assert!(world.best(0, net("203.0.0.0/24")).is_none());
+}
+
+#[test]
+fn a_mac_that_moved_is_preferred_by_its_sequence_and_a_sticky_one_stays() {
+    let mut world = World::new(3);
+    world.link(0, 2, (65001, 65001), &[Family::L2vpnEvpn]);
+    world.link(1, 2, (65001, 65001), &[Family::L2vpnEvpn]);
+    world.run(10_000);
+    let claim = |vtep: &str, sticky, sequence| {
+        let mut attrs = evpn_attrs(vtep);
+        attrs.ext_communities.push(ExtCommunity::mac_mobility(sticky, sequence));
+        attrs
+    };
+    world.originate(0, mac_ip(100), claim("10.0.0.1", false, 0));
+    world.originate(1, mac_ip(100), claim("10.0.0.2", false, 1));
+    assert_eq!(world.best(2, mac_ip(100)).unwrap().source, Source::Peer(PeerId(1)));
+    world.originate(0, mac_ip(100), claim("10.0.0.1", true, 0));
+    assert_eq!(world.best(2, mac_ip(100)).unwrap().source, Source::Peer(PeerId(0)));
+    let reason = world.nodes[2].speaker.entry(UNDERLAY, &Nlri::from(mac_ip(100)).key).unwrap().reason;
+    assert_eq!(reason, Some(rib::Reason::Sticky));
+}
+
+#[test]
+fn a_route_refresh_is_answered_with_everything() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    let mark = world.mark(0);
+    world.input(1, Input::RequestRefresh(PeerId(0), Family::Ipv4Unicast));
+    assert!(!world.sent(0, mark).is_empty());
+}
