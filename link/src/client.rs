@@ -137,14 +137,21 @@ impl Client {
         }
     }
 
-    /// Stops the engine; see [`ShutdownRequest::remove`].
+    /// Stops the engine, see [`ShutdownRequest::remove`], and waits until it has ended.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub fn shutdown(&mut self, remove: bool) -> Result<(), ClientError> {
+    /// See [`ClientError`]; [`ClientError::Io`] if it does not end within the timeout.
+    pub fn shutdown(mut self, remove: bool) -> Result<(), ClientError> {
         match self.request(Request::Shutdown(ShutdownRequest { remove }))? {
-            Answer::Stopping => Ok(()),
-            other => Err(unexpected(&other)),
+            Answer::Stopping => {}
+            other => return Err(unexpected(&other)),
+        }
+        // The connection ends with the process, when everything is done.
+        match self.reader.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(ClientError::Protocol("it speaks on after its last words".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 

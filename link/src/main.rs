@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    die_whole();
     let options = Options { socket: arguments.socket, state: arguments.state };
     match daemon::run(&options).map_err(anyhow::Error::from) {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,4 +36,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic in one thread ends the process: a supervisor that restarts it has packets flowing again
+/// within a second, while an engine with a dead thread would look alive and carry nothing.
+fn die_whole() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }

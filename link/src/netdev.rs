@@ -46,7 +46,7 @@ fn read(message: &LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::LinkInfo(infos) => {
-                link.is_tun = infos.iter().any(|info| *info == LinkInfo::Kind(InfoKind::Tun));
+                link.is_tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
             }
             _ => {}
         }

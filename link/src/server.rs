@@ -83,24 +83,25 @@ impl Server {
             let (id, result) = match parse(&line) {
                 Ok(frame) => {
                     let hello = matches!(frame.request, Request::Hello(_));
-                    let subscribe = matches!(frame.request, Request::Subscribe);
                     let result = if hello || greeted {
                         self.answer(frame.request)
                     } else {
                         Err(refusal(RefusalCode::Version, "say hello first"))
                     };
                     greeted |= hello && result.is_ok();
-                    // Subscribed before it is said, so that nothing falls between.
-                    if subscribe && result.is_ok() && !subscribed {
-                        subscribed = true;
-                        self.send_events(&writer)?;
-                    }
                     (frame.id, result)
                 }
                 Err(refusal) => (0, Err(refusal)),
             };
+            // Subscribed before it is said, so that nothing falls between; sent after it is said.
+            let subscribe = !subscribed && matches!(result, Ok(Answer::Subscribed));
+            let events = subscribe.then(|| self.events.subscribe());
             let stopping = matches!(result, Ok(Answer::Stopping));
             write_line(&writer, &frame(id, result))?;
+            if let Some(events) = events {
+                subscribed = true;
+                send_events(events, &writer)?;
+            }
             if stopping {
                 self.stop.wake.write(1).map_err(io::Error::from)?;
             }
@@ -133,22 +134,21 @@ impl Server {
         let field = Some("protocol".to_owned());
         Err(Refusal { code: RefusalCode::Version, field, message })
     }
+}
 
-    fn send_events(&self, writer: &Writer) -> io::Result<()> {
-        let events = self.events.subscribe();
-        let writer = Arc::downgrade(writer);
-        let send = move || {
-            // The connection's own thread holds the writer as long as the client is there.
-            while let Some(event) = next_event(&events, || writer.strong_count() > 0) {
-                let Some(writer) = writer.upgrade() else { return };
-                if write_line(&writer, &EventFrame { event }).is_err() {
-                    let _ = lock(&writer).shutdown(std::net::Shutdown::Both);
-                    return;
-                }
+fn send_events(events: Receiver<Event>, writer: &Writer) -> io::Result<()> {
+    let writer = Arc::downgrade(writer);
+    let send = move || {
+        // The connection's own thread holds the writer as long as the client is there.
+        while let Some(event) = next_event(&events, || writer.strong_count() > 0) {
+            let Some(writer) = writer.upgrade() else { return };
+            if write_line(&writer, &EventFrame { event }).is_err() {
+                let _ = lock(&writer).shutdown(std::net::Shutdown::Both);
+                return;
             }
-        };
-        thread::Builder::new().name("events".to_owned()).spawn(send).map(drop)
-    }
+        }
+    };
+    thread::Builder::new().name("events".to_owned()).spawn(send).map(drop)
 }
 
 fn next_event(events: &Receiver<Event>, wanted: impl Fn() -> bool) -> Option<Event> {

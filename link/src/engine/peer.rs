@@ -348,9 +348,9 @@ impl Noise {
                 false
             }
             (RESPONSE, _) => self.establish(index_at(message, 8)),
-            (DATA, _) if self.unconfirmed.is_some() => {
-                let index = index_at(message, 4);
-                index == self.unconfirmed && self.establish(index)
+            (DATA, _) if self.unconfirmed.is_some() && index_at(message, 4) == self.unconfirmed => {
+                let index = self.unconfirmed.take();
+                self.establish(index)
             }
             _ => false,
         }
@@ -358,7 +358,6 @@ impl Noise {
 
     fn establish(&mut self, local_index: Option<u32>) -> bool {
         let Some(local_index) = local_index else { return false };
-        self.unconfirmed = None;
         self.calling = None;
         self.session = Some(Session { local_index, made_at: Instant::now() });
         self.handshakes += 1;

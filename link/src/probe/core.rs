@@ -224,7 +224,7 @@ impl Prober {
             total += 1;
             lost += u32::from(!sent.answered);
         }
-        if total == 0 { 0 } else { u16::try_from(lost * 1000 / total).unwrap_or(1000) }
+        (lost * 1000).checked_div(total).map_or(0, |permille| u16::try_from(permille).unwrap_or(1000))
     }
 }
 
