@@ -9,12 +9,19 @@
 //! is hung up on before a byte is read. One measurement at a time. Errors are RFC 9457 problems.
 //! The same routes are served on a Unix socket in the state directory, for the node's own root.
 
+mod client;
+mod facts;
+mod service;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::Inventory;
 use crate::measure::{PORT_DEFAULT, Spec};
+
+pub use client::{CallError, call_local, fetch_facts, request_measure};
+pub use service::{Agent, AgentError, AgentOptions};
 
 /// Largest request body in bytes.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
@@ -24,6 +31,10 @@ pub const ANSWER_BYTES_MAX: usize = 256 * 1024;
 pub const CONNECTIONS_MAX: usize = 16;
 /// `type` of the problem when a measurement is already running.
 pub const PROBLEM_BUSY: &str = "urn:watari:problem:agent-busy";
+/// `type` of the problem when the body is not what it should be.
+pub const PROBLEM_REQUEST: &str = "urn:watari:problem:agent-request";
+/// `type` of the problem when the machine does not tell its facts.
+pub const PROBLEM_FACTS: &str = "urn:watari:problem:agent-facts";
 /// `type` of the problem when the measurement failed; `detail` says why.
 pub const PROBLEM_MEASURE: &str = "urn:watari:problem:measure-failed";
 
@@ -67,3 +78,6 @@ pub struct MeasureRequest {
 fn port_default() -> u16 {
     PORT_DEFAULT
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,10 +55,10 @@ impl RouteWish<'_> {
             });
         }
         let own = |v4: bool| self.addresses.iter().map(IpNet::addr).find(|a| a.is_ipv4() == v4);
-        let in_tunnel = self.prefixes.iter().filter_map(|prefix| {
+        let in_tunnel = self.prefixes.iter().flat_map(halves).filter_map(|prefix| {
             let source = own(prefix.addr().is_ipv4())?;
             Some(Route {
-                destination: prefix.trunc(),
+                destination: prefix,
                 device: self.device,
                 gateway: None,
                 source: Some(source),
@@ -72,8 +72,7 @@ impl RouteWish<'_> {
     }
 
     /// The difference between what is wanted and what is `present`. Routes of others are never in
-    /// it; a route of another to one of the prefixes is an error, except the default route, beside
-    /// which ours is the more preferred one.
+    /// it; a route of another to one of the prefixes is an error.
     ///
     /// # Errors
     /// [`HostError::ForeignRoute`], [`HostError::NoPath`].
@@ -84,10 +83,10 @@ impl RouteWish<'_> {
             let same = present.iter().find(|p| p.destination == route.destination && !self.is_ours(p));
             match same {
                 Some(_) if route.device != self.device => {}
-                Some(foreign) if route.destination.prefix_len() > 0 => {
+                Some(foreign) => {
                     return Err(HostError::ForeignRoute { prefix: route.destination, route: words(foreign) });
                 }
-                _ => changes.add.push(route.clone()),
+                None => changes.add.push(route.clone()),
             }
         }
         changes.remove = present.iter().filter(|p| self.is_ours(p) && !wanted.contains(p)).cloned().collect();
@@ -99,6 +98,16 @@ impl RouteWish<'_> {
         route.protocol == ROUTE_PROTOCOL
             && (route.device == self.device || route.destination == IpNet::from(self.endpoint))
     }
+}
+
+/// The default route as its two halves, which take precedence over the default route of others
+/// without touching it; any other prefix as it is.
+fn halves(prefix: &IpNet) -> Vec<IpNet> {
+    let prefix = prefix.trunc();
+    if prefix.prefix_len() > 0 {
+        return vec![prefix];
+    }
+    prefix.subnets(1).map(Iterator::collect).unwrap_or_default()
 }
 
 fn words(route: &Route) -> String {
@@ -207,7 +216,8 @@ mod tests {
             .changes(std::slice::from_ref(&default))
             .expect("changes");
         assert_eq!(changes.add[0], route("198.51.100.1/32", UPLINK, Some("192.0.2.1"), 219));
-        assert_eq!(changes.add.len(), 2);
+        let tunnel: Vec<_> = changes.add[1..].iter().map(|r| r.destination).collect();
+        assert_eq!(tunnel, [net("0.0.0.0/1"), net("128.0.0.0/1")]);
         assert!(!changes.remove.contains(&default), "a foreign route is never removed");
         let error = wish(&prefixes, &addresses, None).changes(&[]).expect_err("no way");
         assert!(matches!(error, HostError::NoPath { .. }), "{error}");

@@ -27,6 +27,7 @@ mod wire;
 pub use histogram::Histogram;
 pub use initiator::run;
 pub use report::{Report, RequestResponse, TcpThroughput, UdpThroughput};
+pub(crate) use responder::listen;
 pub use responder::{Responder, ResponderOptions};
 pub use sequence::SequenceTracker;
 pub use spec::{Spec, SpecError, TestKind};
