@@ -12,13 +12,13 @@ use aya::{
 };
 use watari_abi::{
     Bucket, Config, FloodPorts, FloodVteps, Hook, MacKey, MacLocal, MacRemote, MacStatic, NeighKey,
-    NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortKey, Segment, Tenant, TunnelKey,
+    NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortKey, Segment, Stage, Tenant, TunnelKey,
     layout_number,
 };
 
 use crate::{
     Error, Events, Routes, Stats, Table,
-    object::{self, MAPS, OBJECT, STAGES, fingerprint, program_of},
+    object::{self, MAPS, OBJECT, fingerprint, program_of},
     pins::{PinFolder, unpin},
 };
 
@@ -253,10 +253,11 @@ fn fill_pipeline(object: &mut Ebpf) -> Result<(), Error> {
     let failed = |error| Error::map("pipeline", "write", error);
     let map = object.take_map("pipeline").ok_or_else(|| missing("map", "pipeline"))?;
     let mut pipeline = ProgramArray::try_from(map).map_err(failed)?;
-    for (index, name) in STAGES.iter().enumerate() {
+    for stage in Stage::ALL {
+        let name = stage.name();
         let program = program_mut(object, name)?;
         let fd = program.fd().map_err(|error| Error::program(name, error))?;
-        pipeline.set(index as u32, fd, 0).map_err(failed)?;
+        pipeline.set(*stage as u32, fd, 0).map_err(failed)?;
     }
     Ok(())
 }

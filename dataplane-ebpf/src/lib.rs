@@ -41,6 +41,7 @@ pub use routes::{Prefix, Routes};
 pub use stats::Stats;
 pub use table::Table;
 
+pub use aya::Pod;
 pub use watari_abi as abi;
 pub use watari_abi::{
     Bucket, Config, Counter, DropReason, Event, EventKind, FloodPorts, FloodVteps, Hook, MacKey, MacLocal,

@@ -1,16 +1,13 @@
 //! The compiled eBPF programs, inside this library.
 
 use aya::include_bytes_aligned;
-use watari_abi::Hook;
+use watari_abi::{Hook, Stage};
 
 /// The object file that the build made (or was given by `WATARI_BPF_OBJECT`).
 pub(crate) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watari.bpf.o"));
 
 /// The programs of `attach_host_vlan`.
 pub(crate) static HOST_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hostvlan.bpf.o"));
-
-/// Stages of the pipeline, in the order of their index in the map `pipeline`.
-pub(crate) const STAGES: &[&str] = &["st_switch", "st_answer", "st_flood", "st_route"];
 
 /// The entry of tests and traces.
 pub(crate) const ENTRY: &str = "entry";
@@ -22,7 +19,7 @@ pub(crate) fn program_of(hook: Hook) -> &'static str {
 
 /// Every program that is loaded and pinned, stages first.
 pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
-    STAGES.iter().copied().chain(Hook::ALL.iter().map(|hook| hook.name())).chain([ENTRY])
+    Stage::ALL.iter().map(|stage| stage.name()).chain(Hook::ALL.iter().map(|hook| hook.name())).chain([ENTRY])
 }
 
 /// Maps that are pinned. `scratch` is working memory, pinned as well so that old and new programs agree.

@@ -17,7 +17,7 @@ pub mod plan;
 pub mod table;
 
 pub use account::{Counter, DropReason, Event, EventKind, PortStats};
-pub use meta::{Hook, Meta, Verdict};
+pub use meta::{Hook, Meta, Scratch, Stage, Verdict};
 pub use plan::{
     Config, FloodPorts, FloodVteps, Node, NodeKey, Port, PortKey, PortKind, Segment, SegmentKind, Tenant,
     TunnelKey,
@@ -49,7 +49,7 @@ pub const fn layout_number() -> u64 {
         size_of::<Route>(),
         size_of::<FloodPorts>() + size_of::<FloodVteps>() * 4096,
         size_of::<Bucket>() + size_of::<PortStats>() * 256,
-        size_of::<Event>() + size_of::<Meta>() * 256,
+        size_of::<Event>() + size_of::<Scratch>() * 256,
         limits::SUM as usize,
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -13,7 +13,7 @@
 //! ```
 //! Afterwards cb holds the [`Verdict`].
 
-use crate::{Ip4Bytes, IpBytes, MacBytes, PortKey};
+use crate::{Ip4Bytes, MacBytes, PortKey};
 
 /// Where a packet enters.
 #[repr(u8)]
@@ -80,6 +80,55 @@ impl Hook {
     }
 }
 
+/// A stage of the pipeline: index into the map `pipeline`.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Classify, guard, learn, and switch what is known.
+    Classify = 0,
+    /// ARP and neighbour discovery.
+    Answer = 1,
+    /// Copies for more than one receiver.
+    Flood = 2,
+    /// Longest match, neighbour, hop limit.
+    Route = 3,
+    /// From one end of a cross-connect to the other.
+    Cross = 4,
+}
+
+impl Stage {
+    /// All of them, in the order of their index.
+    pub const ALL: &'static [Self] = &[Self::Classify, Self::Answer, Self::Flood, Self::Route, Self::Cross];
+    /// Name of its program.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Classify => "st_classify",
+            Self::Answer => "st_answer",
+            Self::Flood => "st_flood",
+            Self::Route => "st_route",
+            Self::Cross => "st_cross",
+        }
+    }
+}
+
+/// The longest frame that a stage builds by itself.
+pub const BUILD_BYTES: usize = 96;
+
+/// Working memory of one packet on one CPU. It is no table: what it holds means nothing afterwards.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scratch {
+    /// The packet.
+    pub meta: Meta,
+    /// Where answers and questions are built.
+    pub frame: [u8; BUILD_BYTES],
+    /// Start of the second in which events are counted, boot clock.
+    pub events_since_ns: u64,
+    /// Events in that second.
+    pub events: u64,
+}
+
 /// The packet's way so far. Lives in per-CPU working memory between the stages.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,14 +157,10 @@ pub struct Meta {
     pub dst: MacBytes,
     /// Source MAC.
     pub src: MacBytes,
-    /// Which answer, question or copy the next stage makes.
-    pub ask_mac: MacBytes,
-    /// Bits for the next stage.
-    pub ask_flags: u16,
-    /// The address concerned by it.
-    pub ask_ip: IpBytes,
-    /// The sender address of it.
-    pub ask_sender: IpBytes,
+    /// Why the frame has more than one receiver: a `Meta::COPY_…`, for the stage `Flood`.
+    pub copy: u32,
+    /// Copies made so far.
+    pub copies: u32,
     /// Zero.
     pub pad: u32,
 }
@@ -127,6 +172,17 @@ impl Meta {
     pub const REPORT: u8 = 2;
     /// Copies are counted but not sent.
     pub const NO_CLONE: u8 = 4;
+    /// The outer tag is still in the packet's metadata.
+    pub const ONE_TAG: u8 = 8;
+    /// Both tags are.
+    pub const TWO_TAGS: u8 = 16;
+
+    /// [`Meta::copy`]: a group address.
+    pub const COPY_GROUP: u32 = 0;
+    /// [`Meta::copy`]: a MAC that nobody knows.
+    pub const COPY_UNKNOWN: u32 = 1;
+    /// [`Meta::copy`]: a question of our own.
+    pub const COPY_QUESTION: u32 = 2;
 }
 
 /// What was decided about a packet, as `skb->cb` holds it after the entry program:

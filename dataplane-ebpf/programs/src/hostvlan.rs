@@ -4,7 +4,7 @@
 //! untagged, everything else that arrives is dropped. For tests and the demo only.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, __sk_buff},
+    bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT},
     helpers::generated::{bpf_skb_vlan_pop, bpf_skb_vlan_push},
     macros::classifier,
     programs::TcContext,

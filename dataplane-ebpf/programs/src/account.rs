@@ -1,0 +1,167 @@
+//! Counting, events and rates. A trace counts nothing.
+
+use core::mem::MaybeUninit;
+
+use watari_abi::{
+    Bucket, Counter, DropReason, Event, EventKind, IpBytes, MacBytes, Meta, PortKey, PortStats, Segment,
+    limits::EVENTS_PER_SECOND,
+};
+
+use crate::{maps, out::Pkt};
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Longer pauses fill a bucket no further: keeps the product below 2^64.
+const FILL_NS_MAX: u64 = 4 * SECOND_NS;
+const NOEXIST: u64 = 1;
+
+impl Pkt {
+    #[inline(always)]
+    pub fn is_trace(&self) -> bool {
+        self.meta().flags & Meta::TRACE != 0
+    }
+
+    /// Counts something that the pipeline did.
+    #[inline(always)]
+    pub fn count(&self, counter: Counter, by: u32) {
+        if self.is_trace() {
+            return;
+        }
+        if let Some(value) = maps::counters.get_ptr_mut(counter as u32) {
+            // SAFETY: this CPU's own entry.
+            unsafe { *value += u64::from(by) };
+        }
+    }
+
+    #[inline(always)]
+    pub fn count_drop(&self, reason: DropReason) {
+        if self.is_trace() {
+            return;
+        }
+        let packets = u64::from(self.meta().packets);
+        if let Some(value) = maps::drops.get_ptr_mut(reason as u32) {
+            // SAFETY: this CPU's own entry.
+            unsafe { *value += packets };
+        }
+        if let Some(stats) = stats_of(&self.meta().port) {
+            // SAFETY: this CPU's own entry.
+            unsafe { (*stats).drops += packets };
+        }
+    }
+
+    #[inline(always)]
+    pub fn count_rx(&self) {
+        if self.is_trace() {
+            return;
+        }
+        let meta = self.meta();
+        if let Some(stats) = stats_of(&meta.port) {
+            // SAFETY: this CPU's own entry.
+            unsafe {
+                (*stats).rx_packets += u64::from(meta.packets);
+                (*stats).rx_bytes += u64::from(meta.len);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn count_tx(&self, port: &PortKey) {
+        if self.is_trace() {
+            return;
+        }
+        let (packets, bytes) = (self.skb.packets(), self.skb.len());
+        if let Some(stats) = stats_of(port) {
+            // SAFETY: this CPU's own entry.
+            unsafe {
+                (*stats).tx_packets += u64::from(packets);
+                (*stats).tx_bytes += u64::from(bytes);
+            }
+        }
+    }
+
+    /// Tells the brain, if this second has not had too many.
+    #[inline(always)]
+    pub fn event(&self, kind: EventKind, mac: MacBytes, ip: IpBytes) {
+        if self.is_trace() {
+            return;
+        }
+        let now = self.meta().now_ns;
+        let scratch = self.scratch();
+        if now - scratch.events_since_ns > SECOND_NS {
+            scratch.events_since_ns = now;
+            scratch.events = 0;
+        }
+        scratch.events += 1;
+        if scratch.events > EVENTS_PER_SECOND {
+            self.count(Counter::EventLost, 1);
+            return;
+        }
+        let Some(mut record) = maps::events.reserve::<Event>(0) else {
+            self.count(Counter::EventLost, 1);
+            return;
+        };
+        let (port, vni) = (self.meta().port, self.meta().vni);
+        record.write(Event { time_ns: now, port, vni, kind: kind as u8, pad: 0, mac, pad2: 0, ip });
+        record.submit(0);
+    }
+
+    /// Takes one frame from what the segment may still copy. Two CPUs at the same instant may both
+    /// take the last one: the rate is a guard, not a contract.
+    #[inline(always)]
+    pub fn may_copy(&self, segment: &Segment) -> bool {
+        let (now, vni) = (self.meta().now_ns, self.meta().vni);
+        let full = u64::from(segment.flood_burst) * 1000;
+        if segment.flood_rate == 0 || full == 0 {
+            return false;
+        }
+        let Some(bucket) = maps::buckets.get_ptr_mut(vni) else {
+            if !self.is_trace() {
+                let first = Bucket { tokens_milli: full - 1000, filled_ns: now };
+                let _ = maps::buckets.insert(vni, first, NOEXIST);
+            }
+            return true;
+        };
+        // SAFETY: a live entry; a torn read only misjudges the rate.
+        let Bucket { tokens_milli, filled_ns } = unsafe { *bucket };
+        let mut elapsed = now.saturating_sub(filled_ns);
+        if elapsed > FILL_NS_MAX {
+            elapsed = FILL_NS_MAX;
+        }
+        let added = elapsed * u64::from(segment.flood_rate) / 1_000_000;
+        let mut tokens = tokens_milli + added;
+        if tokens > full {
+            tokens = full;
+        }
+        let allowed = tokens >= 1000;
+        if !self.is_trace() {
+            // SAFETY: as above.
+            unsafe {
+                (*bucket).tokens_milli = if allowed { tokens - 1000 } else { tokens };
+                if added > 0 {
+                    (*bucket).filled_ns = now;
+                }
+            }
+        }
+        allowed
+    }
+}
+
+/// This CPU's counters of a port, made on first use.
+#[inline(always)]
+fn stats_of(port: &PortKey) -> Option<*mut PortStats> {
+    if let Some(stats) = maps::port_stats.get_ptr_mut(port) {
+        return Some(stats);
+    }
+    let mut zero = MaybeUninit::<PortStats>::uninit();
+    let words = zero.as_mut_ptr().cast::<u64>();
+    // SAFETY: five words, written one by one: as a whole they would be cleared by a library's loop.
+    let zero = unsafe {
+        words.write_volatile(0);
+        words.add(1).write_volatile(0);
+        words.add(2).write_volatile(0);
+        words.add(3).write_volatile(0);
+        words.add(4).write_volatile(0);
+        zero.assume_init_ref()
+    };
+    let _ = maps::port_stats.insert(port, zero, NOEXIST);
+    maps::port_stats.get_ptr_mut(port)
+}

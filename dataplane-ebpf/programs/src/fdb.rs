@@ -1,0 +1,124 @@
+//! Where a MAC or an address is: static, local, remote, in this order.
+
+use watari_abi::{
+    DropReason, Hook, Ip4Bytes, IpBytes, MacBytes, MacKey, Meta, NeighKey, NeighRemote, NeighStatic, PortKey,
+    Stage,
+};
+
+use crate::{
+    headers::{IPV4, IPV6, is_group},
+    maps,
+    out::{Decision, Pkt},
+};
+
+/// Where a MAC is.
+#[derive(Clone, Copy)]
+pub enum Place {
+    Port(PortKey),
+    /// The L3 device of a node.
+    Node(u32),
+    Vtep(Ip4Bytes),
+    Nowhere,
+}
+
+#[inline(always)]
+pub fn place_of(vni: u32, mac: MacBytes) -> Place {
+    let key = MacKey { vni, mac, pad: 0 };
+    // SAFETY (all three): entries are read at once and not kept.
+    if let Some(pinned) = unsafe { maps::mac_static.get(key) } {
+        if pinned.is_node != 0 {
+            return Place::Node(pinned.port.ifindex);
+        }
+        return Place::Port(pinned.port);
+    }
+    if let Some(local) = unsafe { maps::mac_local.get(key) } {
+        return Place::Port(local.port);
+    }
+    if let Some(remote) = unsafe { maps::mac_remote.get(key) } {
+        return Place::Vtep(remote.vtep);
+    }
+    Place::Nowhere
+}
+
+/// Who has an address.
+#[derive(Clone, Copy)]
+pub struct Owner {
+    pub mac: MacBytes,
+    /// One of the gateway's own.
+    pub own: bool,
+    /// Answers carry the router flag.
+    pub router: bool,
+    /// Behind another gateway.
+    pub remote: bool,
+    /// Where it was learnt; zero if it was not learnt here.
+    pub port: PortKey,
+}
+
+#[inline(always)]
+pub fn owner_of(vni: u32, ip: IpBytes) -> Option<Owner> {
+    let key = NeighKey { vni, ip };
+    let none = PortKey { ifindex: 0, outer: 0, inner: 0 };
+    // SAFETY (all three): entries are read at once and not kept.
+    if let Some(pinned) = unsafe { maps::nb_static.get(key) } {
+        let own = pinned.flags & NeighStatic::OWN != 0;
+        return Some(Owner { mac: pinned.mac, own, router: own, remote: false, port: none });
+    }
+    if let Some(local) = unsafe { maps::nb_local.get(key) } {
+        return Some(Owner { mac: local.mac, own: false, router: false, remote: false, port: local.port });
+    }
+    if let Some(remote) = unsafe { maps::nb_remote.get(key) } {
+        let router = remote.flags & NeighRemote::ROUTER != 0;
+        return Some(Owner { mac: remote.mac, own: false, router, remote: true, port: none });
+    }
+    None
+}
+
+#[inline(always)]
+pub fn same_port(one: &PortKey, other: &PortKey) -> bool {
+    one.ifindex == other.ifindex && one.outer == other.outer && one.inner == other.inner
+}
+
+impl Pkt {
+    #[inline(always)]
+    pub fn from_vxlan(&self) -> bool {
+        self.meta().hook == Hook::Vxlan as u8
+    }
+
+    /// Out to where a MAC is. Never from one remote gateway to another.
+    #[inline(always)]
+    pub fn to_place(&self, place: Place) -> Decision {
+        match place {
+            Place::Port(port) => self.to_port(&port),
+            Place::Node(ifindex) => {
+                let ethertype = self.meta().ethertype;
+                if ethertype != IPV4 && ethertype != IPV6 {
+                    return Err(DropReason::NotRoutable);
+                }
+                self.to_port(&PortKey { ifindex, outer: 0, inner: 0 })
+            }
+            Place::Vtep(_) if self.from_vxlan() => Err(DropReason::MeshToMesh),
+            Place::Vtep(vtep) => self.to_vtep(self.meta().vni, vtep),
+            Place::Nowhere => Err(DropReason::UnknownUnicast),
+        }
+    }
+
+    /// Switches the frame by its destination MAC.
+    #[inline(always)]
+    pub fn forward(&self) -> Decision {
+        let (vni, dst) = (self.meta().vni, self.meta().dst);
+        if is_group(dst) {
+            self.meta().copy = Meta::COPY_GROUP;
+            return self.go(Stage::Flood);
+        }
+        let place = place_of(vni, dst);
+        match place {
+            Place::Nowhere => {
+                self.meta().copy = Meta::COPY_UNKNOWN;
+                return self.go(Stage::Flood);
+            }
+            Place::Port(port) if same_port(&port, &self.meta().port) => return Err(DropReason::SamePort),
+            _ => {}
+        }
+        self.to_place(place)
+    }
+}

@@ -1,0 +1,90 @@
+//! The hooks: one thin program per kind of device. Each says what it knows of the packet and enters the pipeline.
+
+pub mod core;
+pub mod cross;
+pub mod entry;
+pub mod iface;
+pub mod node;
+pub mod trunk;
+pub mod tunl;
+pub mod uplnk;
+pub mod vxlan;
+
+use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, programs::TcContext};
+use watari_abi::{Hook, Ip4Bytes, Meta, PortKey, Stage};
+
+use crate::{
+    headers::{QINQ, VLAN},
+    out::{Decision, END, Pkt},
+    skb::Skb,
+};
+
+/// What a hook knows.
+pub struct Arrival {
+    pub hook: Hook,
+    pub port: PortKey,
+    pub vni: u32,
+    pub vtep: Ip4Bytes,
+    pub flags: u8,
+}
+
+impl Arrival {
+    /// By a device of its own, untagged.
+    #[inline(always)]
+    pub fn untagged(hook: Hook, ifindex: u32) -> Self {
+        Self { hook, port: PortKey { ifindex, outer: 0, inner: 0 }, vni: 0, vtep: [0; 4], flags: 0 }
+    }
+
+    /// By a device with tags: the outer one in the packet's metadata, an inner one in its bytes.
+    #[inline(always)]
+    pub fn tagged(hook: Hook, skb: Skb) -> Self {
+        let mut arrival = Self::untagged(hook, skb.ifindex());
+        let Some(outer) = skb.vid() else { return arrival };
+        arrival.flags = Meta::ONE_TAG;
+        arrival.port.outer = outer;
+        if let Ok([high, low, tci_high, tci_low]) = skb.load::<4>(12) {
+            let ethertype = u16::from_be_bytes([high, low]);
+            if ethertype == VLAN || ethertype == QINQ {
+                arrival.flags = Meta::TWO_TAGS;
+                arrival.port.inner = u16::from_be_bytes([tci_high, tci_low]) & 0x0fff;
+            }
+        }
+        arrival
+    }
+
+    /// Starts the packet's working memory.
+    #[inline(always)]
+    pub fn open(self, ctx: TcContext) -> Option<Pkt> {
+        let packet = Pkt::open(ctx)?;
+        let packets = packet.skb.packets();
+        // SAFETY: no arguments.
+        let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+        let meta = packet.meta();
+        meta.port = self.port;
+        meta.vni = self.vni;
+        meta.tenant = 0;
+        meta.vtep = self.vtep;
+        meta.hook = self.hook as u8;
+        meta.flags = self.flags;
+        meta.packets = packets;
+        meta.now_ns = now_ns;
+        meta.copy = 0;
+        meta.copies = 0;
+        Some(packet)
+    }
+
+    /// Enters the pipeline.
+    #[inline(always)]
+    pub fn enter(self, ctx: TcContext) -> i32 {
+        let Some(packet) = self.open(ctx) else { return END };
+        finish(&packet, packet.go(Stage::Classify))
+    }
+}
+
+#[inline(always)]
+pub fn finish(packet: &Pkt, decision: Decision) -> i32 {
+    match decision {
+        Ok(action) => action,
+        Err(reason) => packet.dropped(reason),
+    }
+}

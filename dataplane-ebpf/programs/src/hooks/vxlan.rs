@@ -1,0 +1,31 @@
+//! The collect-metadata VXLAN device. Only what a tunnel hook has marked comes further: the VXLAN socket
+//! binds to any address, and a spoofed VTEP must not reach a tenant.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use watari_abi::{DropReason, Hook, TUNNEL_MARK};
+
+use super::{Arrival, finish};
+use crate::{out::END, skb::Skb};
+
+#[classifier]
+pub fn vxlan(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let mut arrival = Arrival::untagged(Hook::Vxlan, skb.ifindex());
+    if let Some((vni, vtep)) = skb.tunnel_key() {
+        arrival.vni = vni;
+        arrival.vtep = vtep;
+    }
+    enter(ctx, arrival)
+}
+
+/// Enters the pipeline if the packet has the mark, and takes it off.
+#[inline(always)]
+pub fn enter(ctx: TcContext, arrival: Arrival) -> i32 {
+    let skb = Skb::new(&ctx);
+    if skb.mark() == TUNNEL_MARK {
+        skb.set_mark(0);
+        return arrival.enter(ctx);
+    }
+    let Some(packet) = arrival.open(ctx) else { return END };
+    finish(&packet, Err(DropReason::VxlanNotFromTunnel))
+}

@@ -1,0 +1,71 @@
+//! All maps. Who writes which: README of `dataplane-ebpf`. Tables that only the brain writes take memory as
+//! they fill; tables that the programs write are allocated at once, and are no LRU: nothing is lost silently.
+//!
+//! Names are the pins' names, hence lower case.
+#![allow(non_upper_case_globals)]
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
+};
+use watari_abi::{
+    Bucket, Config, FloodPorts, FloodVteps, MacKey, MacLocal, MacRemote, MacStatic, NeighKey, NeighLocal,
+    NeighRemote, NeighStatic, Node, NodeKey, Port, PortKey, PortStats, Route, RouteKey4, RouteKey6, Scratch,
+    Segment, Tenant, TunnelKey,
+    account::{COUNTERS_MAX, DROP_REASONS_MAX},
+    limits::*,
+};
+
+#[map]
+pub static layout: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+#[map]
+pub static config: Array<Config> = Array::with_max_entries(1, 0);
+#[map]
+pub static ports: HashMap<PortKey, Port> = HashMap::with_max_entries(PORTS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static segments: HashMap<u32, Segment> = HashMap::with_max_entries(SEGMENTS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static tenants: HashMap<u32, Tenant> = HashMap::with_max_entries(TENANTS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static nodes: HashMap<NodeKey, Node> = HashMap::with_max_entries(NODES_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static vteps: HashMap<TunnelKey, u32> = HashMap::with_max_entries(VTEPS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static mac_static: HashMap<MacKey, MacStatic> =
+    HashMap::with_max_entries(MAC_STATIC_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static mac_local: HashMap<MacKey, MacLocal> = HashMap::with_max_entries(MAC_LOCAL_MAX, 0);
+#[map]
+pub static mac_remote: HashMap<MacKey, MacRemote> =
+    HashMap::with_max_entries(MAC_REMOTE_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static nb_static: HashMap<NeighKey, NeighStatic> =
+    HashMap::with_max_entries(NB_STATIC_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static nb_local: HashMap<NeighKey, NeighLocal> = HashMap::with_max_entries(NB_LOCAL_MAX, 0);
+#[map]
+pub static nb_remote: HashMap<NeighKey, NeighRemote> =
+    HashMap::with_max_entries(NB_REMOTE_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static routes4: LpmTrie<RouteKey4, Route> = LpmTrie::with_max_entries(ROUTES_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static routes6: LpmTrie<RouteKey6, Route> = LpmTrie::with_max_entries(ROUTES_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static flood_ports: HashMap<u32, FloodPorts> = HashMap::with_max_entries(SEGMENTS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static flood_vteps: HashMap<u32, FloodVteps> = HashMap::with_max_entries(SEGMENTS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static buckets: HashMap<u32, Bucket> = HashMap::with_max_entries(SEGMENTS_MAX, 0);
+#[map]
+pub static port_stats: PerCpuHashMap<PortKey, PortStats> = PerCpuHashMap::with_max_entries(PORTS_MAX, 0);
+#[map]
+pub static drops: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_REASONS_MAX, 0);
+#[map]
+pub static counters: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
+#[map]
+pub static events: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+#[map]
+pub static scratch: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static pipeline: ProgramArray = ProgramArray::with_max_entries(16, 0);

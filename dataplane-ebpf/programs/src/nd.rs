@@ -1,0 +1,167 @@
+//! ARP (RFC 826, 5227) and neighbour discovery (RFC 4861): the frames that we make. They are built in the working
+//! memory and written over the packet that caused them.
+
+use aya_ebpf::helpers::generated::bpf_csum_diff;
+use watari_abi::{DropReason, Ip4Bytes, IpBytes, MacBytes, Scratch};
+
+use crate::{
+    headers::{ICMPV6, ND_ADVERT, ND_HOPS, ND_SOLICIT},
+    out::Pkt,
+    skb::RECOMPUTE_CSUM,
+};
+
+/// Ethernet and ARP.
+pub const ARP_FRAME: u32 = 42;
+/// Ethernet, IPv6, and a message with one link-layer option.
+pub const ND_FRAME: u32 = 86;
+/// Header and target of a message, and one option: what the checksum covers.
+const ND_MESSAGE: usize = 32;
+const ALL_NODES: IpBytes = [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const ALL_NODES_MAC: MacBytes = [0x33, 0x33, 0, 0, 0, 1];
+const BROADCAST: MacBytes = [0xff; 6];
+const FLAG_ROUTER: u8 = 0x80;
+const FLAG_SOLICITED: u8 = 0x40;
+const FLAG_OVERRIDE: u8 = 0x20;
+
+/// An ARP message.
+pub struct Arp {
+    pub operation: u8,
+    pub sender_mac: MacBytes,
+    pub sender_ip: Ip4Bytes,
+    pub target_mac: MacBytes,
+    pub target_ip: Ip4Bytes,
+}
+
+#[inline(always)]
+fn put<const N: usize>(scratch: &mut Scratch, at: usize, bytes: &[u8; N]) {
+    // SAFETY: constants at every call; `at + N` is at most `BUILD_BYTES`.
+    unsafe { scratch.frame.as_mut_ptr().add(at).cast::<[u8; N]>().write(*bytes) }
+}
+
+#[inline(always)]
+fn ethernet(scratch: &mut Scratch, dst: &MacBytes, src: &MacBytes, ethertype: [u8; 2]) {
+    put(scratch, 0, dst);
+    put(scratch, 6, src);
+    put(scratch, 12, &ethertype);
+}
+
+/// Writes an ARP message with its Ethernet header into the working memory.
+#[inline(always)]
+pub fn build_arp(scratch: &mut Scratch, eth_dst: &MacBytes, arp: &Arp) {
+    ethernet(scratch, eth_dst, &arp.sender_mac, [0x08, 0x06]);
+    put(scratch, 14, &[0, 1, 0x08, 0x00, 6, 4, 0, arp.operation]);
+    put(scratch, 22, &arp.sender_mac);
+    put(scratch, 28, &arp.sender_ip);
+    put(scratch, 32, &arp.target_mac);
+    put(scratch, 38, &arp.target_ip);
+}
+
+/// Writes an ARP request for `target` into the working memory.
+#[inline(always)]
+pub fn build_arp_question(scratch: &mut Scratch, mac: &MacBytes, sender: Ip4Bytes, target: Ip4Bytes) {
+    let arp =
+        Arp { operation: 1, sender_mac: *mac, sender_ip: sender, target_mac: [0; 6], target_ip: target };
+    build_arp(scratch, &BROADCAST, &arp);
+}
+
+/// Who asked, by a neighbour solicitation.
+pub struct Asker {
+    pub mac: MacBytes,
+    /// Unspecified if it checks for a duplicate.
+    pub ip: IpBytes,
+}
+
+/// Writes a neighbour advertisement "`target` is at `mac`" into the working memory. The answer to a check for
+/// duplicates goes to all nodes (RFC 4861 §7.2.4), any other to the asker.
+#[inline(always)]
+pub fn build_advert(scratch: &mut Scratch, asker: &Asker, target: &IpBytes, mac: &MacBytes, router: bool) {
+    let duplicate_check = crate::headers::is_zero(asker.ip);
+    let router = if router { FLAG_ROUTER } else { 0 };
+    if duplicate_check {
+        ethernet(scratch, &ALL_NODES_MAC, mac, [0x86, 0xdd]);
+        put(scratch, 38, &ALL_NODES);
+        put(scratch, 58, &[FLAG_OVERRIDE | router, 0, 0, 0]);
+    } else {
+        ethernet(scratch, &asker.mac, mac, [0x86, 0xdd]);
+        put(scratch, 38, &asker.ip);
+        put(scratch, 58, &[FLAG_SOLICITED | FLAG_OVERRIDE | router, 0, 0, 0]);
+    }
+    put(scratch, 22, target);
+    message(scratch, ND_ADVERT, target, 2, mac);
+}
+
+/// Writes a neighbour solicitation for `target` into the working memory.
+#[inline(always)]
+pub fn build_solicit(scratch: &mut Scratch, mac: &MacBytes, sender: &IpBytes, target: &IpBytes) {
+    let (a, b, c) = (target[13], target[14], target[15]);
+    ethernet(scratch, &[0x33, 0x33, 0xff, a, b, c], mac, [0x86, 0xdd]);
+    put(scratch, 22, sender);
+    put(scratch, 38, &[0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+    put(scratch, 58, &[0; 4]);
+    message(scratch, ND_SOLICIT, target, 1, mac);
+}
+
+/// IPv6 header, ICMPv6 header, target and link-layer option; addresses are in place already.
+#[inline(always)]
+fn message(scratch: &mut Scratch, kind: u8, target: &IpBytes, option: u8, mac: &MacBytes) {
+    put(scratch, 14, &[0x60, 0, 0, 0, 0, ND_MESSAGE as u8, ICMPV6, ND_HOPS]);
+    put(scratch, 54, &[kind, 0, 0, 0]);
+    put(scratch, 62, target);
+    put(scratch, 78, &[option, 1]);
+    put(scratch, 80, mac);
+    let sum = checksum(scratch);
+    put(scratch, 56, &sum);
+}
+
+/// Over the pseudo header (RFC 8200 §8.1) and the message. The two addresses lie before the message.
+#[inline(always)]
+fn checksum(scratch: &mut Scratch) -> [u8; 2] {
+    const ADDRESSES_AND_MESSAGE: u32 = 32 + ND_MESSAGE as u32;
+    let seed = (ND_MESSAGE as u32 + u32::from(ICMPV6)).to_be();
+    let from = &raw mut scratch.frame[22];
+    // SAFETY: 64 bytes from offset 22 end at 86, within the buffer.
+    let sum =
+        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), ADDRESSES_AND_MESSAGE, seed) } as u64;
+    let folded = (sum & 0xffff_ffff) + (sum >> 32);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    (!(folded as u16)).to_ne_bytes()
+}
+
+impl Pkt {
+    /// Replaces the packet by the first `LENGTH` bytes of the working memory.
+    #[inline(always)]
+    pub fn become_built<const LENGTH: u32>(&self) -> Result<(), DropReason> {
+        self.skb.resize(LENGTH)?;
+        self.overwrite::<LENGTH>()
+    }
+
+    /// Replaces a data packet by a question. Its bytes may still be waiting for a checksum that a device will
+    /// write at a place behind its old headers: such a packet cannot be cut that short. Its old headers are then
+    /// pushed back behind the question and become padding, checksum and all.
+    #[inline(always)]
+    pub fn become_question<const LENGTH: u32>(&self) -> Result<(), DropReason> {
+        const BEHIND: u32 = 96;
+        // The old headers (60 bytes of IPv4 options and a TCP checksum at most) lie within this length.
+        const PADDED: u32 = BEHIND + 14 + 60 + 20;
+        /// Shorter than where any transport checksum lies.
+        const BARE: u32 = 38;
+        let bare = if LENGTH == ARP_FRAME { BARE } else { BARE + 16 };
+        if self.skb.resize(bare).is_ok() {
+            return self.become_built::<LENGTH>();
+        }
+        self.skb.grow_head(BEHIND)?;
+        self.skb.resize(PADDED)?;
+        self.overwrite::<LENGTH>()
+    }
+
+    #[inline(always)]
+    fn overwrite<const LENGTH: u32>(&self) -> Result<(), DropReason> {
+        let frame = self.scratch().frame.as_ptr();
+        self.skb.store_raw(0, frame, 14, 0)?;
+        // SAFETY: 14 bytes into the buffer of `BUILD_BYTES`.
+        let rest = unsafe { frame.add(14) };
+        self.skb.store_raw(14, rest, LENGTH - 14, RECOMPUTE_CSUM)
+    }
+}

@@ -1,0 +1,222 @@
+//! The kernel's packet, and the helper calls on it. Every call may move the packet's bytes, so none is kept
+//! as a pointer: headers are copied out and in.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_tunnel_key},
+    cty::c_void,
+    helpers::generated::{
+        bpf_clone_redirect, bpf_l3_csum_replace, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_set_tunnel_key,
+        bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+    },
+    programs::TcContext,
+};
+use watari_abi::{DropReason, Ip4Bytes};
+
+/// Keep the sum of the whole packet right (devices that summed it for us).
+pub const RECOMPUTE_CSUM: u64 = 1;
+const HDR_START_NET: u32 = 1;
+const ZERO_CSUM_TX: u64 = 2;
+const TPID: u16 = 0x8100_u16.to_be();
+const OUTER_TTL: u8 = 64;
+
+/// Reads a field of the context, and nothing else: no address arithmetic that the verifier would refuse.
+macro_rules! field {
+    ($skb:expr, $name:ident) => {
+        // SAFETY: the context of a running program; `field` is one of its words.
+        unsafe { core::ptr::read_volatile(&raw const (*$skb.0).$name) }
+    };
+}
+
+/// One packet.
+#[derive(Clone, Copy)]
+pub struct Skb(*mut __sk_buff);
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self(ctx.skb.skb)
+    }
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        field!(self, len)
+    }
+    #[inline(always)]
+    pub fn mark(self) -> u32 {
+        field!(self, mark)
+    }
+    #[inline(always)]
+    pub fn set_mark(self, mark: u32) {
+        // SAFETY: as in `field`; the mark may be written.
+        unsafe { core::ptr::write_volatile(&raw mut (*self.0).mark, mark) }
+    }
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        field!(self, ifindex)
+    }
+    /// EtherType as the kernel has it, host order.
+    #[inline(always)]
+    pub fn protocol(self) -> u16 {
+        u16::from_be(field!(self, protocol) as u16)
+    }
+    /// The outer tag's VLAN id, if there is a tag.
+    #[inline(always)]
+    pub fn vid(self) -> Option<u16> {
+        if field!(self, vlan_present) == 0 {
+            return None;
+        }
+        Some(field!(self, vlan_tci) as u16 & 0x0fff)
+    }
+    /// How many packets this is.
+    #[inline(always)]
+    pub fn packets(self) -> u32 {
+        let segments = field!(self, gso_segs);
+        if segments > 1 { segments } else { 1 }
+    }
+    #[inline(always)]
+    pub fn cb(self) -> [u32; 5] {
+        // SAFETY: as in `field`.
+        unsafe {
+            let cb = &raw const (*self.0).cb;
+            let cb = cb.cast::<u32>();
+            [
+                cb.read_volatile(),
+                cb.add(1).read_volatile(),
+                cb.add(2).read_volatile(),
+                cb.add(3).read_volatile(),
+                cb.add(4).read_volatile(),
+            ]
+        }
+    }
+    #[inline(always)]
+    pub fn set_cb(self, words: [u32; 5]) {
+        // SAFETY: as in `field`; these words may be written.
+        unsafe {
+            let cb = &raw mut (*self.0).cb;
+            let cb = cb.cast::<u32>();
+            cb.write_volatile(words[0]);
+            cb.add(1).write_volatile(words[1]);
+            cb.add(2).write_volatile(words[2]);
+            cb.add(3).write_volatile(words[3]);
+            cb.add(4).write_volatile(words[4]);
+        }
+    }
+
+    /// `N` bytes at `offset` from the Ethernet header.
+    #[inline(always)]
+    pub fn load<const N: usize>(self, offset: u32) -> Result<[u8; N], DropReason> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: `bytes` has room for `N`.
+        let failed =
+            unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: the helper has written all of it.
+        if failed == 0 { Ok(unsafe { bytes.assume_init() }) } else { Err(DropReason::Malformed) }
+    }
+    /// `N` bytes at `offset` from the network header, whether or not the device has a link-layer header.
+    #[inline(always)]
+    pub fn load_network<const N: usize>(self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: `bytes` has room for `N`.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.0.cast(),
+                offset,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+                HDR_START_NET,
+            )
+        };
+        // SAFETY: the helper has written all of it.
+        if failed == 0 { Some(unsafe { bytes.assume_init() }) } else { None }
+    }
+    #[inline(always)]
+    pub fn store<const N: usize>(self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), DropReason> {
+        self.store_raw(offset, bytes.as_ptr(), N as u32, flags)
+    }
+    /// `length` is a constant at every call: the verifier must know it.
+    #[inline(always)]
+    pub fn store_raw(self, offset: u32, bytes: *const u8, length: u32, flags: u64) -> Result<(), DropReason> {
+        // SAFETY: the caller's buffer has `length` bytes; the verifier checks it.
+        let failed = unsafe { bpf_skb_store_bytes(self.0, offset, bytes.cast::<c_void>(), length, flags) };
+        done(failed)
+    }
+    /// Replaces two bytes in an IPv4 header's checksum at `offset`.
+    #[inline(always)]
+    pub fn fix_ip_sum(self, offset: u32, from: u16, to: u16) -> Result<(), DropReason> {
+        // SAFETY: no pointers but the context.
+        done(unsafe { bpf_l3_csum_replace(self.0, offset, u64::from(from), u64::from(to), 2) })
+    }
+    #[inline(always)]
+    pub fn vlan_push(self, vid: u16) -> Result<(), DropReason> {
+        // SAFETY: no pointers but the context.
+        done(unsafe { bpf_skb_vlan_push(self.0, TPID, vid) })
+    }
+    #[inline(always)]
+    pub fn vlan_pop(self) -> Result<(), DropReason> {
+        // SAFETY: no pointers but the context.
+        done(unsafe { bpf_skb_vlan_pop(self.0) })
+    }
+    /// Makes room of `bytes` before the packet, zeroed: the new link-layer header.
+    #[inline(always)]
+    pub fn grow_head(self, bytes: u32) -> Result<(), DropReason> {
+        // SAFETY: no pointers but the context.
+        done(unsafe { bpf_skb_change_head(self.0, bytes, 0) })
+    }
+    /// Sets the length of the packet.
+    #[inline(always)]
+    pub fn resize(self, length: u32) -> Result<(), DropReason> {
+        // SAFETY: no pointers but the context.
+        done(unsafe { bpf_skb_change_tail(self.0, length, 0) })
+    }
+    /// Sends the packet out of a device, once the program has ended.
+    #[inline(always)]
+    pub fn redirect(self, ifindex: u32) -> i32 {
+        // SAFETY: no pointers.
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+    /// Sends a copy now.
+    #[inline(always)]
+    pub fn clone_redirect(self, ifindex: u32) -> bool {
+        // SAFETY: no pointers but the context.
+        unsafe { bpf_clone_redirect(self.0, ifindex, 0) == 0 }
+    }
+    /// VNI and outer source of a packet from the VXLAN device.
+    #[inline(always)]
+    pub fn tunnel_key(self) -> Option<(u32, Ip4Bytes)> {
+        let mut key = empty_key();
+        // SAFETY: `key` has the size that is told.
+        let failed =
+            unsafe { bpf_skb_get_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
+        if failed != 0 {
+            return None;
+        }
+        // SAFETY: all variants of the union are plain numbers.
+        Some((key.tunnel_id, unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes()))
+    }
+    /// Tells the VXLAN device where to send the packet.
+    #[inline(always)]
+    pub fn set_tunnel_key(self, vni: u32, local: Ip4Bytes, remote: Ip4Bytes) -> Result<(), DropReason> {
+        let mut key = empty_key();
+        key.tunnel_id = vni;
+        key.tunnel_ttl = OUTER_TTL;
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(remote);
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(local);
+        // SAFETY: `key` has the size that is told.
+        done(unsafe {
+            bpf_skb_set_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, ZERO_CSUM_TX)
+        })
+    }
+}
+
+#[inline(always)]
+fn empty_key() -> bpf_tunnel_key {
+    // SAFETY: plain numbers, for which zeros are valid.
+    unsafe { core::mem::zeroed() }
+}
+
+#[inline(always)]
+fn done(failed: aya_ebpf::cty::c_long) -> Result<(), DropReason> {
+    if failed == 0 { Ok(()) } else { Err(DropReason::RewriteFailed) }
+}

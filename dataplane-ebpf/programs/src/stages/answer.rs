@@ -1,0 +1,196 @@
+//! Answer: ARP and neighbour discovery. Senders on attachments become neighbours; questions about a known
+//! neighbour are answered here instead of being spread; the rest is switched like any frame.
+//!
+//! - Nobody is answered about an owner on the asker's own side: it hears the question itself.
+//! - A check for duplicates (sender 0.0.0.0 or ::, RFC 5227, RFC 4862 §5.4) is answered only if the address is
+//!   known, and never with the asker's own MAC.
+//! - A question out of VXLAN is answered for what is here, not for what is behind a third gateway, nor for the
+//!   anycast address, which every gateway answers at home.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use watari_abi::{Counter, DropReason, IpBytes, MacBytes};
+
+use crate::{
+    fdb::{owner_of, same_port},
+    headers::{ARP, ND_HOPS, ND_SOLICIT, is_group, is_zero, mapped, part, same_mac},
+    nd::{ARP_FRAME, Arp, Asker, ND_FRAME, build_advert, build_arp},
+    out::{Decision, Pkt},
+};
+
+const REQUEST: u8 = 1;
+const REPLY: u8 = 2;
+const OPTION_SOURCE: u8 = 1;
+const OPTION_TARGET: u8 = 2;
+/// Options of a message that are looked at.
+const OPTIONS_MAX: u32 = 3;
+
+#[classifier]
+pub fn st_answer(ctx: TcContext) -> i32 {
+    Pkt::stage(ctx, run)
+}
+
+#[inline(always)]
+fn run(p: &Pkt) -> Decision {
+    let next = if p.meta().ethertype == ARP { arp(p)? } else { neighbour_discovery(p)? };
+    match next {
+        Next::Forward => forward(p),
+        Next::Keep => p.consumed(Counter::QuestionKept),
+        Next::Back => back(p),
+    }
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy)]
+enum Next {
+    /// It is switched like any frame.
+    Forward,
+    /// It ends here: the owner hears it without us.
+    Keep,
+    /// It has become the answer.
+    Back,
+}
+
+#[inline(always)]
+fn arp(p: &Pkt) -> Result<Next, DropReason> {
+    let message = p.skb.load::<28>(14)?;
+    let (sender_mac, sender_ip): (MacBytes, [u8; 4]) = (part(&message, 8), part(&message, 14));
+    let target_ip: [u8; 4] = part(&message, 24);
+    let ethernet_ipv4 =
+        message[1] == 1 && message[2] == 8 && message[3] == 0 && message[4] == 6 && message[5] == 4;
+    let operation = message[7];
+    if !ethernet_ipv4 || (operation != REQUEST && operation != REPLY) {
+        return Ok(Next::Forward);
+    }
+    let probe = u32::from_ne_bytes(sender_ip) == 0;
+    if !p.from_vxlan() && !probe && same_mac(sender_mac, p.meta().src) {
+        p.learn_neighbour(mapped(sender_ip), sender_mac)?;
+    }
+    let announcement = u32::from_ne_bytes(sender_ip) == u32::from_ne_bytes(target_ip);
+    if operation == REPLY || announcement {
+        return Ok(Next::Forward);
+    }
+    match judge(p, mapped(target_ip), sender_mac) {
+        Answer::Spread => Ok(Next::Forward),
+        Answer::Keep => Ok(Next::Keep),
+        Answer::Is { mac, .. } => {
+            let reply = Arp {
+                operation: REPLY,
+                sender_mac: mac,
+                sender_ip: target_ip,
+                target_mac: sender_mac,
+                target_ip: sender_ip,
+            };
+            build_arp(p.scratch(), &sender_mac, &reply);
+            p.become_built::<ARP_FRAME>()?;
+            p.count(Counter::ArpAnswered, 1);
+            Ok(Next::Back)
+        }
+    }
+}
+
+#[inline(always)]
+fn neighbour_discovery(p: &Pkt) -> Result<Next, DropReason> {
+    let hops = p.skb.load::<1>(21)?;
+    if hops[0] != ND_HOPS {
+        return Err(DropReason::Malformed);
+    }
+    let sender: IpBytes = p.skb.load::<16>(22)?;
+    let kind = p.skb.load::<1>(54)?;
+    let target: IpBytes = p.skb.load::<16>(62)?;
+    let duplicate_check = is_zero(sender);
+    let src = p.meta().src;
+    if kind[0] != ND_SOLICIT {
+        let mac = link_layer(p, OPTION_TARGET).unwrap_or(src);
+        if !p.from_vxlan() && same_mac(mac, src) && target[0] != 0xff {
+            p.learn_neighbour(target, mac)?;
+        }
+        return Ok(Next::Forward);
+    }
+    let mac = link_layer(p, OPTION_SOURCE).unwrap_or(src);
+    if !p.from_vxlan() && !duplicate_check && same_mac(mac, src) {
+        p.learn_neighbour(sender, mac)?;
+    }
+    match judge(p, target, src) {
+        Answer::Spread => Ok(Next::Forward),
+        Answer::Keep => Ok(Next::Keep),
+        Answer::Is { mac, router } => {
+            let asker = Asker { mac: src, ip: sender };
+            build_advert(p.scratch(), &asker, &target, &mac, router);
+            p.become_built::<ND_FRAME>()?;
+            p.count(Counter::NdAnswered, 1);
+            Ok(Next::Back)
+        }
+    }
+}
+
+/// The link-layer address option of this kind (RFC 4861 §4.6.1), if it is among the first.
+#[inline(always)]
+fn link_layer(p: &Pkt, kind: u8) -> Option<MacBytes> {
+    let mut offset = 78_u32;
+    let mut looked_at = 0;
+    while looked_at < OPTIONS_MAX {
+        let option = p.skb.load::<8>(offset).ok()?;
+        if option[0] == kind && option[1] == 1 {
+            return Some(part(&option, 2));
+        }
+        if option[1] == 0 {
+            return None;
+        }
+        offset += u32::from(option[1]) * 8;
+        looked_at += 1;
+    }
+    None
+}
+
+enum Answer {
+    /// We do not know: the question goes on.
+    Spread,
+    /// The owner hears it without us.
+    Keep,
+    Is {
+        mac: MacBytes,
+        router: bool,
+    },
+}
+
+#[inline(always)]
+fn judge(p: &Pkt, target: IpBytes, asker: MacBytes) -> Answer {
+    let Some(owner) = owner_of(p.meta().vni, target) else { return Answer::Spread };
+    if same_mac(owner.mac, asker) {
+        return Answer::Spread;
+    }
+    if owner.port.ifindex != 0 && same_port(&owner.port, &p.meta().port) {
+        return Answer::Keep;
+    }
+    if p.from_vxlan() {
+        let anycast = p.config().is_ok_and(|config| same_mac(owner.mac, config.anycast_mac));
+        if owner.remote || anycast {
+            return Answer::Keep;
+        }
+    }
+    Answer::Is { mac: owner.mac, router: owner.router }
+}
+
+/// What was addressed to the gateway itself ends here; the rest is switched.
+#[inline(always)]
+fn forward(p: &Pkt) -> Decision {
+    let dst = p.meta().dst;
+    if !is_group(dst) {
+        let config = p.config()?;
+        if same_mac(dst, config.anycast_mac) || same_mac(dst, config.router_mac) {
+            return p.consumed(Counter::Consumed);
+        }
+    }
+    p.forward()
+}
+
+/// Back to where the question came from.
+#[inline(always)]
+fn back(p: &Pkt) -> Decision {
+    if p.from_vxlan() {
+        let (vni, vtep) = (p.meta().vni, p.meta().vtep);
+        return p.to_vtep(vni, vtep);
+    }
+    let port = p.meta().port;
+    p.to_port(&port)
+}

@@ -1,0 +1,150 @@
+//! Classify: device and tags, or VNI, tell segment and tenant. Guard: the source. Learn. Then the frame goes
+//! to where its kind belongs, or is switched right here.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use watari_abi::{DropReason, Hook, Meta, Port, PortKind, SegmentKind, Stage};
+
+use crate::{
+    headers::{ARP, ETH_BYTES, ICMPV6, IPV4, IPV6, ND_ADVERT, ND_SOLICIT, is_link_local, part, same_mac},
+    maps,
+    out::{Decision, Pkt},
+};
+
+#[classifier]
+pub fn st_classify(ctx: TcContext) -> i32 {
+    Pkt::stage(ctx, run)
+}
+
+#[inline(always)]
+fn run(p: &Pkt) -> Decision {
+    if p.from_vxlan() {
+        return from_vxlan(p);
+    }
+    let key = p.meta().port;
+    // SAFETY: read at once; plan entries are replaced whole.
+    let Some(port) = (unsafe { maps::ports.get(key) }) else { return unknown_port(p) };
+    strip_tags(p)?;
+    read_ethernet(p)?;
+    p.meta().tenant = port.tenant;
+    p.count_rx();
+    match PortKind::from_u8(port.kind) {
+        Some(PortKind::Segment) => {
+            p.meta().vni = port.vni;
+            switched(p)
+        }
+        Some(PortKind::Core) if p.meta().hook == Hook::Core as u8 => routed(p),
+        Some(PortKind::Node) if p.meta().hook == Hook::Node as u8 => routed(p),
+        Some(PortKind::Cross) => crossed(p, port),
+        _ => Err(DropReason::UnknownPort),
+    }
+}
+
+/// A trunk may carry more than ours: the kernel gets the rest. Other devices are ours alone.
+#[inline(always)]
+fn unknown_port(p: &Pkt) -> Decision {
+    let (hook, tagged) = (p.meta().hook, p.meta().port.outer != 0);
+    if hook == Hook::Trunk as u8 {
+        return p.passed();
+    }
+    if hook == Hook::Interface as u8 && tagged {
+        return Err(DropReason::UnexpectedTag);
+    }
+    Err(DropReason::UnknownPort)
+}
+
+#[inline(always)]
+fn strip_tags(p: &Pkt) -> Result<(), DropReason> {
+    let flags = p.meta().flags;
+    if flags & (Meta::ONE_TAG | Meta::TWO_TAGS) != 0 {
+        p.skb.vlan_pop()?;
+    }
+    if flags & Meta::TWO_TAGS != 0 {
+        p.skb.vlan_pop()?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn read_ethernet(p: &Pkt) -> Result<(), DropReason> {
+    let header = p.skb.load::<{ ETH_BYTES as usize }>(0)?;
+    let (length, packets) = (p.skb.len(), p.skb.packets());
+    let meta = p.meta();
+    meta.dst = part(&header, 0);
+    meta.src = part(&header, 6);
+    meta.ethertype = u16::from_be_bytes([header[12], header[13]]);
+    meta.len = length;
+    meta.packets = packets;
+    Ok(())
+}
+
+#[inline(always)]
+fn from_vxlan(p: &Pkt) -> Decision {
+    let vni = p.meta().vni;
+    read_ethernet(p)?;
+    p.count_rx();
+    // SAFETY: read at once; plan entries are replaced whole.
+    let Some(segment) = (unsafe { maps::segments.get(vni) }) else { return Err(DropReason::UnknownVni) };
+    p.meta().tenant = segment.tenant;
+    if segment.kind == SegmentKind::L2 as u8 {
+        return switched(p);
+    }
+    let config = p.config()?;
+    if segment.kind != SegmentKind::L3 as u8 || !same_mac(p.meta().dst, config.router_mac) {
+        return Err(DropReason::WrongVni);
+    }
+    routed(p)
+}
+
+#[inline(always)]
+fn routed(p: &Pkt) -> Decision {
+    let ethertype = p.meta().ethertype;
+    if ethertype != IPV4 && ethertype != IPV6 {
+        return Err(DropReason::NotRoutable);
+    }
+    p.go(Stage::Route)
+}
+
+#[inline(always)]
+fn crossed(p: &Pkt, port: &Port) -> Decision {
+    let (dst, ethertype) = (p.meta().dst, p.meta().ethertype);
+    if is_link_local(dst, ethertype) {
+        return Err(DropReason::LinkLocalProtocol);
+    }
+    let answers = port.answer_mac[0] | port.answer_mac[1] | port.answer_mac[2] | port.answer_mac[5] != 0;
+    if answers && (ethertype == ARP || ethertype == IPV6) {
+        return p.go(Stage::Cross);
+    }
+    p.to_port(&port.peer)
+}
+
+/// A frame of a segment.
+#[inline(always)]
+fn switched(p: &Pkt) -> Decision {
+    let (dst, ethertype) = (p.meta().dst, p.meta().ethertype);
+    if is_link_local(dst, ethertype) {
+        return Err(DropReason::LinkLocalProtocol);
+    }
+    p.guard_source()?;
+    if !p.from_vxlan() {
+        p.learn_mac();
+    }
+    if ethertype == ARP || (ethertype == IPV6 && is_neighbour_discovery(p)?) {
+        return p.go(Stage::Answer);
+    }
+    let config = p.config()?;
+    if same_mac(dst, config.anycast_mac) || same_mac(dst, config.router_mac) {
+        return routed(p);
+    }
+    p.forward()
+}
+
+/// A neighbour solicitation or advertisement, right behind the IPv6 header.
+#[inline(always)]
+pub fn is_neighbour_discovery(p: &Pkt) -> Result<bool, DropReason> {
+    let next = p.skb.load::<1>(20)?;
+    if next[0] != ICMPV6 {
+        return Ok(false);
+    }
+    let kind = p.skb.load::<1>(54)?;
+    Ok(kind[0] == ND_SOLICIT || kind[0] == ND_ADVERT)
+}

@@ -1,0 +1,125 @@
+//! Flood: copies to the local ports of the segment and to its remote gateways, at the segment's rate. A frame
+//! from a remote gateway never goes to another one; none goes back to where it came from.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use watari_abi::{
+    Counter, DropReason, Meta, PortKey, Segment,
+    plan::{FLOOD_PORTS_MAX, FLOOD_VTEPS_MAX},
+};
+
+use crate::{
+    fdb::same_port,
+    headers::mac_number,
+    maps,
+    out::{Decision, END, Pkt},
+};
+
+const BROADCAST: u64 = 0xffff_ffff_ffff;
+
+#[classifier]
+pub fn st_flood(ctx: TcContext) -> i32 {
+    Pkt::stage(ctx, run)
+}
+
+#[inline(always)]
+fn run(p: &Pkt) -> Decision {
+    let (vni, copy) = (p.meta().vni, p.meta().copy);
+    // SAFETY: read at once; plan entries are replaced whole.
+    let Some(segment) = (unsafe { maps::segments.get(vni) }) else { return Err(DropReason::UnknownVni) };
+    allowed(p, segment)?;
+    if !p.may_copy(segment) {
+        return Err(DropReason::FloodRate);
+    }
+    to_ports(p, vni)?;
+    if !p.from_vxlan() {
+        to_vteps(p, vni)?;
+    }
+    let copies = p.meta().copies;
+    if copy == Meta::COPY_QUESTION {
+        p.count(Counter::Gleaned, 1);
+        p.count(Counter::FloodCopies, copies);
+        return Err(DropReason::NeighbourUnknown);
+    }
+    if copies == 0 && copy == Meta::COPY_UNKNOWN {
+        return Err(DropReason::UnknownUnicast);
+    }
+    let _ = END;
+    p.flooded(copies)
+}
+
+/// What the segment's policy says.
+#[inline(always)]
+fn allowed(p: &Pkt, segment: &Segment) -> Result<(), DropReason> {
+    let (needed, reason) = match p.meta().copy {
+        Meta::COPY_QUESTION => return Ok(()),
+        Meta::COPY_UNKNOWN => (Segment::FLOOD_UNKNOWN, DropReason::UnknownUnicast),
+        _ if mac_number(p.meta().dst) == BROADCAST => (Segment::FLOOD_BROADCAST, DropReason::FloodDisabled),
+        _ => (Segment::FLOOD_MULTICAST, DropReason::FloodDisabled),
+    };
+    if segment.flags & needed == 0 { Err(reason) } else { Ok(()) }
+}
+
+#[inline(always)]
+fn to_ports(p: &Pkt, vni: u32) -> Result<(), DropReason> {
+    let Some(list) = maps::flood_ports.get_ptr(vni) else { return Ok(()) };
+    // A question of our own may have to go back to where the packet came from.
+    let question = p.meta().copy == Meta::COPY_QUESTION;
+    let send = p.meta().flags & Meta::NO_CLONE == 0;
+    let mut i = 0;
+    while i < FLOOD_PORTS_MAX {
+        // SAFETY: a live entry, and `i` is within its array.
+        let (count, port) =
+            unsafe { ((*list).count, (&raw const (*list).ports).cast::<PortKey>().add(i).read()) };
+        if i as u32 >= count {
+            break;
+        }
+        i += 1;
+        if !question && same_port(&port, &p.meta().port) {
+            continue;
+        }
+        if send {
+            p.tag(&port)?;
+            p.skb.clone_redirect(port.ifindex);
+        }
+        p.count_tx(&port);
+        if send {
+            p.untag(&port)?;
+        }
+        copied(p);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn to_vteps(p: &Pkt, vni: u32) -> Result<(), DropReason> {
+    let Some(list) = maps::flood_vteps.get_ptr(vni) else { return Ok(()) };
+    let config = p.config()?;
+    if config.vxlan_ifindex == 0 {
+        return Ok(());
+    }
+    let send = p.meta().flags & Meta::NO_CLONE == 0;
+    let port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
+    let mut i = 0;
+    while i < FLOOD_VTEPS_MAX {
+        // SAFETY: a live entry, and `i` is within its array.
+        let (count, vtep) =
+            unsafe { ((*list).count, (&raw const (*list).vteps).cast::<[u8; 4]>().add(i).read()) };
+        if i as u32 >= count {
+            break;
+        }
+        i += 1;
+        if send {
+            p.skb.set_tunnel_key(vni, config.local_vtep, vtep)?;
+            p.skb.clone_redirect(port.ifindex);
+        }
+        p.count_tx(&port);
+        copied(p);
+    }
+    Ok(())
+}
+
+/// Counts in memory: in a register, the verifier would follow each number of copies by itself.
+#[inline(always)]
+fn copied(p: &Pkt) {
+    p.meta().copies += 1;
+}

@@ -1,0 +1,7 @@
+//! The stages of the pipeline, one file each.
+
+pub mod answer;
+pub mod classify;
+pub mod cross;
+pub mod flood;
+pub mod route;
