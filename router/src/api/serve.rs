@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,10 +89,10 @@ impl Listeners {
 
     /// Serves `router` until `stop` becomes true, then lets requests finish for a short while.
     pub async fn serve(self, router: Router, stop: watch::Receiver<bool>) {
-        let unix = serve_unix(self.unix, router.clone(), stop.clone());
+        let unix = Listener::Unix(self.unix).serve(router.clone(), stop.clone());
         match self.tcp {
             Some((listener, tls)) => {
-                tokio::join!(unix, serve_tcp(listener, tls, router, stop));
+                tokio::join!(unix, Listener::Tcp(listener, tls).serve(router, stop));
             }
             None => unix.await,
         }
@@ -109,80 +110,80 @@ fn open_unix(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Receiver<bool>) {
-    let connect = |stream: UnixStream| {
-        let (router, stop) = (router.clone(), stop.clone());
-        async move {
-            match stream.peer_cred() {
-                Ok(other) => {
-                    let caller = Caller::Unix { uid: other.uid(), pid: other.pid() };
-                    converse(stream, caller, router, stop).await;
-                }
-                Err(error) => tracing::debug!(%error, "a caller without credentials"),
-            }
-        }
-    };
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
-    accept_all(accept, connect, stop.clone()).await;
+/// An open listener of either kind.
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener, Option<TlsAcceptor>),
 }
 
-async fn serve_tcp(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    router: Router,
-    stop: watch::Receiver<bool>,
-) {
-    let connect = |(stream, address): (TcpStream, std::net::SocketAddr)| {
-        let (router, stop, tls) = (router.clone(), stop.clone(), tls.clone());
-        async move {
-            let _ = stream.set_nodelay(true);
-            let caller = Caller::Tcp(address);
-            let Some(tls) = tls else { return converse(stream, caller, router, stop).await };
+/// A connection before its first octet.
+enum Accepted {
+    Unix(UnixStream),
+    Tcp(TcpStream, SocketAddr, Option<TlsAcceptor>),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+            Self::Tcp(listener, tls) => {
+                let (stream, address) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Accepted::Tcp(stream, address, tls.clone()))
+            }
+        }
+    }
+
+    /// Accepts until `stop` becomes true, at most [`CONNECTIONS_MAX`] at a time, then waits for what is open.
+    async fn serve(self, router: Router, mut stop: watch::Receiver<bool>) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut open = JoinSet::new();
+        loop {
+            let next = async {
+                let place = places.clone().acquire_owned().await.expect("never closed");
+                (place, self.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                next = next => next,
+                Some(_) = open.join_next() => continue,
+                () = stopped(&mut stop) => break,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    let (router, stop) = (router.clone(), stop.clone());
+                    open.spawn(async move {
+                        let _place = place;
+                        connect(accepted, router, stop).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        let _ = tokio::time::timeout(DRAIN_WAIT_MAX, open.join_all()).await;
+    }
+}
+
+async fn connect(accepted: Accepted, router: Router, stop: watch::Receiver<bool>) {
+    match accepted {
+        Accepted::Unix(stream) => match stream.peer_cred() {
+            Ok(other) => {
+                let caller = Caller::Unix { uid: other.uid(), pid: other.pid() };
+                converse(stream, caller, router, stop).await;
+            }
+            Err(error) => tracing::debug!(%error, "a caller without credentials"),
+        },
+        Accepted::Tcp(stream, address, None) => converse(stream, Caller::Tcp(address), router, stop).await,
+        Accepted::Tcp(stream, address, Some(tls)) => {
             match tokio::time::timeout(HANDSHAKE_WAIT_MAX, tls.accept(stream)).await {
-                Ok(Ok(stream)) => converse(stream, caller, router, stop).await,
+                Ok(Ok(stream)) => converse(stream, Caller::Tcp(address), router, stop).await,
                 Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
             }
         }
-    };
-    accept_all(async || listener.accept().await, connect, stop.clone()).await;
-}
-
-/// Accepts until `stop` becomes true, at most [`CONNECTIONS_MAX`] at a time, then waits for what is open.
-async fn accept_all<T, C>(
-    accept: impl AsyncFn() -> io::Result<T>,
-    connect: impl Fn(T) -> C,
-    mut stop: watch::Receiver<bool>,
-) where
-    C: Future<Output = ()> + Send + 'static,
-{
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut open = JoinSet::new();
-    loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await.expect("never closed");
-            (place, accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            next = next => next,
-            Some(_) = open.join_next() => continue,
-            () = stopped(&mut stop) => break,
-        };
-        match accepted {
-            Ok(stream) => {
-                let connection = connect(stream);
-                open.spawn(async move {
-                    let _place = place;
-                    connection.await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
     }
-    let _ = tokio::time::timeout(DRAIN_WAIT_MAX, open.join_all()).await;
 }
 
 /// Serves one connection; when the daemon ends, its running request is still answered.

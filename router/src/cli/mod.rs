@@ -1,7 +1,232 @@
-//! The command line.
+//! The command line: `run` and `cleanup` are the daemon, everything else speaks its API.
+//!
+//! Tables for people, `--json` for programs. Exit status 0: done; 1: refused or failed, with every reason on
+//! standard error; 2: the command line itself is wrong.
+
+pub mod client;
+mod commands;
+mod table;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Watari: an inter-cloud virtual router.
+#[derive(Debug, Parser)]
+#[command(name = "watari", version, about)]
+struct Cli {
+    #[command(flatten)]
+    to: To,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which gateway, and how the answer is printed.
+#[derive(Debug, Args)]
+struct To {
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// The Unix socket of the gateway on this machine.
+    #[arg(
+        long,
+        global = true,
+        env = "WATARI_SOCKET",
+        default_value = "/run/watari/api.sock",
+        value_name = "PATH"
+    )]
+    socket: PathBuf,
+    /// A gateway over TCP instead: http://HOST:PORT or https://HOST:PORT.
+    #[arg(long, global = true, env = "WATARI_URL")]
+    url: Option<String>,
+    /// Bearer token.
+    #[arg(long, global = true, env = "WATARI_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// File whose first line is the bearer token.
+    #[arg(long, global = true, conflicts_with = "token", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Fingerprint of the gateway's certificate, as `watari facts` shows it.
+    #[arg(long, global = true, env = "WATARI_PIN", value_name = "sha256:…")]
+    pin: Option<String>,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground.
+    Run {
+        /// The bootstrap file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Print the plan for the stored document, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// How logs are written to standard error; RUST_LOG says how much.
+        #[arg(long, value_enum, default_value = "text")]
+        log_format: LogFormat,
+    },
+    /// Remove everything that this gateway made in the kernel; the daemon must not run. The store stays.
+    Cleanup {
+        /// The bootstrap file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a document without any gateway.
+    Validate {
+        /// The document, YAML or JSON; - for standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Create or replace the objects of a document.
+    Apply {
+        /// The document, YAML or JSON; - for standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Remove the objects that are not in it.
+        #[arg(long)]
+        replace: bool,
+        /// Print what would be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until the gateway is as desired.
+        #[arg(long, value_name = "SECONDS", default_value = "0")]
+        wait: u32,
+    },
+    /// Show the document, the objects of a kind, or one object.
+    Get {
+        /// The kind, e.g. segments.
+        kind: Option<String>,
+        /// The object.
+        name: Option<String>,
+    },
+    /// Remove an object.
+    Delete {
+        /// The kind, e.g. segments.
+        kind: String,
+        /// The object.
+        name: String,
+        /// Print what would be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show what is still to be done.
+    Plan,
+    /// Show the state of each object.
+    Status,
+    /// Show the gateway's own facts: keys, kernel, features, MACs, routes, BGP.
+    Facts,
+    /// Show what happened.
+    Events {
+        /// Go on with what happens.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only events with a higher number.
+        #[arg(long, default_value = "0")]
+        after: u64,
+    },
+    /// List the revisions, or show what one changed.
+    Revisions {
+        /// The revision.
+        revision: Option<u64>,
+        /// Show the differences from this revision instead of the one before.
+        #[arg(long, requires = "revision")]
+        against: Option<u64>,
+    },
+    /// Make an earlier revision the newest again.
+    Restore {
+        /// The revision.
+        revision: u64,
+        /// Print what would be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until the gateway is as desired.
+        #[arg(long, value_name = "SECONDS", default_value = "0")]
+        wait: u32,
+    },
+    /// Show who changed what, from where and when.
+    Audit,
+    /// Attach a node: prints the command that joins it.
+    Attach(Attach),
+    /// Detach a node.
+    Detach {
+        /// The node.
+        name: String,
+    },
+    /// Measure between two of site, gateway and node.
+    Measure {
+        /// From where.
+        from: String,
+        /// To where.
+        to: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Attach {
+    /// The node's name; the gateway makes one where it is absent.
+    name: Option<String>,
+    /// The segment it shall be in.
+    #[arg(long)]
+    segment: String,
+    /// gpu or cpu.
+    #[arg(long, default_value = "cpu")]
+    kind: String,
+    /// How long it may live, e.g. 12h.
+    #[arg(long, default_value = "24h", value_name = "DURATION")]
+    lease: String,
+    /// Write the cloud-init user data to this file.
+    #[arg(long, value_name = "FILE")]
+    cloud_init: Option<PathBuf>,
+    /// Wait until the node is ready, and show its receipt.
+    #[arg(long, value_name = "SECONDS", default_value = "0")]
+    wait: u32,
+}
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    let level =
+        if matches!(cli.command, Command::Run { .. } | Command::Cleanup { .. }) { "info" } else { "warn" };
+    let format = match cli.command {
+        Command::Run { log_format, .. } => log_format,
+        _ => LogFormat::Text,
+    };
+    log_to_stderr(level, format);
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("watari: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr(level: &str, format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
 }

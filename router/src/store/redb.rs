@@ -60,7 +60,7 @@ impl RedbStore {
     pub fn open(state_dir: &Path, gateway: &str) -> Result<Self, StoreError> {
         make_folder(state_dir)?;
         let path = state_dir.join(FILE);
-        if !path.try_exists().map_err(|e| io("looking for the store", e))? {
+        if !Self::exists(state_dir)? {
             create(state_dir, &path, gateway)?;
         }
         let database =
@@ -68,6 +68,26 @@ impl RedbStore {
         let store = Self { database, path };
         store.check_format(gateway)?;
         Ok(store)
+    }
+
+    /// Whether there is a store in the folder `state_dir`.
+    ///
+    /// # Errors
+    /// When the folder cannot be looked at.
+    pub fn exists(state_dir: &Path) -> Result<bool, StoreError> {
+        state_dir.join(FILE).try_exists().map_err(|e| io("looking for the store", e))
+    }
+
+    /// A store that forgets: for dry runs and tests.
+    ///
+    /// # Errors
+    /// Those of any store; none in practice.
+    pub fn in_memory(gateway: &str) -> Result<Self, StoreError> {
+        let path = PathBuf::from("(memory)");
+        let backend = ::redb::backends::InMemoryBackend::new();
+        let database = Database::builder().create_with_backend(backend).map_err(|e| refused(&path, e))?;
+        initialise(&database, gateway)?;
+        Ok(Self { database, path })
     }
 
     fn check_format(&self, gateway: &str) -> Result<(), StoreError> {
@@ -305,6 +325,14 @@ fn create(state_dir: &Path, path: &Path, gateway: &str) -> Result<(), StoreError
     let empty = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
     empty.map_err(|e| io(doing(), e))?;
     let database = Database::create(&new).map_err(|e| refused(&new, e))?;
+    initialise(&database, gateway)?;
+    database.close().map_err(|e| refused(&new, e))?;
+    fs::rename(&new, path).map_err(|e| io(doing(), e))?;
+    File::open(state_dir).and_then(|d| d.sync_all()).map_err(|e| io(doing(), e))
+}
+
+/// Makes the tables of an empty store.
+fn initialise(database: &Database, gateway: &str) -> Result<(), StoreError> {
     let mut write = database.begin_write().map_err(failed)?;
     write.set_durability(Durability::Immediate).map_err(failed)?;
     {
@@ -316,10 +344,7 @@ fn create(state_dir: &Path, path: &Path, gateway: &str) -> Result<(), StoreError
         }
         write.open_table(SECRETS).map_err(failed)?;
     }
-    write.commit().map_err(failed)?;
-    database.close().map_err(|e| refused(&new, e))?;
-    fs::rename(&new, path).map_err(|e| io(doing(), e))?;
-    File::open(state_dir).and_then(|d| d.sync_all()).map_err(|e| io(doing(), e))
+    write.commit().map_err(failed)
 }
 
 fn refused(path: &Path, error: DatabaseError) -> StoreError {

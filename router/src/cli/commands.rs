@@ -1,0 +1,338 @@
+//! What each subcommand asks and prints.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::{Value, json};
+use watari_config::Problem;
+use watari_config::document::KINDS;
+use watari_config::read::DOCUMENT_BYTES_MAX;
+
+use super::client::{Body, Client, ClientError, token_file};
+use super::{Attach, Cli, Command, To, table};
+use crate::run::{self, RunError};
+
+/// Why a subcommand failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CommandError {
+    /// The daemon.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The gateway refused or gave no answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The document is not valid.
+    #[error("{} is not valid{}", file.display(), problems.iter().map(|p| format!("\n  {p}")).collect::<String>())]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// Every problem in it.
+        problems: Vec<Problem>,
+    },
+    /// There is no such kind of object.
+    #[error("{0:?} is no kind of object; kinds are {kinds}", kinds = KINDS.join(", "))]
+    Kind(String),
+    /// The change is stored, but the gateway did not become as desired in time.
+    #[error("stored, but not applied within {0} s; `watari status` says why")]
+    NotApplied(u32),
+    /// The node is attached, but did not become ready in time.
+    #[error("attached, but {name} was not ready within {wait_s} s")]
+    NotReady {
+        /// The node.
+        name: String,
+        /// How long was waited.
+        wait_s: u32,
+    },
+    /// The runtime cannot be had.
+    #[error("the runtime: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Runs the subcommand.
+pub(super) fn run(cli: Cli) -> Result<(), CommandError> {
+    let to = cli.to;
+    match cli.command {
+        Command::Run { config, dry_run: false, .. } => Ok(run::run(&config)?),
+        Command::Run { config, dry_run: true, .. } => {
+            let plan = run::dry_run(&config)?;
+            show(&to, &plan, table::plan);
+            Ok(())
+        }
+        Command::Cleanup { config } => Ok(run::cleanup(&config)?),
+        Command::Validate { file } => validate(&to, &file),
+        other => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(CommandError::Runtime)?.block_on(ask(to, other))
+        }
+    }
+}
+
+fn client(to: &To) -> Result<Client, ClientError> {
+    let token = match &to.token_file {
+        Some(file) => Some(token_file(file)?),
+        None => to.token.clone(),
+    };
+    match &to.url {
+        Some(url) => Client::url(url, to.pin.as_deref(), token),
+        None => Ok(Client::unix(&to.socket, token)),
+    }
+}
+
+/// Prints an answer: JSON when asked for, else as `table` does.
+fn show(to: &To, answer: &Value, table: impl FnOnce(&Value)) {
+    if to.json { table::json(answer) } else { table(answer) }
+}
+
+async fn ask(to: To, command: Command) -> Result<(), CommandError> {
+    let client = client(&to)?;
+    match command {
+        Command::Apply { file, replace, dry_run, wait } => {
+            let text = read_file(&file)?;
+            let (method, path) = if replace { (Method::PUT, "document") } else { (Method::POST, "apply") };
+            change(&to, &client, method, path, Body::Yaml(text), dry_run, wait).await
+        }
+        Command::Delete { kind, name, dry_run } => {
+            let path = format!("{}/{name}", known_kind(&kind)?);
+            change(&to, &client, Method::DELETE, &path, Body::Empty, dry_run, 0).await
+        }
+        Command::Restore { revision, dry_run, wait } => {
+            let path = format!("revisions/{revision}/restore");
+            change(&to, &client, Method::POST, &path, Body::Empty, dry_run, wait).await
+        }
+        Command::Get { kind, name } => get(&to, &client, kind, name).await,
+        Command::Plan => {
+            let seen = client.get("plan").await?;
+            show(&to, &seen, |s| table::plan(s.get("plan").unwrap_or(&Value::Null)));
+            Ok(())
+        }
+        Command::Status => {
+            show(&to, &client.get("status").await?, table::status);
+            Ok(())
+        }
+        Command::Facts => {
+            show(&to, &client.get("facts").await?, table::fields);
+            Ok(())
+        }
+        Command::Events { follow, after } => events(&to, &client, follow, after).await,
+        Command::Revisions { revision, against } => revisions(&to, &client, revision, against).await,
+        Command::Audit => {
+            let columns = ["seq", "at", "who", "from", "action", "revision", "summary"];
+            show(&to, &client.get("audit").await?, |a| table::rows(a, &columns));
+            Ok(())
+        }
+        Command::Attach(attach) => attach_node(&to, &client, attach).await,
+        Command::Detach { name } => {
+            let answer =
+                client.send(Method::DELETE, &format!("nodes/{name}"), Body::Empty, Duration::ZERO).await?;
+            show(&to, &answer, |_| table::line(format!("detached {name}")));
+            Ok(())
+        }
+        Command::Measure { from, to: far } => {
+            let body = Body::Json(json!({ "from": from, "to": far }));
+            let answer = client.send(Method::POST, "measure", body, Duration::from_secs(120)).await?;
+            show(&to, &answer, table::fields);
+            Ok(())
+        }
+        Command::Run { .. } | Command::Cleanup { .. } | Command::Validate { .. } => {
+            unreachable!("needs no gateway")
+        }
+    }
+}
+
+async fn change(
+    to: &To,
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: Body,
+    dry_run: bool,
+    wait_s: u32,
+) -> Result<(), CommandError> {
+    let path = format!("{path}?dry_run={dry_run}&wait_s={wait_s}");
+    let answer = client.send(method, &path, body, Duration::from_secs(wait_s.into())).await?;
+    show(to, &answer, |answer| {
+        table::changes(answer);
+        if let Some(plan) = answer.get("plan") {
+            table::plan(plan);
+        }
+    });
+    if answer.get("applied") == Some(&Value::Bool(false)) {
+        return Err(CommandError::NotApplied(wait_s));
+    }
+    Ok(())
+}
+
+async fn get(
+    to: &To,
+    client: &Client,
+    kind: Option<String>,
+    name: Option<String>,
+) -> Result<(), CommandError> {
+    let path = match (&kind, &name) {
+        (None, _) => "document".to_owned(),
+        (Some(kind), None) => known_kind(kind)?.to_owned(),
+        (Some(kind), Some(name)) => format!("{}/{name}", known_kind(kind)?),
+    };
+    let answer = client.get(&path).await?;
+    show(to, &answer, |answer| match (&kind, &name, answer) {
+        (Some(_), None, Value::Object(objects)) => table::objects(objects),
+        (Some(_), Some(_), object) => table::fields(object),
+        (_, _, Value::Object(document)) => {
+            for kind in KINDS {
+                let Some(Value::Object(objects)) = document.get(kind) else { continue };
+                if !objects.is_empty() {
+                    table::line(format!("{kind}:"));
+                    table::objects(objects);
+                    table::line("");
+                }
+            }
+        }
+        (_, _, other) => table::fields(other),
+    });
+    Ok(())
+}
+
+async fn events(to: &To, client: &Client, follow: bool, after: u64) -> Result<(), CommandError> {
+    if !follow {
+        let answer = client.get(&format!("events?after={after}")).await?;
+        show(to, &answer, |a| table::rows(a, &["seq", "at", "kind", "object", "message"]));
+        return Ok(());
+    }
+    let mut lines = client.lines(&format!("events/stream?after={after}")).await?;
+    while let Some(line) = lines.next().await? {
+        let Some(data) = line.strip_prefix("data:").map(str::trim) else { continue };
+        if to.json {
+            table::line(data);
+            continue;
+        }
+        let event: Value = serde_json::from_str(data).unwrap_or(Value::Null);
+        let field = |name| event.get(name).map(table::cell).unwrap_or_default();
+        table::line(format!(
+            "{:>6} {} {} {} {}",
+            field("seq"),
+            field("at"),
+            field("kind"),
+            field("object"),
+            field("message")
+        ));
+    }
+    Ok(())
+}
+
+async fn revisions(
+    to: &To,
+    client: &Client,
+    revision: Option<u64>,
+    against: Option<u64>,
+) -> Result<(), CommandError> {
+    let Some(revision) = revision else {
+        let columns = ["revision", "generation", "at", "who", "from", "action", "summary"];
+        show(to, &client.get("revisions").await?, |a| table::rows(a, &columns));
+        return Ok(());
+    };
+    let query = against.map(|n| format!("?against={n}")).unwrap_or_default();
+    let answer = client.get(&format!("revisions/{revision}{query}")).await?;
+    show(to, &answer, |answer| {
+        let changes = answer.get("changes").unwrap_or(&Value::Null);
+        table::rows(changes, &["change", "object", "before", "after"]);
+    });
+    Ok(())
+}
+
+async fn attach_node(to: &To, client: &Client, attach: Attach) -> Result<(), CommandError> {
+    let mut body = json!({ "segment": attach.segment, "kind": attach.kind, "lease": attach.lease });
+    if let Some(name) = &attach.name {
+        body["name"] = json!(name);
+    }
+    let answer = client.send(Method::POST, "nodes", Body::Json(body), Duration::ZERO).await?;
+    if let (Some(file), Some(text)) = (&attach.cloud_init, answer.get("cloud_init").and_then(Value::as_str)) {
+        write_private(file, text)?;
+    }
+    show(to, &answer, |answer| {
+        let mut shown = answer.clone();
+        let command = shown.as_object_mut().and_then(|o| {
+            o.shift_remove("cloud_init");
+            o.shift_remove("join_command")
+        });
+        table::fields(&shown);
+        if let Some(command) = command.as_ref().and_then(Value::as_str) {
+            table::line(format!("\n{command}"));
+        }
+    });
+    if attach.wait == 0 {
+        return Ok(());
+    }
+    let name = answer.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let path = format!("nodes/{name}/receipt?wait_s={}", attach.wait);
+    let wait = Duration::from_secs(attach.wait.into());
+    let receipt = client.send(Method::GET, &path, Body::Empty, wait).await?;
+    show(to, &receipt, table::fields);
+    match receipt.get("ready") {
+        Some(Value::Bool(true)) => Ok(()),
+        _ => Err(CommandError::NotReady { name, wait_s: attach.wait }),
+    }
+}
+
+fn validate(to: &To, file: &Path) -> Result<(), CommandError> {
+    let text = read_file(file)?;
+    match run::validate(&text) {
+        Ok(document) => {
+            let tree = serde_json::to_value(&document).unwrap_or(Value::Null);
+            let count =
+                |kind: &str| tree.get(kind).and_then(Value::as_object).map_or(0, serde_json::Map::len);
+            let objects: usize = KINDS.iter().map(|kind| count(kind)).sum();
+            show(to, &json!({ "valid": true, "objects": objects, "errors": [] }), |_| {
+                table::line(format!("{} is valid: {objects} objects", file.display()));
+            });
+            Ok(())
+        }
+        Err(problems) => {
+            if to.json {
+                table::json(&json!({ "valid": false, "errors": problems }));
+            }
+            Err(CommandError::Invalid { file: file.to_owned(), problems })
+        }
+    }
+}
+
+/// The kind as it stands in paths; one object of a kind may be asked for in the singular.
+fn known_kind(kind: &str) -> Result<&'static str, CommandError> {
+    let known = KINDS.into_iter().find(|k| *k == kind || k.strip_suffix('s') == Some(kind));
+    known.ok_or_else(|| CommandError::Kind(kind.to_owned()))
+}
+
+fn read_file(path: &Path) -> Result<String, CommandError> {
+    let failed = |source| CommandError::File { path: path.to_owned(), source };
+    let mut text = String::new();
+    let limit = DOCUMENT_BYTES_MAX as u64 + 1;
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(limit).read_to_string(&mut text)
+    } else {
+        fs::File::open(path).map_err(failed)?.take(limit).read_to_string(&mut text)
+    };
+    read.map_err(failed)?;
+    if text.len() > DOCUMENT_BYTES_MAX {
+        return Err(failed(std::io::Error::other(format!("larger than {DOCUMENT_BYTES_MAX} bytes"))));
+    }
+    Ok(text)
+}
+
+/// Writes a file that only its owner may read: it carries a token.
+fn write_private(path: &Path, text: &str) -> Result<(), CommandError> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|source| CommandError::File { path: path.to_owned(), source })
+}
