@@ -6,8 +6,10 @@
 //!   plain host, and on a gateway inside a tenant's namespace (the caller enters it first).
 //! - [`agent`]: the small HTTP listener of a node on its overlay addresses, and the client for it.
 //! - [`host`]: what the node's kernel must be told: device, keys, addresses, routes.
+//! - [`node`]: the four things an operator does: join, up, status, leave.
 
 pub mod agent;
 pub mod enrol;
 pub mod host;
 pub mod measure;
+pub mod node;

@@ -81,6 +81,29 @@ pub async fn ensure(
     Ok((engine, link.index))
 }
 
+/// Finds out whether [`ensure`] can make such a device here, and leaves nothing behind.
+///
+/// # Errors
+/// A foreign device has the name, this process may not make devices, or neither the kernel nor the
+/// engine can do it.
+pub async fn preflight(
+    netlink: &Netlink,
+    name: &str,
+    alias: &str,
+    paths: &LinkPaths,
+) -> Result<(), HostError> {
+    match netlink.link(name).await? {
+        Some(link) if link.alias == alias => return Ok(()),
+        Some(_) => return Err(HostError::ForeignDevice { name: name.to_owned() }),
+        None => {}
+    }
+    if netlink.add_wireguard(name, alias).await? {
+        let link = present_link(netlink, name).await?;
+        return netlink.delete_link(link.index).await;
+    }
+    if is_program(&paths.binary) { Ok(()) } else { Err(HostError::NoEngine { path: paths.binary.clone() }) }
+}
+
 async fn present_link(netlink: &Netlink, name: &str) -> Result<Link, HostError> {
     netlink.link(name).await?.ok_or_else(|| HostError::NoDevice { name: name.to_owned() })
 }

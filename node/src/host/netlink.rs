@@ -144,7 +144,7 @@ impl Netlink {
     /// # Errors
     /// The kernel refused.
     pub async fn sync_addresses(&self, index: u32, wanted: &[IpNet]) -> Result<(usize, usize), HostError> {
-        let present = self.addresses(index).await?;
+        let present = self.address_messages(index).await?;
         let mut counts = (0, 0);
         for address in wanted.iter().filter(|w| present.iter().all(|(p, _)| p != *w)) {
             self.add_address(index, *address).await?;
@@ -158,7 +158,15 @@ impl Netlink {
         Ok(counts)
     }
 
-    async fn addresses(&self, index: u32) -> Result<Vec<(IpNet, AddressMessage)>, HostError> {
+    /// The addresses of a link, without the link-local ones.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn addresses(&self, index: u32) -> Result<Vec<IpNet>, HostError> {
+        Ok(self.address_messages(index).await?.into_iter().map(|(address, _)| address).collect())
+    }
+
+    async fn address_messages(&self, index: u32) -> Result<Vec<(IpNet, AddressMessage)>, HostError> {
         let request = self.handle.address().get().set_link_index_filter(index).execute();
         let messages: Vec<_> = request.try_collect().await.map_err(refused("list addresses"))?;
         let known = messages.into_iter().filter_map(|m| address_of(&m).map(|a| (a, m)));
