@@ -1,0 +1,278 @@
+//! The task that owns the speaker: commands, octets and time in, sockets and the feed out. It never waits for
+//! a socket or for a reader of the feed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinHandle};
+use watari_bgp::speaker::{Input, Output, Speaker, SpeakerConfig};
+use watari_bgp::{ConnId, Instant, PeerId};
+
+use super::connection::Connection;
+use super::feed::{Feed, PeerChange};
+use super::listen::{Accepted, Listeners, Place};
+use super::{Command, LocalChange, PeerSettings, socket};
+
+/// Messages of sockets that may wait before readers do: with the read size a bound on memory.
+const MESSAGES_MAX: usize = 256;
+/// How long a connection attempt may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What sockets report.
+#[derive(Debug)]
+pub(super) enum Message {
+    Connected(PeerId, u64, io::Result<TcpStream>),
+    Accepted(Accepted),
+    Octets(PeerId, ConnId, Vec<u8>),
+    Written(PeerId, ConnId, usize),
+    Closed(PeerId, ConnId),
+}
+
+/// The latest connection attempt of a peer.
+#[derive(Debug)]
+struct Attempt {
+    number: u64,
+    task: AbortHandle,
+}
+
+pub(super) struct Task {
+    speaker: Speaker,
+    feed: Feed,
+    started: std::time::Instant,
+    peers: BTreeMap<PeerId, PeerSettings>,
+    listeners: Listeners,
+    attempts: BTreeMap<PeerId, Attempt>,
+    connections: BTreeMap<ConnId, Connection>,
+    closing: Vec<JoinHandle<()>>,
+    /// Numbers connections and attempts.
+    next_number: u64,
+    messages: mpsc::Sender<Message>,
+    inbox: mpsc::Receiver<Message>,
+}
+
+impl Task {
+    pub(super) fn new(config: SpeakerConfig, feed: Feed) -> Task {
+        let (messages, inbox) = mpsc::channel(MESSAGES_MAX);
+        Task {
+            speaker: Speaker::new(config),
+            feed,
+            started: std::time::Instant::now(),
+            peers: BTreeMap::new(),
+            listeners: Listeners::default(),
+            attempts: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            closing: Vec::new(),
+            next_number: 1,
+            messages,
+            inbox,
+        }
+    }
+
+    /// Runs until it is told to end, or nobody holds the handle any more.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            let due = self.due();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    None => return,
+                    Some(Command::Shutdown { graceful, done }) => {
+                        self.shut_down(graceful, done).await;
+                        return;
+                    }
+                    Some(command) => self.command(command),
+                },
+                Some(message) = self.inbox.recv() => self.message(message),
+                () = tokio::time::sleep_until(due.into()) => self.input(Input::Tick),
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        let elapsed = self.started.elapsed().as_millis();
+        Instant::from_millis(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+
+    /// When the speaker must be ticked; a millisecond is added because its clock has no finer grain.
+    fn due(&self) -> std::time::Instant {
+        const FAR: Duration = Duration::from_secs(3_600);
+        let deadline = self.speaker.next_deadline().map(|d| Duration::from_millis(d.as_millis() + 1));
+        deadline.map_or_else(|| std::time::Instant::now() + FAR, |d| self.started + d)
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Input(input) => self.input(*input),
+            Command::Local(changes) => changes.into_iter().for_each(|change| {
+                self.input(match change {
+                    LocalChange::Originate(instance, nlri, attrs) => {
+                        Input::Originate { instance, nlri, attrs }
+                    }
+                    LocalChange::Withdraw(instance, key) => Input::Withdraw { instance, key },
+                });
+            }),
+            Command::Peers(peers) => self.set_peers(peers),
+            Command::Query(query) => query(&self.speaker, self.now()),
+            Command::Shutdown { .. } => {}
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Connected(peer, number, result) => self.connected(peer, number, result),
+            Message::Accepted(accepted) => self.accepted(accepted),
+            Message::Octets(peer, conn, octets) => self.about(conn, Input::Bytes(peer, conn, octets)),
+            Message::Written(peer, conn, len) => self.about(conn, Input::Written(peer, conn, len)),
+            Message::Closed(peer, conn) => {
+                self.about(conn, Input::TcpClosed(peer, conn));
+                self.connections.remove(&conn);
+            }
+        }
+    }
+
+    /// An input about a connection, unless it was closed meanwhile.
+    fn about(&mut self, conn: ConnId, input: Input) {
+        if self.connections.contains_key(&conn) {
+            self.input(input);
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.now();
+        for output in self.speaker.handle(input, now) {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Connect(peer) => self.connect(peer),
+            Output::Close(_, conn) => {
+                self.closing.retain(|task| !task.is_finished());
+                self.closing.extend(self.connections.remove(&conn).and_then(Connection::close));
+            }
+            Output::Send(_, conn, octets) => {
+                if let Some(connection) = self.connections.get(&conn) {
+                    connection.send(octets);
+                }
+            }
+            Output::BestChanged { instance, key, best } => self.feed.best(instance, key, best),
+            Output::PeerState { peer, old, new, reason } => {
+                tracing::debug!(peer = peer.0, %old, %new, ?reason, "BGP session");
+                self.feed.peer(PeerChange { peer, old, new, reason });
+            }
+            Output::EndOfRib(peer, family) => self.feed.end_of_rib(peer, family),
+            Output::SelectionDone(instance, family) => self.feed.selection_done(instance, family),
+        }
+    }
+
+    fn set_peers(&mut self, wanted: BTreeMap<PeerId, PeerSettings>) {
+        let place = |s: &PeerSettings| Place {
+            netns: s.netns.clone(),
+            local: SocketAddr::new(s.config.local_addr, s.port),
+        };
+        let moved = |old: &PeerSettings, new: &PeerSettings| {
+            (&old.netns, old.port, old.ttl) != (&new.netns, new.port, new.ttl)
+        };
+        let gone: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(peer, old)| wanted.get(peer).is_none_or(|new| moved(old, new)))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in gone {
+            self.peers.remove(&peer);
+            self.abort_attempt(peer);
+            self.input(Input::RemovePeer(peer));
+        }
+        let places: BTreeSet<Place> = wanted.values().map(place).collect();
+        self.listeners.set(&places, &self.messages);
+        for (peer, settings) in wanted {
+            let config = Box::new(settings.config.clone());
+            let known = self.peers.insert(peer, settings).is_some();
+            self.input(if known { Input::UpdatePeer(peer, config) } else { Input::AddPeer(peer, config) });
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn abort_attempt(&mut self, peer: PeerId) {
+        if let Some(attempt) = self.attempts.remove(&peer) {
+            attempt.task.abort();
+        }
+    }
+
+    /// Starts a connection attempt in the place of an earlier one.
+    fn connect(&mut self, peer: PeerId) {
+        let Some(settings) = self.peers.get(&peer).cloned() else { return };
+        self.abort_attempt(peer);
+        let number = self.number();
+        let messages = self.messages.clone();
+        let task = tokio::spawn(async move {
+            let remote = SocketAddr::new(settings.config.remote_addr, settings.port);
+            let attempt = socket::connect(settings.netns, settings.config.local_addr, remote, settings.ttl);
+            let timeout = |_| Err(io::ErrorKind::TimedOut.into());
+            let result = tokio::time::timeout(CONNECT_LIMIT, attempt).await.unwrap_or_else(timeout);
+            let _ = messages.send(Message::Connected(peer, number, result)).await;
+        });
+        self.attempts.insert(peer, Attempt { number, task: task.abort_handle() });
+    }
+
+    fn connected(&mut self, peer: PeerId, number: u64, result: io::Result<TcpStream>) {
+        if self.attempts.get(&peer).is_none_or(|a| a.number != number) {
+            return;
+        }
+        self.attempts.remove(&peer);
+        match result {
+            Ok(stream) => {
+                let conn = self.adopt(peer, stream);
+                self.input(Input::TcpConnected(peer, conn));
+            }
+            Err(error) => {
+                tracing::debug!(peer = peer.0, %error, "BGP connection failed");
+                self.input(Input::TcpFailed(peer));
+            }
+        }
+    }
+
+    /// A connection of somebody who is no peer of that place is closed without a word.
+    fn accepted(&mut self, accepted: Accepted) {
+        let Accepted { place, remote, stream } = accepted;
+        let fits = |s: &PeerSettings| {
+            s.netns == place.netns
+                && s.config.remote_addr == remote
+                && SocketAddr::new(s.config.local_addr, s.port) == place.local
+        };
+        let Some((&peer, settings)) = self.peers.iter().find(|(_, s)| fits(s)) else {
+            tracing::debug!(%remote, local = %place.local, "BGP connection of a stranger");
+            return;
+        };
+        if socket::set_ttl(&stream, settings.ttl).is_ok() {
+            let conn = self.adopt(peer, stream);
+            self.input(Input::TcpAccepted(peer, conn));
+        }
+    }
+
+    fn adopt(&mut self, peer: PeerId, stream: TcpStream) -> ConnId {
+        let conn = ConnId(self.number());
+        self.connections.insert(conn, Connection::new(stream, peer, conn, &self.messages));
+        conn
+    }
+
+    async fn shut_down(mut self, graceful: bool, done: oneshot::Sender<()>) {
+        self.listeners = Listeners::default();
+        self.input(Input::Shutdown { graceful });
+        // Writers must not wait for an inbox that nobody empties.
+        self.inbox.close();
+        for task in std::mem::take(&mut self.closing) {
+            let _ = task.await;
+        }
+        let _ = done.send(());
+    }
+}
