@@ -68,8 +68,7 @@ impl Gateway {
         for (key, value) in more.as_object().into_iter().flatten() {
             bootstrap[key] = value.clone();
         }
-        // JSON is YAML: one writer serves both.
-        std::fs::write(dir.join("watari.yaml"), serde_json::to_string_pretty(&bootstrap)?)?;
+        std::fs::write(dir.join("watari.yaml"), yaml(&bootstrap, ""))?;
         let mut gateway = Self { name: name.to_owned(), ns: ns.clone(), dir, daemon: None };
         gateway.launch()?;
         Ok(gateway)
@@ -85,7 +84,7 @@ impl Gateway {
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info");
         }
-        let mut daemon = Process::start_logging(&self.ns, command, &self.dir.join("watari.log"))?;
+        let mut daemon = Process::start_logging(&self.ns, command, &self.log_path())?;
         let api = self.api();
         let ready = wait_until(READY, &format!("the API of {}", self.name), || {
             ensure!(daemon.is_running(), "it has ended");
@@ -232,8 +231,26 @@ impl Gateway {
     /// All that its daemons have logged, over restarts.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.join("watari.log")).unwrap_or_default()
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
+
+    /// The file that its daemons log to.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("watari.log")
+    }
+}
+
+/// A tree of fields as YAML, a field a line; scalars as JSON, which YAML takes as it is.
+fn yaml(tree: &Value, indent: &str) -> String {
+    let mut text = String::new();
+    for (key, value) in tree.as_object().into_iter().flatten() {
+        match value.as_object().filter(|fields| !fields.is_empty()) {
+            Some(_) => text += &format!("{indent}{key}:\n{}", yaml(value, &format!("{indent}  "))),
+            None => text += &format!("{indent}{key}: {value}\n"),
+        }
+    }
+    text
 }
 
 impl Drop for Gateway {
@@ -241,5 +258,25 @@ impl Drop for Gateway {
         if std::thread::panicking() && self.daemon.is_none() {
             eprintln!("--- {} (not running)\n{}", self.name, process::tail(&self.log()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bootstrap_file_is_yaml_that_a_daemon_takes() {
+        let tree = json!({
+            "gateway": "gw-a", "state_dir": "/s", "run_dir": "/r",
+            "api": { "listen": "127.0.0.1:8480", "token": "0123456789abcdef" },
+            "enrol": { "listen": "198.18.1.2:8443" },
+        });
+        let text = yaml(&tree, "");
+        assert!(text.contains("api:\n  listen: \"127.0.0.1:8480\"\n"), "{text}");
+        let read = watari_config::Bootstrap::parse(&text).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert_eq!(read.state_dir, "/s");
+        let empty = yaml(&json!({ "gateway": "g", "state_dir": "/s", "run_dir": "/r", "api": {} }), "");
+        assert!(watari_config::Bootstrap::parse(&empty).is_ok(), "{empty}");
     }
 }

@@ -67,6 +67,12 @@ impl Process {
         &self.ns
     }
 
+    /// The file it writes to.
+    #[must_use]
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     /// All it has written so far.
     #[must_use]
     pub fn log(&self) -> String {
