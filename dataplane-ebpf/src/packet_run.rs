@@ -11,6 +11,8 @@ use crate::{Dataplane, Error, object::ENTRY};
 /// Bytes of `struct __sk_buff` up to and with `cb`, and where `cb` starts in it.
 const CONTEXT_BYTES: usize = 68;
 const CB_OFFSET: usize = 48;
+/// The kernel gives the whole structure back or none of it: at least its size.
+const CONTEXT_OUT_BYTES: usize = 512;
 /// Room for what the pipeline adds to a frame.
 const GROWTH_BYTES: usize = 256;
 
@@ -77,7 +79,7 @@ impl Dataplane {
         let failed = |error| Error::program(ENTRY, error);
         let program = SchedClassifier::from_pin(self.pins.program(ENTRY)).map_err(failed)?;
         let context = context_in(packet, flags);
-        let mut context_out = [0; CONTEXT_BYTES];
+        let mut context_out = [0; CONTEXT_OUT_BYTES];
         let mut frame = vec![0; packet.frame.len() + GROWTH_BYTES];
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet.frame);
@@ -106,7 +108,7 @@ fn context_in(packet: &Packet<'_>, flags: u8) -> [u8; CONTEXT_BYTES] {
     context
 }
 
-fn verdict(context: &[u8; CONTEXT_BYTES]) -> Verdict {
+fn verdict(context: &[u8; CONTEXT_OUT_BYTES]) -> Verdict {
     let mut words = [0; 5];
     for (word, place) in words.iter_mut().zip(context[CB_OFFSET..].chunks_exact(4)) {
         *word = u32::from_ne_bytes(place.try_into().unwrap_or_default());
