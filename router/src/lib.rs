@@ -16,9 +16,12 @@
 
 pub mod actor;
 pub mod api;
+pub mod bgp;
 pub mod brain;
 pub mod cli;
+pub mod drivers;
 pub mod events;
+pub mod facts;
 pub mod reconcile;
 pub mod run;
 pub mod store;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use watari_config::{Mac, Vid, Vni};
@@ -26,7 +27,7 @@ type Indices = BTreeMap<String, u32>;
 /// The eBPF datapath of this gateway.
 pub struct Datapath {
     /// Maps and programs.
-    pub maps: Dataplane,
+    pub maps: Arc<Dataplane>,
 }
 
 /// How many flooded frames may come at once: a tenth of a second's worth, 32 at least.
@@ -41,7 +42,7 @@ impl Datapath {
     /// When bpffs cannot be mounted, or the kernel refuses a program or map.
     pub fn open(pins: &Path) -> Result<Self, DriverError> {
         ensure_bpffs(pins)?;
-        Ok(Self { maps: Dataplane::open(pins)? })
+        Ok(Self { maps: Arc::new(Dataplane::open(pins)?) })
     }
 
     /// Removes programs, maps and pins.
@@ -49,7 +50,11 @@ impl Datapath {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(self) -> Result<(), DriverError> {
-        Ok(self.maps.remove()?)
+        match Arc::into_inner(self.maps) {
+            Some(maps) => Ok(maps.remove()?),
+            // Somebody still reads: whoever removes everything is alone.
+            None => Err(DriverError::Foreign { what: "a reader of the datapath".to_owned() }),
+        }
     }
 
     /// Adds every entry of the plan's tables and every program on a device to `system`.

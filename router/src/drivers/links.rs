@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, LinkVxlan};
 use watari_config::Mac;
 use watari_planner::item::{Key, Ns, System, Value};
 use watari_planner::{Action, Op};
@@ -128,7 +128,7 @@ async fn make_veth(
     let root = drivers.netlink(&Ns::Root).await?;
     let (near, far) = (root.index(name).await?, root.index(&passing).await?);
     let set = |index: u32, end: &str| {
-        let mut message = LinkMessageBuilder::<LinkUnspec>::new_with_index(index).mtu(u32::from(*mtu));
+        let mut message = LinkUnspec::new_with_index(index).mtu(u32::from(*mtu));
         if end == mac_end {
             message = message.address(mac.octets().to_vec());
         }
@@ -140,14 +140,14 @@ async fn make_veth(
     if let Ns::Tenant(tenant) = peer_ns {
         let file = std::fs::File::open(namespace::path(tenant))
             .map_err(|e| DriverError::system(format!("open namespace {tenant}"), e))?;
-        let message = LinkMessageBuilder::<LinkUnspec>::new_with_index(far)
+        let message = LinkUnspec::new_with_index(far)
             .name(peer.clone())
             .setns_by_fd(file.as_raw_fd())
             .build();
         let moved = handle.link().set(message).execute().await;
         moved.map_err(failed(format!("move the far end of {name} to namespace {tenant}")))?;
     } else {
-        let message = LinkMessageBuilder::<LinkUnspec>::new_with_index(far).name(peer.clone()).build();
+        let message = LinkUnspec::new_with_index(far).name(peer.clone()).build();
         handle.link().set(message).execute().await.map_err(failed(format!("name device {peer}")))?;
     }
     let inside = drivers.netlink(peer_ns).await?;

@@ -119,7 +119,7 @@ impl UserEngine {
     /// Ends the engine and removes its devices; one that does not run is not started for it.
     pub fn shutdown(&mut self) {
         let client = self.client.take().map_or_else(|| Client::connect(&self.place.link_socket), Ok);
-        if let Ok(mut client) = client
+        if let Ok(client) = client
             && let Err(error) = client.shutdown(true)
         {
             tracing::warn!(%error, "watari-link could not be ended");

@@ -1,0 +1,124 @@
+//! What the others told us, as entries of our tables. Pure: a function of the best routes.
+//!
+//! An EVPN route counts where its route target is that of a segment or tenant present here. Routes of one
+//! station or prefix by several gateways have different distinguishers; they meet here and one wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use watari_bgp::evpn::EvpnKey;
+use watari_bgp::evpn::mobility::{Claim, compare};
+use watari_bgp::nlri::Key;
+use watari_bgp::speaker::{Best, Source};
+use watari_bgp::types::MacAddr;
+use watari_config::Vni;
+
+use super::fabric::{Fabric, target_vni};
+use super::hosts::Station;
+
+/// Best routes of the fabric, our own included, by key.
+pub type Routes = BTreeMap<Key, Best>;
+
+/// A prefix behind another gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// The gateway.
+    pub vtep: Ipv4Addr,
+    /// VNI to send with: the one it told us.
+    pub l3vni: Vni,
+    /// Its Router's MAC.
+    pub router_mac: MacAddr,
+}
+
+/// What other gateways told us about the segments and tenants here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// The winning claim to each station.
+    pub claims: BTreeMap<Station, Claim>,
+    /// Addresses of stations of other gateways.
+    pub neighbours: BTreeMap<(Vni, IpAddr), MacAddr>,
+    /// Gateways that want the broadcast of a segment.
+    pub flood: BTreeMap<Vni, BTreeSet<Ipv4Addr>>,
+    /// Prefixes by L3VNI of the tenant.
+    pub prefixes: BTreeMap<(Vni, IpNet), Remote>,
+}
+
+/// Sorts out the routes of other gateways.
+pub fn import(fabric: &Fabric, routes: &Routes) -> Imported {
+    let mut imported = Imported::default();
+    let mut addresses: BTreeMap<(Vni, IpAddr), (Claim, MacAddr)> = BTreeMap::new();
+    for (key, best) in routes {
+        let (Some(evpn), Some(vtep)) = (key.as_evpn(), vtep(fabric, best)) else { continue };
+        match evpn {
+            EvpnKey::MacIp { mac, ip, .. } => {
+                station(fabric, best, *mac, *ip, &mut imported, &mut addresses);
+            }
+            EvpnKey::Imet { .. } => {
+                for vni in targets(best).filter(|v| fabric.segments.contains_key(v)) {
+                    let to = best.attrs.pmsi_tunnel.as_ref().and_then(|p| p.endpoint());
+                    let to = if let Some(IpAddr::V4(v4)) = to { v4 } else { vtep };
+                    imported.flood.entry(vni).or_default().insert(to);
+                }
+            }
+            EvpnKey::IpPrefix { prefix, .. } => prefix_route(fabric, best, vtep, *prefix, &mut imported),
+            EvpnKey::EthernetAd { .. } | EvpnKey::EthernetSegment { .. } => {}
+        }
+    }
+    // An address counts for the station that won, not for one that lost its place.
+    for ((vni, ip), (claim, mac)) in addresses {
+        if imported.claims.get(&(vni, mac)).is_some_and(|winner| winner.vtep == claim.vtep) {
+            imported.neighbours.insert((vni, ip), mac);
+        }
+    }
+    imported
+}
+
+/// The gateway a route of somebody else leads to.
+fn vtep(fabric: &Fabric, best: &Best) -> Option<Ipv4Addr> {
+    match (best.source, best.next_hop()?) {
+        (Source::Peer(_), IpAddr::V4(vtep)) if vtep != fabric.vtep => Some(vtep),
+        _ => None,
+    }
+}
+
+fn targets(best: &Best) -> impl Iterator<Item = Vni> + '_ {
+    best.attrs.route_targets().filter_map(target_vni)
+}
+
+fn station(
+    fabric: &Fabric,
+    best: &Best,
+    mac: MacAddr,
+    ip: Option<IpAddr>,
+    imported: &mut Imported,
+    addresses: &mut BTreeMap<(Vni, IpAddr), (Claim, MacAddr)>,
+) {
+    let Some(claim) = Claim::from_attributes(&best.attrs) else { return };
+    for vni in targets(best).filter(|v| fabric.segments.contains_key(v)) {
+        let slot = imported.claims.entry((vni, mac)).or_insert(claim);
+        if compare(&claim, slot).is_gt() {
+            *slot = claim;
+        }
+        if let Some(ip) = ip {
+            let slot = addresses.entry((vni, ip)).or_insert((claim, mac));
+            if compare(&claim, &slot.0).is_gt() {
+                *slot = (claim, mac);
+            }
+        }
+    }
+}
+
+fn prefix_route(fabric: &Fabric, best: &Best, vtep: Ipv4Addr, prefix: IpNet, imported: &mut Imported) {
+    // Without a Router's MAC a routed packet cannot be addressed (RFC 9136 section 4.4.1).
+    let Some(router_mac) = best.attrs.router_mac() else { return };
+    let Ok(label) = Vni::new(best.data.label1.get()) else { return };
+    for l3vni in targets(best).filter(|v| fabric.tenants.contains_key(v)) {
+        let remote = Remote { vtep, l3vni: label, router_mac };
+        let slot = imported.prefixes.entry((l3vni, prefix)).or_insert(remote);
+        // Several gateways with one prefix: the lowest address, so that every look answers alike.
+        if vtep < slot.vtep {
+            *slot = remote;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What is learnt: stations, neighbours and routes, from the datapath to BGP and back.
+//!
+//! ```text
+//!   mac_local, nb_local ──walk──▶ hosts: where is a station? ──▶ originate ──▶ BGP speaker
+//!   BGP speaker ── best routes ──▶ import ──▶ tables (mac_remote, nb_remote, flood_vteps, routes), kernel routes
+//! ```
+//! * [`fabric`], [`hosts`], [`originate`](mod@originate), [`import`](mod@import): pure.
+//! * [`tables`], [`kernel`]: one subtraction for each table.
+//! * `task`: wakes, looks, carries.
+
+pub mod fabric;
+pub mod hosts;
+pub mod import;
+pub mod kernel;
+pub mod originate;
+pub mod peers;
+mod show;
+pub mod tables;
+mod task;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use watari_dataplane::{Adoption, Dataplane};
+
+use self::task::{Sources, Task};
+use crate::brain::Brain;
+use crate::drivers::DriverError;
+
+/// Where the facts are pinned up for whoever shows them.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<Mutex<Value>>);
+
+impl Default for Board {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(json!({}))))
+    }
+}
+
+impl Board {
+    /// The facts as they were last pinned up.
+    pub fn read(&self) -> Value {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Pins up new facts.
+    pub fn write(&self, facts: Value) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+}
+
+/// Starts the speaker and the task that carries facts; it ends when `stop` becomes true.
+///
+/// A datapath that was found loaded means that we were here before: this start is a restart (RFC 4724
+/// section 4.1), and nothing learnt is removed before the peers have told everything again.
+///
+/// # Errors
+/// When the datapath's events are not to be had.
+pub fn spawn(
+    brain: Arc<Brain>,
+    maps: Arc<Dataplane>,
+    board: Board,
+    mut stop: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, DriverError> {
+    let ring = maps.events()?;
+    // SAFETY: the reader owns the descriptor and keeps it open for as long as the registration lives.
+    let ring = unsafe { AsyncFd::register(ring) };
+    let ring = ring.map_err(|e| DriverError::system("watch the datapath's events", e))?;
+    Ok(tokio::spawn(async move {
+        let is_restart = !matches!(maps.adoption(), Adoption::Fresh | Adoption::Recreated);
+        let mut head = brain.watch_desired();
+        // The identifier of the speaker comes with the gateway's object.
+        let config = loop {
+            let desired = head.borrow_and_update().desired.clone();
+            match task::speaker_config(&desired) {
+                Some(config) => break config,
+                None => tokio::select! {
+                    () = crate::run::stopped(&mut stop) => return,
+                    changed = head.changed() => if changed.is_err() { return },
+                },
+            }
+        };
+        let (bgp, updates) = crate::bgp::spawn(config);
+        let task = Task::new(brain, maps, board, bgp, is_restart).await;
+        task.run(Sources { stop, updates, ring }).await;
+    }))
+}

@@ -1,0 +1,165 @@
+//! What we tell the others: pure, from the desired state and what was learnt here.
+//!
+//! EVPN (instance 0): type 3 of each segment here; type 2 of each station learnt here, of each node, and of
+//! our own probe addresses; type 5 of subnets, exits, static routes and what campus routers told us.
+//! Unicast (instance of the tenant): the tenant's subnets and what other gateways told us, for campus routers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use watari_bgp::attrs::{NextHop, PathAttributes, PmsiTunnel};
+use watari_bgp::community::ExtCommunity;
+use watari_bgp::evpn::{Imet, IpPrefix, MacIp};
+use watari_bgp::nlri::{Key, Nlri};
+use watari_bgp::types::{Esi, InstanceId, MacAddr};
+use watari_config::{Desired, Vni};
+
+use super::fabric::{EVPN, Fabric, tenant_instance};
+use super::hosts::Station;
+
+/// Everything we originate: by instance and key.
+pub type Originated = BTreeMap<(InstanceId, Key), (Nlri, PathAttributes)>;
+
+/// What was learnt and is to be told on.
+#[derive(Clone, Debug, Default)]
+pub struct Learnt {
+    /// Stations to advertise with their sequence.
+    pub stations: BTreeMap<Station, u32>,
+    /// Addresses of stations, learnt here.
+    pub addresses: BTreeSet<(Vni, IpAddr, MacAddr)>,
+    /// Prefixes that campus routers told us, by L3VNI.
+    pub campus: BTreeSet<(Vni, IpNet)>,
+    /// Prefixes that other gateways told us, by L3VNI.
+    pub fabric: BTreeSet<(Vni, IpNet)>,
+}
+
+/// Everything that is to be originated.
+pub fn originate(desired: &Desired, fabric: &Fabric, learnt: &Learnt) -> Originated {
+    let mut out = Origination { fabric, originated: Originated::new() };
+    for (vni, l3vni) in &fabric.segments {
+        out.broadcast(*vni, *l3vni);
+    }
+    for ((vni, mac), sequence) in &learnt.stations {
+        out.station(*vni, *mac, None, Mobility::Moves(*sequence));
+    }
+    for (vni, ip, mac) in &learnt.addresses {
+        if let Some(sequence) = learnt.stations.get(&(*vni, *mac)) {
+            out.station(*vni, *mac, Some(*ip), Mobility::Moves(*sequence));
+        }
+    }
+    own_stations(desired, fabric, &mut out);
+    let own = own_prefixes(desired);
+    for (l3vni, prefix) in own.union(&learnt.campus) {
+        out.prefix(*l3vni, *prefix);
+    }
+    for (l3vni, prefix) in own.union(&learnt.fabric) {
+        out.unicast(*l3vni, *prefix);
+    }
+    out.originated
+}
+
+/// Our probe addresses and the nodes that have enrolled: pinned, because the plan put them there.
+fn own_stations(desired: &Desired, fabric: &Fabric, out: &mut Origination<'_>) {
+    for (name, segment) in desired.segments() {
+        for ip in desired.probe_addresses(name) {
+            out.station(segment.vni, fabric.router_mac, Some(ip), Mobility::Pinned);
+        }
+    }
+    for (_, node) in desired.nodes().filter(|(_, n)| n.public_key.is_some()) {
+        let vni = desired.document().segments[&node.segment].vni;
+        for ip in &node.addresses {
+            out.station(vni, MacAddr(node.mac.octets()), Some(*ip), Mobility::Pinned);
+        }
+    }
+}
+
+/// Prefixes of each tenant that are ours by the document.
+pub fn own_prefixes(desired: &Desired) -> BTreeSet<(Vni, IpNet)> {
+    let tenants = &desired.document().tenants;
+    let segments =
+        desired.segments().flat_map(|(_, s)| s.subnets.iter().map(|n| (tenants[&s.tenant].l3vni, *n)));
+    let exits = desired
+        .exits()
+        .flat_map(|(_, e)| e.addresses.iter().map(|n| (tenants[&e.tenant].l3vni, n.trunc())));
+    let routes =
+        desired.routes().filter_map(|(_, r)| Some((tenants[r.tenant.as_ref()?].l3vni, r.prefix)));
+    segments.chain(exits).chain(routes).collect()
+}
+
+enum Mobility {
+    Moves(u32),
+    Pinned,
+}
+
+struct Origination<'a> {
+    fabric: &'a Fabric,
+    originated: Originated,
+}
+
+impl Origination<'_> {
+    fn evpn(&mut self, nlri: Nlri, communities: Vec<ExtCommunity>, pmsi: Option<PmsiTunnel>) {
+        let attrs = PathAttributes {
+            next_hop: Some(NextHop::V4(self.fabric.vtep)),
+            ext_communities: communities,
+            pmsi_tunnel: pmsi,
+            ..PathAttributes::default()
+        };
+        self.originated.insert((EVPN, nlri.key.clone()), (nlri, attrs));
+    }
+
+    fn target(&self, vni: Vni) -> ExtCommunity {
+        self.fabric.route_target(vni).community()
+    }
+
+    fn broadcast(&mut self, vni: Vni, _l3vni: Vni) {
+        let originator = IpAddr::V4(self.fabric.vtep);
+        let route = Imet { rd: self.fabric.rd(vni), tag: 0, originator };
+        let Some(label) = bgp_vni(vni) else { return };
+        let pmsi = PmsiTunnel::ingress_replication(label, originator);
+        self.evpn(route.into(), vec![self.target(vni), ExtCommunity::ENCAP_VXLAN], Some(pmsi));
+    }
+
+    /// A station; with an address it can be routed to as well (RFC 9135 section 5.1).
+    fn station(&mut self, vni: Vni, mac: MacAddr, ip: Option<IpAddr>, mobility: Mobility) {
+        let Some(l3vni) = self.fabric.segments.get(&vni).copied() else { return };
+        let Some(label) = bgp_vni(vni) else { return };
+        let routed = ip.and_then(|_| bgp_vni(l3vni));
+        let route = MacIp { rd: self.fabric.rd(vni), esi: Esi::ZERO, tag: 0, mac, ip, vni: label, l3_vni: routed };
+        let mut communities = vec![self.target(vni), ExtCommunity::ENCAP_VXLAN];
+        if routed.is_some() {
+            communities.push(self.target(l3vni));
+            communities.push(ExtCommunity::router_mac(self.fabric.router_mac));
+        }
+        match mobility {
+            Mobility::Pinned => communities.push(ExtCommunity::mac_mobility(true, 0)),
+            Mobility::Moves(0) => {}
+            Mobility::Moves(sequence) => communities.push(ExtCommunity::mac_mobility(false, sequence)),
+        }
+        self.evpn(route.into(), communities, None);
+    }
+
+    /// A prefix in the interface-less model (RFC 9136 section 4.4.1), always with the Router's MAC.
+    fn prefix(&mut self, l3vni: Vni, prefix: IpNet) {
+        let Some(label) = bgp_vni(l3vni) else { return };
+        let rd = self.fabric.rd(l3vni);
+        let route = IpPrefix { rd, esi: Esi::ZERO, tag: 0, prefix, gateway: None, l3_vni: label };
+        let communities = vec![
+            self.target(l3vni),
+            ExtCommunity::ENCAP_VXLAN,
+            ExtCommunity::router_mac(self.fabric.router_mac),
+        ];
+        self.evpn(route.into(), communities, None);
+    }
+
+    /// A prefix for campus routers; the session's own address becomes its next hop.
+    fn unicast(&mut self, l3vni: Vni, prefix: IpNet) {
+        let nlri = Nlri::from(prefix);
+        let key = (tenant_instance(l3vni), nlri.key.clone());
+        self.originated.insert(key, (nlri, PathAttributes::default()));
+    }
+}
+
+fn bgp_vni(vni: Vni) -> Option<watari_bgp::types::Vni> {
+    watari_bgp::types::Vni::new(vni.get())
+}

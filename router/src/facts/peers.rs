@@ -1,0 +1,112 @@
+//! Which BGP neighbours the desired state asks for: every gateway at the far end of a tunnel (EVPN), and the
+//! campus and cloud routers on exits. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use watari_bgp::peer::{GracefulRestartConfig, PeerConfig};
+use watari_bgp::policy::{Filter, Policy, PrefixRule};
+use watari_bgp::types::{Asn, Family, PeerId};
+use watari_config::desired::device;
+use watari_config::document::{Exit, Family as WantedFamily, Peer};
+use watari_config::{Desired, Name};
+
+use super::fabric::{EVPN, tenant_instance};
+use crate::bgp::PeerSettings;
+use crate::drivers::namespace;
+
+/// Seconds for which the far gateway shall keep our routes while we restart.
+const FABRIC_RESTART_S: u16 = 300;
+/// TTL of sessions between gateways: the far VTEP may be several hops away in the underlay.
+const FABRIC_TTL: u8 = 64;
+
+/// A neighbour's object: `gateways.NAME` for another gateway, `peers.NAME` for one of the document.
+pub type Path = String;
+
+/// Numbers that stay with their neighbours.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    ids: BTreeMap<Path, PeerId>,
+    next: u32,
+}
+
+impl Numbers {
+    /// The neighbour's number, a new one at the first time.
+    fn of(&mut self, path: Path) -> PeerId {
+        *self.ids.entry(path).or_insert_with(|| {
+            self.next += 1;
+            PeerId(self.next)
+        })
+    }
+
+    /// The neighbour of a number.
+    pub fn path(&self, id: PeerId) -> Option<&str> {
+        self.ids.iter().find(|(_, i)| **i == id).map(|(p, _)| p.as_str())
+    }
+}
+
+/// All neighbours of this gateway.
+pub fn neighbours(desired: &Desired, numbers: &mut Numbers) -> BTreeMap<PeerId, PeerSettings> {
+    let Some(own) = desired.gateway() else { return BTreeMap::new() };
+    let mut all = BTreeMap::new();
+    let local = (IpAddr::V4(own.vtep), Asn(own.asn.get()));
+    for (_, _, far_name, far) in desired.tunnels() {
+        let remote = (IpAddr::V4(far.vtep), Asn(far.asn.get()));
+        let mut config = PeerConfig::new(EVPN, local, remote);
+        config.families = vec![Family::L2vpnEvpn];
+        config.policy = Policy::accept_all();
+        config.graceful_restart =
+            Some(GracefulRestartConfig { restart_time_s: FABRIC_RESTART_S, ..Default::default() });
+        let settings = PeerSettings { ttl: FABRIC_TTL, ..PeerSettings::new(config, None) };
+        all.insert(numbers.of(format!("gateways.{far_name}")), settings);
+    }
+    for (name, peer, exit) in desired.peers() {
+        if let Some(settings) = campus(desired, own.asn.get(), peer, exit) {
+            all.insert(numbers.of(format!("peers.{name}")), settings);
+        }
+    }
+    all
+}
+
+fn campus(desired: &Desired, asn: u32, peer: &Peer, exit: &Exit) -> Option<PeerSettings> {
+    let local = exit.addresses.iter().find(|n| n.contains(&peer.address))?.addr();
+    let l3vni = desired.document().tenants[&exit.tenant].l3vni;
+    let ends = ((local, Asn(asn)), (peer.address, Asn(peer.asn.get())));
+    let mut config = PeerConfig::new(tenant_instance(l3vni), ends.0, ends.1);
+    config.families = peer.families().into_iter().map(family).collect();
+    config.hold_time_s = peer.hold_time_s;
+    config.passive = peer.passive;
+    config.policy = Policy { import: filter(&peer.accept), export: filter(&peer.announce) };
+    config.max_paths = Some(peer.prefixes_max);
+    config.graceful_restart =
+        Some(GracefulRestartConfig { restart_time_s: peer.restart_time_s, ..Default::default() });
+    for address in &exit.addresses {
+        match address.addr() {
+            IpAddr::V4(v4) => config.next_hop_v4 = config.next_hop_v4.or(Some(v4)),
+            IpAddr::V6(v6) => config.next_hop_v6 = config.next_hop_v6.or(Some(v6)),
+        }
+    }
+    let netns = namespace::path(&device::namespace(desired.gateway_name(), &exit.tenant));
+    Some(PeerSettings::new(config, Some(netns)))
+}
+
+fn family(wanted: WantedFamily) -> Family {
+    match wanted {
+        WantedFamily::Ipv4 => Family::Ipv4Unicast,
+        WantedFamily::Ipv6 => Family::Ipv6Unicast,
+    }
+}
+
+fn filter(prefixes: &[IpNet]) -> Filter {
+    if prefixes.is_empty() {
+        return Filter::None;
+    }
+    Filter::Prefixes(prefixes.iter().map(|net| PrefixRule::or_longer(*net)).collect())
+}
+
+/// The device of the exit that leads to a next hop, with the tenant's name.
+pub fn exit_towards<'a>(desired: &'a Desired, tenant: &Name, next_hop: IpAddr) -> Option<&'a Name> {
+    let mut exits = desired.exits().filter(|(_, e)| e.tenant == *tenant);
+    exits.find(|(_, e)| e.addresses.iter().any(|n| n.contains(&next_hop))).map(|(name, _)| name)
+}

@@ -1,0 +1,269 @@
+//! The task that carries facts to and fro: it wakes when BGP, the datapath or the operator has news, and
+//! looks at everything again every second, because an event is a hint and the table is the truth.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use watari_bgp::nlri::Key;
+use watari_bgp::speaker::{RestartConfig, Source, SpeakerConfig};
+use watari_bgp::types::{Family, InstanceId, RouterId};
+use watari_config::{Desired, Vni};
+use watari_dataplane::{Dataplane, EventKind, Events as RingEvents};
+
+use super::fabric::{EVPN, Fabric};
+use super::hosts::Hosts;
+use super::import::{Imported, Routes, import};
+use super::kernel::KernelRoutes;
+use super::originate::{Learnt, Originated, originate};
+use super::peers::{Numbers, neighbours};
+use super::tables::{self, MayRemove};
+use super::{Board, show};
+use crate::bgp::{Batch, Bgp, LocalChange, PeerSettings, Updates};
+use crate::brain::Brain;
+use crate::drivers::DriverError;
+
+/// How often everything is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long peers may take to tell everything again after our restart (RFC 4724 section 4.1).
+const SELECTION_DEFERRAL: Duration = Duration::from_secs(60);
+/// Events taken from the ring in one go.
+const RING_BATCH_MAX: usize = 512;
+
+/// What wakes the task.
+pub(super) struct Sources {
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) updates: Updates,
+    pub(super) ring: AsyncFd<RingEvents>,
+}
+
+/// The facts of this gateway.
+pub(super) struct Task {
+    brain: Arc<Brain>,
+    maps: Arc<Dataplane>,
+    board: Board,
+    bgp: Bgp,
+    /// Best routes by instance.
+    best: BTreeMap<InstanceId, Routes>,
+    hosts: Hosts,
+    originated: Originated,
+    numbers: Numbers,
+    peers: BTreeMap<watari_bgp::types::PeerId, PeerSettings>,
+    kernel: KernelRoutes,
+    /// Tables that are still to be told again after our restart; empty when nothing is stale.
+    awaiting: BTreeSet<Family>,
+    started: Instant,
+    is_restart: bool,
+    told_local: bool,
+    last_error: Option<String>,
+}
+
+/// The speaker's configuration for this gateway.
+pub(super) fn speaker_config(desired: &Desired) -> Option<SpeakerConfig> {
+    let vtep = desired.gateway()?.vtep;
+    let mut seed = [0; 8];
+    // Jitter need not be unpredictable: without randomness it is only less even.
+    let _ = getrandom::fill(&mut seed);
+    Some(SpeakerConfig { router_id: RouterId(vtep), seed: u64::from_ne_bytes(seed) })
+}
+
+impl Task {
+    pub(super) async fn new(
+        brain: Arc<Brain>,
+        maps: Arc<Dataplane>,
+        board: Board,
+        bgp: Bgp,
+        is_restart: bool,
+    ) -> Self {
+        if is_restart {
+            let restart = RestartConfig {
+                forwarding_preserved: true,
+                selection_deferral_ms: SELECTION_DEFERRAL.as_millis() as u64,
+            };
+            let _ = bgp.start_restart(restart).await;
+        }
+        let awaiting = if is_restart { Family::ALL.into() } else { BTreeSet::new() };
+        Self {
+            brain,
+            maps,
+            board,
+            bgp,
+            best: BTreeMap::new(),
+            hosts: Hosts::default(),
+            originated: Originated::new(),
+            numbers: Numbers::default(),
+            peers: BTreeMap::new(),
+            kernel: KernelRoutes::default(),
+            awaiting,
+            started: Instant::now(),
+            is_restart,
+            told_local: false,
+            last_error: None,
+        }
+    }
+
+    /// Runs until `stop`; then closes the sessions so that the peers keep our routes.
+    pub(super) async fn run(mut self, mut sources: Sources) {
+        let mut head = self.brain.watch_desired();
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                () = crate::run::stopped(&mut sources.stop) => break,
+                batch = sources.updates.next() => match batch {
+                    Some(batch) => self.take(batch),
+                    None => break,
+                },
+                ready = sources.ring.readable_mut() => if let Ok(mut ready) = ready {
+                    self.drain(ready.get_inner_mut());
+                    ready.clear_ready();
+                },
+                changed = head.changed() => if changed.is_err() { break },
+                _ = tick.tick() => {}
+            }
+            let desired = head.borrow_and_update().desired.clone();
+            let done = self.turn(&desired).await;
+            self.note(done);
+        }
+        let _ = self.bgp.shutdown(true).await;
+    }
+
+    /// Takes what the speaker has to tell.
+    fn take(&mut self, batch: Batch) {
+        for ((instance, key), best) in batch.best {
+            let routes = self.best.entry(instance).or_default();
+            match best {
+                Some(best) => drop(routes.insert(key, best)),
+                None => drop(routes.remove(&key)),
+            }
+        }
+        for change in batch.peers {
+            let path = self.numbers.path(change.peer).unwrap_or("peer").to_owned();
+            let reason = change.reason.map(|r| format!(": {r}")).unwrap_or_default();
+            tracing::info!(path, old = ?change.old, new = ?change.new, reason, "bgp session");
+            if change.new == watari_bgp::State::Established || change.old == watari_bgp::State::Established {
+                let message = format!("{:?} -> {:?}{reason}", change.old, change.new);
+                self.brain.events().emit("bgp", path, message);
+            }
+        }
+        for (instance, family) in batch.selection_done {
+            tracing::info!(?instance, ?family, "best paths are selected after the restart");
+            self.awaiting.remove(&family);
+        }
+    }
+
+    /// Takes the datapath's events; what an operator should know becomes an event of the gateway.
+    fn drain(&mut self, ring: &mut RingEvents) {
+        for _ in 0..RING_BATCH_MAX {
+            let Some(event) = ring.take() else { return };
+            let Some(kind) = EventKind::from_u8(event.kind) else { continue };
+            let worth_telling = matches!(
+                kind,
+                EventKind::MacTableFull
+                    | EventKind::NeighbourTableFull
+                    | EventKind::NeighbourSpoofed
+                    | EventKind::OwnMacSeen
+            );
+            if worth_telling {
+                self.brain.events().emit("datapath", format!("vni {}", event.vni), kind.name());
+            }
+        }
+    }
+
+    async fn turn(&mut self, desired: &Desired) -> Result<(), DriverError> {
+        self.set_peers(desired).await;
+        let Some(fabric) = Fabric::new(desired) else {
+            let nothing = Imported::default();
+            let all = MayRemove { evpn: true, unicast: true };
+            return tables::write(&self.maps, &nothing, &BTreeSet::new(), &BTreeSet::new(), all);
+        };
+        let may_remove = self.may_remove();
+        let local = tables::read_local(&self.maps, &fabric.segments, boot_time_ns())?;
+        let empty = Routes::new();
+        let imported = import(&fabric, self.best.get(&EVPN).unwrap_or(&empty));
+        let decision = self.hosts.decide(fabric.vtep, &local.stations, &imported.claims);
+        tables::forget(&self.maps, &decision.forget)?;
+        let learnt = Learnt {
+            stations: decision.advertise,
+            addresses: local.addresses,
+            campus: self.campus(&fabric),
+            fabric: imported.prefixes.keys().copied().collect(),
+        };
+        self.tell(originate(desired, &fabric, &learnt)).await;
+        let here: BTreeSet<_> = learnt.stations.keys().copied().collect();
+        tables::write(&self.maps, &imported, &here, &learnt.campus, may_remove)?;
+        self.kernel.sync(desired, &fabric.tenants, &self.best, &imported, may_remove).await?;
+        let shown = show::Shown { maps: &self.maps, learnt: &learnt, imported: &imported, best: &self.best };
+        let mut facts = show::facts(&shown);
+        show::bgp(&mut facts, &self.bgp, &self.numbers, self.is_restart, !self.awaiting.is_empty()).await;
+        self.board.write(facts);
+        Ok(())
+    }
+
+    fn may_remove(&mut self) -> MayRemove {
+        if self.started.elapsed() > SELECTION_DEFERRAL {
+            self.awaiting.clear();
+        }
+        let unicast = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+        MayRemove {
+            evpn: !self.awaiting.contains(&Family::L2vpnEvpn),
+            unicast: !unicast.iter().any(|f| self.awaiting.contains(f)),
+        }
+    }
+
+    async fn set_peers(&mut self, desired: &Desired) {
+        let wanted = neighbours(desired, &mut self.numbers);
+        if wanted != self.peers {
+            let _ = self.bgp.set_peers(wanted.clone()).await;
+            self.peers = wanted;
+        }
+    }
+
+    /// Prefixes that campus routers told us.
+    fn campus(&self, fabric: &Fabric) -> BTreeSet<(Vni, ipnet::IpNet)> {
+        let mut campus = BTreeSet::new();
+        for l3vni in fabric.tenants.keys() {
+            let Some(routes) = self.best.get(&InstanceId(l3vni.get())) else { continue };
+            let learnt = routes.iter().filter(|(_, best)| best.source != Source::Local);
+            campus.extend(learnt.filter_map(|(key, _)| Some((*l3vni, key.as_prefix()?))));
+        }
+        campus
+    }
+
+    /// Tells the speaker what changed of our own routes.
+    async fn tell(&mut self, wanted: Originated) {
+        let mut changes = Vec::new();
+        for (id, (nlri, attrs)) in &wanted {
+            if self.originated.get(id) != Some(&(nlri.clone(), attrs.clone())) {
+                changes.push(LocalChange::Originate(id.0, nlri.clone(), Box::new(attrs.clone())));
+            }
+        }
+        let gone: Vec<(InstanceId, Key)> =
+            self.originated.keys().filter(|id| !wanted.contains_key(*id)).cloned().collect();
+        changes.extend(gone.into_iter().map(|(instance, key)| LocalChange::Withdraw(instance, key)));
+        if !changes.is_empty() && self.bgp.apply(changes).await.is_ok() {
+            self.originated = wanted;
+        }
+        if self.is_restart && !std::mem::replace(&mut self.told_local, true) {
+            let _ = self.bgp.local_routes_complete().await;
+        }
+    }
+
+    /// Says what went wrong, once.
+    fn note(&mut self, done: Result<(), DriverError>) {
+        let message = done.err().map(|e| e.to_string());
+        if let Some(message) = message.as_ref().filter(|m| self.last_error.as_ref() != Some(*m)) {
+            tracing::warn!(%message, "facts could not be written");
+            self.brain.events().emit("failed", "facts", message.clone());
+        }
+        self.last_error = message;
+    }
+}
+
+/// The clock of the datapath's tables: it also runs while the machine sleeps.
+fn boot_time_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    now.map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+}

@@ -1,0 +1,176 @@
+//! One turn of the loop, and what is remembered from turn to turn.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use watari_config::Desired;
+use watari_planner::wanted::wanted;
+use watari_planner::{Action, Observed, Op, Plan, plan, status};
+
+use super::retry::Retries;
+use crate::brain::Brain;
+use crate::drivers::{DriverError, Drivers};
+use crate::facts::Board;
+use crate::view::View;
+
+/// The drivers, and what went wrong with them before.
+pub(super) struct Turns {
+    brain: Arc<Brain>,
+    drivers: Drivers,
+    board: Board,
+    retries: Retries,
+    /// Number of ops of the very first plan: none, when the system was found as it was left.
+    first_ops: Option<usize>,
+    /// The generation that was last seen to be in place.
+    settled_generation: Option<u64>,
+    /// What was last said about reading back, so that it is said once.
+    blind: Option<String>,
+}
+
+impl Turns {
+    pub(super) fn new(brain: Arc<Brain>, drivers: Drivers, board: Board) -> Self {
+        Self {
+            brain,
+            drivers,
+            board,
+            retries: Retries::default(),
+            first_ops: None,
+            settled_generation: None,
+            blind: None,
+        }
+    }
+
+    /// The plan for a desired state that is not stored.
+    pub(super) async fn preview(&mut self, desired: &Desired) -> Value {
+        match self.look(desired).await {
+            Ok((_, plan)) => as_json(&plan),
+            Err(error) => json!({ "error": error.to_string() }),
+        }
+    }
+
+    /// Looks, does what is to be done, looks again, publishes.
+    pub(super) async fn turn(&mut self, desired: &Desired) {
+        let (observed, plan) = match self.look(desired).await {
+            Ok(seen) => seen,
+            Err(error) => return self.is_blind(&error),
+        };
+        self.blind = None;
+        self.retries.keep(|key| plan.ops.iter().any(|op| op.key == *key));
+        if self.first_ops.is_none() {
+            self.first_ops = Some(plan.ops.len());
+            let message = format!("found the system {} ops away from the desired state", plan.ops.len());
+            self.brain.events().emit("started", format!("gateways.{}", self.brain.gateway()), message);
+        }
+        if plan.is_empty() {
+            return self.publish(desired, &observed, &plan);
+        }
+        self.carry_out(&plan).await;
+        match self.look(desired).await {
+            Ok((observed, plan)) => self.publish(desired, &observed, &plan),
+            Err(error) => self.is_blind(&error),
+        }
+    }
+
+    async fn look(&mut self, desired: &Desired) -> Result<(Observed, Plan), DriverError> {
+        let mut observed = self.drivers.observe().await?;
+        let wanted = wanted(desired, &observed);
+        self.drivers.observe_settings(&wanted, &mut observed);
+        observed.failures = self.retries.failures(Instant::now());
+        let plan = plan(desired, &observed);
+        Ok((observed, plan))
+    }
+
+    /// Nothing is concluded, and nothing done, from a system that could not be read.
+    fn is_blind(&mut self, error: &DriverError) {
+        let message = error.to_string();
+        if self.blind.as_deref() != Some(message.as_str()) {
+            tracing::error!(%message, "the system could not be read back");
+            self.brain.events().emit("error", format!("gateways.{}", self.brain.gateway()), message.clone());
+            self.blind = Some(message);
+        }
+    }
+
+    async fn carry_out(&mut self, plan: &Plan) {
+        // What is undone in a settled generation was undone by somebody else.
+        let is_repair = self.settled_generation == Some(plan.generation);
+        for op in &plan.ops {
+            if !self.retries.is_due(&op.key, &op.value, Instant::now()) {
+                continue;
+            }
+            let done = self.drivers.apply(op).await;
+            self.note(op, done, is_repair);
+        }
+        if let Err(error) = self.drivers.flush() {
+            tracing::warn!(%error, "probes could not be set");
+        }
+    }
+
+    fn note(&mut self, op: &Op, done: Result<(), DriverError>, is_repair: bool) {
+        let events = self.brain.events();
+        match done {
+            Ok(()) => {
+                tracing::debug!(%op, owner = op.owner, "done");
+                if self.retries.succeeded(&op.key) {
+                    events.emit("recovered", &op.owner, format!("{} is there now", op.key));
+                } else if is_repair && op.action != Action::Change {
+                    events.emit("repaired", &op.owner, op.to_string());
+                }
+            }
+            Err(error) => {
+                let message = error.to_string();
+                if self.retries.failed(&op.key, &op.value, message.clone(), Instant::now()) {
+                    tracing::warn!(%op, owner = op.owner, %message, "failed");
+                    events.emit("failed", &op.owner, format!("{op}: {message}"));
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, desired: &Desired, observed: &Observed, plan: &Plan) {
+        let status_now = status(desired, observed);
+        let mut facts = self.board.read();
+        let mut shown = as_json(&status_now);
+        if let (Some(objects), Some(peers)) = (shown["objects"].as_object_mut(), facts["objects"].take().as_object()) {
+            objects.extend(peers.iter().map(|(path, object)| (path.clone(), object.clone())));
+        }
+        let before = self.brain.view().borrow().status.clone();
+        self.report_changes(&before, &shown);
+        if status_now.settled && self.settled_generation != Some(desired.generation()) {
+            self.settled_generation = Some(desired.generation());
+        }
+        if let Some(object) = facts.as_object_mut() {
+            object.remove("objects");
+            object.insert("first_plan_ops".to_owned(), json!(self.first_ops));
+            object.insert("tunnels".to_owned(), as_json(&observed.tunnels));
+            object.insert("devices".to_owned(), as_json(&observed.devices));
+        }
+        self.brain.publish(View {
+            generation: desired.generation(),
+            settled: status_now.settled && plan.is_empty(),
+            at: Timestamp::now(),
+            plan: as_json(plan),
+            status: shown,
+            facts,
+        });
+    }
+
+    /// An event for every object whose state is another one than at the last turn.
+    fn report_changes(&self, before: &Value, now: &Value) {
+        let (Some(objects), old) = (now["objects"].as_object(), &before["objects"]) else { return };
+        for (path, object) in objects {
+            let (from, to) = (&old[path]["state"], &object["state"]);
+            if from != to && (!from.is_null() || to != "up") {
+                let reason = object["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();
+                let from = from.as_str().unwrap_or("unknown");
+                let to = to.as_str().unwrap_or("unknown");
+                self.brain.events().emit("state", path, format!("{from} -> {to}{reason}"));
+            }
+        }
+    }
+}
+
+fn as_json<T: serde::Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or_else(|error| json!({ "error": error.to_string() }))
+}
