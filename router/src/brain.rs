@@ -11,7 +11,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,7 +18,7 @@ use utoipa::ToSchema;
 use watari_config::{Desired, Document, Name, Problem};
 
 use crate::actor::Actor;
-use crate::events::Events;
+use crate::events::{Events, now};
 use crate::store::{Change, ObjectChange, Secrets, Store, StoreError, diff, summary};
 use crate::view::View;
 
@@ -229,7 +228,7 @@ impl Brain {
             changes: changes.clone(),
             actor,
             action,
-            at: Timestamp::now(),
+            at: now(),
         })?;
         debug_assert_eq!(stored.generation, generation, "one store, one writer");
         let revision = stored.revision;

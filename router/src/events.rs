@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use utoipa::ToSchema;
@@ -32,6 +32,11 @@ pub struct Event {
     pub object: String,
     /// One sentence.
     pub message: String,
+}
+
+/// The time now, UTC, to the millisecond: finer digits help nobody who reads them.
+pub fn now() -> Timestamp {
+    Timestamp::now().round(Unit::Millisecond).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// The events since the start of the daemon.
@@ -63,7 +68,7 @@ impl Events {
         }
         tracing::info!(kind, object, "{message}");
         let mut ring = self.ring.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let event = Event { seq: ring.next, at: Timestamp::now(), kind: kind.to_owned(), object, message };
+        let event = Event { seq: ring.next, at: now(), kind: kind.to_owned(), object, message };
         ring.next += 1;
         if ring.events.len() == EVENTS_MAX {
             ring.events.pop_front();

@@ -18,6 +18,8 @@ pub mod observe;
 pub mod problem;
 pub mod request;
 pub mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

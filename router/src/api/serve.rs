@@ -176,13 +176,21 @@ async fn connect(accepted: Accepted, router: Router, stop: watch::Receiver<bool>
             Err(error) => tracing::debug!(%error, "a caller without credentials"),
         },
         Accepted::Tcp(stream, address, None) => converse(stream, Caller::Tcp(address), router, stop).await,
-        Accepted::Tcp(stream, address, Some(tls)) => {
-            match tokio::time::timeout(HANDSHAKE_WAIT_MAX, tls.accept(stream)).await {
-                Ok(Ok(stream)) => converse(stream, Caller::Tcp(address), router, stop).await,
-                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
-            }
-        }
+        Accepted::Tcp(stream, address, Some(tls)) => connect_tls(stream, address, tls, router, stop).await,
+    }
+}
+
+async fn connect_tls(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: TlsAcceptor,
+    router: Router,
+    stop: watch::Receiver<bool>,
+) {
+    match tokio::time::timeout(HANDSHAKE_WAIT_MAX, tls.accept(stream)).await {
+        Ok(Ok(stream)) => converse(stream, Caller::Tcp(address), router, stop).await,
+        Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
     }
 }
 

@@ -7,7 +7,7 @@ use watari_config::Document;
 use watari_config::document::KINDS;
 
 /// The most objects that a summary names.
-const SUMMARY_OBJECTS_MAX: usize = 20;
+const SUMMARY_OBJECTS_MAX: usize = 8;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

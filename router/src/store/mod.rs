@@ -9,6 +9,8 @@
 mod diff;
 mod redb;
 mod secrets;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
