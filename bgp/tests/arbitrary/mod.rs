@@ -37,7 +37,8 @@ pub fn net_v6() -> impl Strategy<Value = IpNet> {
 }
 
 fn rd() -> impl Strategy<Value = Rd> {
-    any::<[u8; 8]>().prop_map(Rd)
+    // The types of RFC 4364 §4.2: other codecs take no others.
+    (0..=2u8, any::<[u8; 6]>()).prop_map(|(t, [a, b, c, d, e, g])| Rd([0, t, a, b, c, d, e, g]))
 }
 
 fn esi() -> impl Strategy<Value = Esi> {
