@@ -176,6 +176,8 @@ impl Drop for Wire {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // wireguard-go leaves its socket behind when it is killed.
+        let _ = std::fs::remove_file(format!("/var/run/wireguard/wtg{}.sock", self.tag));
         for host in [&self.a, &self.b] {
             let _ = Command::new("ip").args(["netns", "del", &host.namespace]).output();
         }
