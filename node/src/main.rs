@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -15,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use watari_node::enrol::{ClientOptions, EnrolUrl, NodeKind, Pin};
 use watari_node::host::device::Engine;
 use watari_node::measure::{self, PORT_DEFAULT, Responder, ResponderOptions, Spec, TestKind};
-use watari_node::node::{self, INTERFACE_DEFAULT, JoinOptions, Node, STATE_DEFAULT};
+use watari_node::node::{self, HANDSHAKE_LIMIT, INTERFACE_DEFAULT, JoinOptions, Node, STATE_DEFAULT};
 
 #[derive(Parser)]
 #[command(name = "watari-node", version, about = "Makes a machine a node of the flat network, and measures")]
@@ -68,12 +69,22 @@ struct JoinArgs {
     /// program, then PATH].
     #[arg(long, value_name = "PATH")]
     link_binary: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunAgentArgs,
     /// Kind of node [default: gpu when the machine has one].
     #[arg(long)]
     kind: Option<Kind>,
+}
+
+#[derive(Args)]
+struct RunAgentArgs {
     /// Be the agent in this process instead of starting one.
     #[arg(long)]
     foreground: bool,
+    /// How long the gateway may take to answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = HANDSHAKE_LIMIT.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=600))]
+    wait: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -86,9 +97,8 @@ enum Kind {
 struct UpArgs {
     #[command(flatten)]
     state: StateArgs,
-    /// Be the agent in this process instead of starting one.
-    #[arg(long)]
-    foreground: bool,
+    #[command(flatten)]
+    run: RunAgentArgs,
 }
 
 #[derive(Args)]
@@ -158,8 +168,8 @@ fn main() -> ExitCode {
     let talkative = matches!(
         cli.command,
         Command::Agent(_)
-            | Command::Join(JoinArgs { foreground: true, .. })
-            | Command::Up(UpArgs { foreground: true, .. })
+            | Command::Join(JoinArgs { run: RunAgentArgs { foreground: true, .. }, .. })
+            | Command::Up(UpArgs { run: RunAgentArgs { foreground: true, .. }, .. })
     );
     start_log(if talkative { "info" } else { "warn" });
     match dispatch(cli.command) {
@@ -180,7 +190,7 @@ fn start_log(default: &str) {
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Join(args) => join(args),
-        Command::Up(args) => bring_up(&Node::load(&args.state.state)?, args.foreground),
+        Command::Up(args) => bring_up(&Node::load(&args.state.state)?, &args.run),
         Command::Leave(args) => {
             let name = node::leave(&args.state)?;
             print(&format!("{name} has left"))
@@ -209,20 +219,20 @@ fn join(args: JoinArgs) -> anyhow::Result<ExitCode> {
         }),
         client: ClientOptions::default(),
     })?;
-    bring_up(&node, args.foreground)
+    bring_up(&node, &args.run)
 }
 
 /// Configures, runs or starts the agent, and says so once the gateway has answered. In the
 /// foreground the agent keeps running whether it has or not: the gateway may come later.
-fn bring_up(node: &Node, foreground: bool) -> anyhow::Result<ExitCode> {
+fn bring_up(node: &Node, run: &RunAgentArgs) -> anyhow::Result<ExitCode> {
     let engine = node.configure()?;
     let reply = &node.identity().reply;
-    if foreground {
+    if run.foreground {
         node.run_agent()?;
         return Ok(ExitCode::SUCCESS);
     }
     node.ensure_agent()?;
-    node.await_handshake(engine)?;
+    node.await_handshake(engine, Duration::from_secs(run.wait))?;
     let addresses: Vec<_> = reply.addresses.iter().map(|a| a.addr().to_string()).collect();
     let engine = match engine {
         Engine::Kernel => "kernel WireGuard",

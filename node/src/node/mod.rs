@@ -36,7 +36,7 @@ use crate::host::{HostError, inventory};
 pub const STATE_DEFAULT: &str = "/var/lib/watari-node";
 /// Name of the tunnel device when nobody says so.
 pub const INTERFACE_DEFAULT: &str = "wt0";
-/// How long the first handshake may take.
+/// How long the first handshake may take when nobody says so.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 /// A session is dead when its handshake is older (REJECT_AFTER_TIME of WireGuard).
 const SESSION_LIMIT: Duration = Duration::from_secs(180);
@@ -116,13 +116,14 @@ pub enum NodeError {
     },
     /// No handshake in time.
     #[error(
-        "the gateway at {endpoint} did not answer within {} s: is its UDP port reachable from here? \
-         (the node is enrolled, `watari-node up` tries again)",
-        HANDSHAKE_LIMIT.as_secs()
+        "the gateway at {endpoint} did not answer within {limit_s} s: is its UDP port reachable from here? \
+         (the node is enrolled, `watari-node up` tries again)"
     )]
     NoHandshake {
         /// The gateway's endpoint.
         endpoint: SocketAddr,
+        /// How long it was waited for, in seconds.
+        limit_s: u64,
     },
     /// The program could not use its own machinery.
     #[error("cannot {what}: {source}")]
@@ -268,13 +269,13 @@ impl Node {
         block_on(process::run(&self.dir, &self.identity))
     }
 
-    /// Waits until the gateway has answered a handshake, [`HANDSHAKE_LIMIT`] at most.
+    /// Waits until the gateway has answered a handshake, `limit` at most.
     ///
     /// # Errors
     /// It has not.
-    pub fn await_handshake(&self, engine: Engine) -> Result<(), NodeError> {
+    pub fn await_handshake(&self, engine: Engine, limit: Duration) -> Result<(), NodeError> {
         let paths = self.dir.link_paths(&self.identity.link_binary);
-        let deadline = Instant::now() + HANDSHAKE_LIMIT;
+        let deadline = Instant::now() + limit;
         let mut looks = 0;
         while Instant::now() < deadline {
             let age = device::handshake_age(engine, &self.identity.interface, &paths)?;
@@ -287,7 +288,10 @@ impl Node {
             looks += 1;
             std::thread::sleep(HANDSHAKE_POLL);
         }
-        Err(NodeError::NoHandshake { endpoint: self.identity.reply.wireguard.endpoint })
+        Err(NodeError::NoHandshake {
+            endpoint: self.identity.reply.wireguard.endpoint,
+            limit_s: limit.as_secs(),
+        })
     }
 
     /// Sends a packet into the tunnel: without keepalive WireGuard is silent until there is one.

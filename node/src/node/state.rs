@@ -7,7 +7,7 @@
 //!   lock                           held by join, up and leave
 //!   agent.pid                      held by the agent while it runs; its process id
 //!   agent.sock  agent.log
-//!   link.sock   link.json  link.json.log      of watari-link, where the kernel has no WireGuard
+//!   link.sock  link.sock.lock  link.json  link.json.log      of watari-link, where the kernel has no WireGuard
 //! ```
 //! Files that hold something are written whole: to another name first, then renamed.
 
@@ -219,13 +219,14 @@ impl StateDir {
 
     /// Removes every file of a node, and the directory when nothing else is in it.
     pub(super) fn remove(&self) -> Result<(), NodeError> {
-        const FILES: [&str; 9] = [
+        const FILES: [&str; 10] = [
             "node.json",
             "key",
             "agent.pid",
             "agent.sock",
             "agent.log",
             "link.sock",
+            "link.sock.lock",
             "link.json",
             "link.json.log",
             "lock",
