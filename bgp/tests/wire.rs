@@ -270,6 +270,14 @@ fn end_of_rib_of_every_family() {
 }
 
 #[test]
+fn the_end_of_rib_of_a_family_nobody_knows_is_none_of_ours() {
+    let octets = hex("0000 0006 800f03 4004 47");
+    assert_eq!(Update::decode(&octets, &EXTERNAL).unwrap().end_of_rib(), None);
+    let with_attributes = hex("0000 0004 40010100");
+    assert_eq!(Update::decode(&with_attributes, &EXTERNAL).unwrap().end_of_rib(), None);
+}
+
+#[test]
 fn open_errors_have_their_subcodes() {
     let good = hex("04 fde9 005a 0a000001 00");
     let with = |at: usize, octets: &[u8]| {

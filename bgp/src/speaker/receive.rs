@@ -7,11 +7,12 @@ use std::sync::Arc;
 use super::neighbor::Neighbor;
 use super::{Output, Source, Speaker};
 use crate::attrs::PathAttributes;
+use crate::evpn::EvpnKey;
 use crate::nlri::{Key, Nlri};
 use crate::peer::PeerConfig;
 use crate::rib::{Path, RejectReason};
 use crate::time::Instant;
-use crate::types::{ConnId, Esi, Family, InstanceId, PeerId, RouterId};
+use crate::types::{ConnId, Esi, Family, InstanceId, MacAddr, PeerId, RouterId};
 use crate::wire::{Notification, Update};
 
 impl Speaker {
@@ -73,8 +74,7 @@ impl Speaker {
         let advertiser = neighbor.advertiser(&live.negotiated);
         let config = neighbor.config.clone();
         for route in routes {
-            // RFC 9136 §3.2: two overlay indexes contradict each other.
-            if route.data.esi != Esi::ZERO && route.data.gateway.is_some() {
+            if !is_valid_prefix_route(&route, &attrs) {
                 self.forget(peer, &route.key);
                 continue;
             }
@@ -147,6 +147,17 @@ impl Speaker {
             }
         }
     }
+}
+
+/// RFC 9136 §3.2: two overlay indexes contradict each other, a group address is no router's MAC, and a route
+/// that names nothing leads nowhere. Such routes are treated as withdrawn.
+fn is_valid_prefix_route(route: &Nlri, attrs: &PathAttributes) -> bool {
+    let Key::Evpn(EvpnKey::IpPrefix { .. }) = &route.key else { return true };
+    let router_mac = attrs.router_mac().unwrap_or_default();
+    let (segment, gateway) = (route.data.esi != Esi::ZERO, route.data.gateway.is_some());
+    let names_something =
+        segment || gateway || router_mac != MacAddr::default() || route.data.label1.get() != 0;
+    !(segment && gateway) && router_mac.0[0] & 1 == 0 && names_something
 }
 
 fn judge(

@@ -47,6 +47,8 @@ pub struct Update<'a> {
     pub attrs: PathAttributes,
     /// The announced routes must be taken as withdrawn (RFC 7606 §2).
     pub treat_as_withdraw: bool,
+    /// There is no attribute but, perhaps, one MP_UNREACH_NLRI of a family we carry.
+    bare: bool,
     /// Attributes that were left out because they were malformed or did not belong there.
     pub discarded: usize,
 }
@@ -79,6 +81,7 @@ impl<'a> Update<'a> {
             unreach: None,
             attrs: PathAttributes::default(),
             treat_as_withdraw: false,
+            bare: true,
             discarded: 0,
         };
         let seen = update.attributes(attributes, ctx)?;
@@ -88,8 +91,7 @@ impl<'a> Update<'a> {
 
     /// The family whose End-of-RIB this is (RFC 4724 §2).
     pub fn end_of_rib(&self) -> Option<Family> {
-        let base_empty = self.withdrawn.is_empty() && self.announced.is_empty() && self.reach.is_none();
-        let bare = base_empty && self.attrs == PathAttributes::default() && !self.treat_as_withdraw;
+        let bare = self.bare && self.withdrawn.is_empty() && self.announced.is_empty();
         match &self.unreach {
             _ if !bare => None,
             None => Some(Family::Ipv4Unicast),
@@ -107,6 +109,7 @@ impl<'a> Update<'a> {
                 break;
             };
             let repeated = seen.insert(raw.type_code);
+            self.bare &= raw.type_code == attributes::MP_UNREACH;
             if matches!(raw.type_code, attributes::MP_REACH | attributes::MP_UNREACH) {
                 if repeated {
                     return Err(malformed());
@@ -158,6 +161,7 @@ impl<'a> Update<'a> {
         if raw.type_code == attributes::MP_UNREACH {
             self.unreach = family.map(|f| checked(f, reader.rest())).transpose()?;
             seen.foreign_family |= family.is_none();
+            self.bare &= family.is_some();
             return Ok(());
         }
         let len = usize::from(reader.u8().ok_or_else(bad)?);
