@@ -448,3 +448,102 @@ fn a_route_refresh_is_answered_with_everything() {
     world.input(1, Input::RequestRefresh(PeerId(0), Family::Ipv4Unicast));
     assert!(!world.sent(0, mark).is_empty());
 }
+
+/// A small generator with a seed: the same run every time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+#[test]
+fn random_octets_at_any_moment_harm_nobody() {
+    for seed in 0..200 {
+        let mut dice = Dice(seed);
+        let mut world = World::new(3);
+        world.link(0, 1, (65001, 65002), ALL);
+        world.link(0, 2, (65001, 65003), ALL);
+        world.run(10_000);
+        world.originate(2, net("203.0.113.0/24"), PathAttributes::default());
+        for _ in 0..20 {
+            let conns: Vec<(PeerId, ConnId)> = world.nodes[0]
+                .log
+                .iter()
+                .filter_map(|(_, o)| match o {
+                    Output::Send(peer @ PeerId(1), conn, _) => Some((*peer, *conn)),
+                    _ => None,
+                })
+                .collect();
+            let (peer, conn) = conns[dice.roll(conns.len() as u64) as usize];
+            // A good header half of the time, so that bodies are reached.
+            let mut octets: Vec<u8> = (0..dice.roll(80)).map(|_| dice.roll(256) as u8).collect();
+            if dice.roll(2) == 0 {
+                let len = (19 + octets.len()) as u16;
+                let header = [[0xff; 16].to_vec(), len.to_be_bytes().to_vec(), vec![1 + dice.roll(5) as u8]];
+                octets = [header.concat(), octets].concat();
+            }
+            world.input(0, Input::Bytes(peer, conn, octets));
+            let pause = dice.roll(3_000);
+            world.run(pause);
+        }
+        assert_eq!(world.state(0, 2), State::Established);
+        assert!(world.best(0, net("203.0.113.0/24")).is_some());
+        world.run(600_000);
+        assert_eq!(world.state(0, 1), State::Established, "seed {seed}");
+    }
+}
+
+/// Four speakers in a ring of ASes; routes come and go, connections break, one speaker restarts. In the end
+/// everybody has exactly what is originated, by the shortest way.
+#[test]
+fn a_ring_converges_whatever_happened_before() {
+    for seed in 0..40 {
+        let mut dice = Dice(seed);
+        let mut world = World::new(4);
+        for n in 0..4u32 {
+            world.link(n as usize, (n as usize + 1) % 4, (65001 + n, 65001 + (n + 1) % 4), UNICAST);
+        }
+        world.run(10_000);
+        let route = |owner: usize, i: u64| net(&format!("10.{owner}.{i}.0/24"));
+        let mut present = std::collections::BTreeSet::new();
+        for _ in 0..30 {
+            let (owner, i) = (dice.roll(4) as usize, dice.roll(3));
+            match dice.roll(8) {
+                0..=3 => {
+                    world.originate(owner, route(owner, i), PathAttributes::default());
+                    present.insert((owner, i));
+                }
+                4 | 5 => {
+                    world.withdraw(owner, route(owner, i));
+                    present.remove(&(owner, i));
+                }
+                6 => world.cut(owner, (owner + 1) % 4),
+                _ => {
+                    world.kill(owner);
+                    let away = dice.roll(60_000);
+                    world.run(away);
+                    world.restart(owner, restart_config());
+                    for (_, i) in present.iter().filter(|(o, _)| *o == owner) {
+                        world.originate(owner, route(owner, *i), PathAttributes::default());
+                    }
+                    world.input(owner, Input::LocalRoutesComplete);
+                }
+            }
+            let pause = dice.roll(5_000);
+            world.run(pause);
+        }
+        world.run(400_000);
+        for node in 0..4 {
+            for (owner, i) in (0..4).flat_map(|o| (0..3).map(move |i| (o, i))) {
+                let hops = world.best(node, route(owner, i)).map(|c| c.attrs.as_path.hops());
+                let distance = (owner + 4 - node) % 4;
+                let expected = present.contains(&(owner, i)).then(|| distance.min(4 - distance));
+                assert_eq!(hops, expected, "seed {seed}: node {node}, route {owner}/{i}");
+                assert!(world.best(node, route(owner, i)).is_none_or(|c| !c.stale), "seed {seed}");
+            }
+        }
+    }
+}

@@ -52,3 +52,32 @@ pub fn local_sequence(remote: Option<&Claim>, last_local: Option<u32>) -> Option
         None => Some(last_local.unwrap_or(0)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(sticky: bool, sequence: u32, last: u8) -> Claim {
+        Claim { sticky, sequence, vtep: [10, 255, 0, last].into() }
+    }
+
+    /// RFC 7432 §15.1 and §15.2.
+    #[test]
+    fn sticky_then_higher_sequence_then_lower_vtep() {
+        assert_eq!(compare(&claim(true, 0, 2), &claim(false, 9, 1)), Ordering::Greater);
+        assert_eq!(compare(&claim(false, 2, 2), &claim(false, 1, 1)), Ordering::Greater);
+        assert_eq!(compare(&claim(false, 1, 1), &claim(false, 1, 2)), Ordering::Greater);
+        assert_eq!(compare(&claim(false, 1, 1), &claim(false, 1, 1)), Ordering::Equal);
+    }
+
+    /// RFC 7432 §15.
+    #[test]
+    fn a_station_that_came_to_us_is_advertised_with_one_more() {
+        assert_eq!(local_sequence(None, None), Some(0));
+        assert_eq!(local_sequence(Some(&claim(false, 0, 1)), None), Some(1));
+        assert_eq!(local_sequence(Some(&claim(false, 4, 1)), Some(3)), Some(5));
+        assert_eq!(local_sequence(Some(&claim(false, 4, 1)), Some(5)), Some(5), "already ours");
+        assert_eq!(local_sequence(None, Some(5)), Some(5), "the number is not used again");
+        assert_eq!(local_sequence(Some(&claim(true, 0, 1)), Some(5)), None, "it must not move");
+    }
+}

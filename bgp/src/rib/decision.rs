@@ -166,3 +166,121 @@ fn beaten_by_med(a: &Contender<'_>, b: &Contender<'_>) -> bool {
     a.attrs.as_path.neighbor() == b.attrs.as_path.neighbor()
         && b.attrs.med.unwrap_or(0) < a.attrs.med.unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attrs::{AsPath, Origin};
+    use crate::community::ExtCommunity;
+    use crate::types::Asn;
+
+    struct Candidate {
+        advertiser: Advertiser,
+        attrs: PathAttributes,
+    }
+
+    /// An external path of AS 65000+n by neighbour 10.0.0.n.
+    fn external(n: u8) -> Candidate {
+        let advertiser = Advertiser {
+            local: false,
+            internal: false,
+            client: false,
+            router_id: RouterId([10, 0, 0, n].into()),
+            address: [10, 0, 0, n].into(),
+        };
+        let as_path = AsPath::sequence([Asn(65000 + u32::from(n))]);
+        Candidate { advertiser, attrs: PathAttributes { as_path, ..PathAttributes::default() } }
+    }
+
+    fn winner(candidates: &[Candidate]) -> (usize, Reason) {
+        let paths: Vec<_> =
+            candidates.iter().map(|c| Contender { advertiser: c.advertiser, attrs: &c.attrs }).collect();
+        select(&paths).expect("a path")
+    }
+
+    /// Each step decides when everything before it is equal and everything after it is against.
+    #[test]
+    fn every_step_comes_before_the_next() {
+        type Prefer = fn(&mut Candidate, bool);
+        let steps: [(Reason, Prefer); 11] = [
+            (Reason::Local, |c, good| c.advertiser.local = good),
+            (Reason::Sticky, |c, good| {
+                c.attrs.ext_communities = vec![ExtCommunity::mac_mobility(good, 0)];
+            }),
+            (Reason::MobilitySequence, |c, good| {
+                let sticky = c.attrs.mac_mobility().0;
+                c.attrs.ext_communities = vec![ExtCommunity::mac_mobility(sticky, u32::from(good))];
+            }),
+            (Reason::LocalPref, |c, good| c.attrs.local_pref = Some(if good { 200 } else { 50 })),
+            (Reason::AsPathLength, |c, good| {
+                c.attrs.as_path = AsPath::sequence(vec![Asn(65000); if good { 1 } else { 2 }]);
+            }),
+            (Reason::Origin, |c, good| c.attrs.origin = if good { Origin::Igp } else { Origin::Egp }),
+            (Reason::Med, |c, good| c.attrs.med = Some(u32::from(!good))),
+            (Reason::External, |c, good| c.advertiser.internal = !good),
+            (Reason::RouterId, |c, good| {
+                c.attrs.originator_id = Some(RouterId([1, 1, 1, 2 - u8::from(good)].into()))
+            }),
+            (Reason::ClusterList, |c, good| {
+                c.attrs.cluster_list = vec![[1, 1, 1, 1].into(); if good { 0 } else { 1 }];
+            }),
+            (Reason::PeerAddress, |c, good| c.advertiser.address = [10, 0, 9, 2 - u8::from(good)].into()),
+        ];
+        for deciding in 0..steps.len() {
+            let (mut a, mut b) = (external(1), external(1));
+            for (n, (_, prefer)) in steps.iter().enumerate() {
+                prefer(&mut a, n == deciding);
+                prefer(&mut b, n > deciding);
+            }
+            assert_eq!(winner(&[b, a]), (1, steps[deciding].0));
+        }
+    }
+
+    /// §9.1.2.2 c: MEDs of different neighbouring ASes are not compared.
+    #[test]
+    fn med_counts_within_one_neighbouring_as_only() {
+        let with_med = |n, asn, med| {
+            let mut c = external(n);
+            c.attrs.as_path = AsPath::sequence([Asn(asn)]);
+            c.attrs.med = Some(med);
+            c
+        };
+        assert_eq!(winner(&[with_med(1, 100, 50), with_med(2, 200, 10)]), (0, Reason::RouterId));
+        assert_eq!(winner(&[with_med(1, 100, 50), with_med(2, 100, 10)]), (1, Reason::Med));
+        // The well-known trap: whatever the order of arrival, the same path wins.
+        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        for order in orders {
+            let paths: Vec<_> = order
+                .iter()
+                .map(|i| match i {
+                    0 => with_med(1, 100, 10),
+                    1 => with_med(2, 100, 5),
+                    _ => with_med(3, 200, 0),
+                })
+                .collect();
+            let (index, _) = winner(&paths);
+            assert_eq!(paths[index].attrs.med, Some(5), "{order:?}");
+        }
+    }
+
+    /// RFC 4271 §9.1.2.2 a, RFC 5065 §5.3.
+    #[test]
+    fn a_set_counts_as_one_hop_and_a_confederation_as_none() {
+        use crate::attrs::AsSegment::{ConfedSequence, Sequence, Set};
+        let path = AsPath(vec![
+            ConfedSequence(vec![Asn(1), Asn(2)]),
+            Sequence(vec![Asn(3), Asn(4)]),
+            Set(vec![Asn(5), Asn(6), Asn(7)]),
+        ]);
+        assert_eq!(path.hops(), 3);
+        assert_eq!(path.neighbor(), Some(Asn(3)));
+    }
+
+    #[test]
+    fn an_ipv4_peer_address_is_lower_than_an_ipv6_one() {
+        let (mut a, mut b) = (external(1), external(1));
+        a.advertiser.address = "2001:db8::1".parse().unwrap();
+        b.advertiser.address = "203.0.113.1".parse().unwrap();
+        assert_eq!(winner(&[a, b]), (1, Reason::PeerAddress));
+    }
+}
