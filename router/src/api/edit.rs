@@ -1,7 +1,6 @@
 //! Changes of a document as edits of its tree. Pure: each answers the new document or every problem of it.
 
 use serde_json::{Map, Value};
-use watari_config::document::KINDS;
 use watari_config::{Document, Problem, read_document};
 
 use crate::brain::{ChangeError, Head};
@@ -111,9 +110,4 @@ fn refuse_foreign_nodes(given: Option<&Value>, current: &Document) -> Result<(),
         })
         .collect();
     if problems.is_empty() { Ok(()) } else { Err(ChangeError::Invalid(problems)) }
-}
-
-/// Whether `kind` is a kind of object.
-pub fn is_kind(kind: &str) -> bool {
-    KINDS.contains(&kind)
 }

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -15,6 +15,9 @@ use watari_config::read::DOCUMENT_BYTES_MAX;
 use super::client::{Body, Client, ClientError, token_file};
 use super::{Attach, Cli, Command, To, table};
 use crate::run::{self, RunError};
+
+/// The time between two looks at a receipt.
+const RECEIPT_POLL: Duration = Duration::from_millis(500);
 
 /// Why a subcommand failed.
 #[derive(Debug, thiserror::Error)]
@@ -276,13 +279,24 @@ async fn attach_node(to: &To, client: &Client, attach: Attach) -> Result<(), Com
         return Ok(());
     }
     let name = answer.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let path = format!("nodes/{name}/receipt?wait_s={}", attach.wait);
-    let wait = Duration::from_secs(attach.wait.into());
-    let receipt = client.send(Method::GET, &path, Body::Empty, wait).await?;
+    let receipt = await_receipt(client, &name, attach.wait).await?;
     show(to, &receipt, table::fields);
-    match receipt.get("ready") {
-        Some(Value::Bool(true)) => Ok(()),
-        _ => Err(CommandError::NotReady { name, wait_s: attach.wait }),
+    Ok(())
+}
+
+/// The receipt of a node, once it is ready.
+async fn await_receipt(client: &Client, name: &str, wait_s: u32) -> Result<Value, CommandError> {
+    let path = format!("nodes/{name}/receipt");
+    let until = Instant::now() + Duration::from_secs(wait_s.into());
+    loop {
+        let receipt = client.get(&path).await?;
+        if receipt.get("ready") == Some(&Value::Bool(true)) {
+            return Ok(receipt);
+        }
+        if Instant::now() >= until {
+            return Err(CommandError::NotReady { name: name.to_owned(), wait_s });
+        }
+        tokio::time::sleep(RECEIPT_POLL).await;
     }
 }
 

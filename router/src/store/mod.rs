@@ -28,7 +28,7 @@ pub use secrets::{Secrets, SecretsError, token_sha256};
 /// The most revisions that are kept whole.
 pub const REVISIONS_MAX: u64 = 1000;
 /// The most bytes of documents that are kept; the oldest revisions leave first, the newest never.
-pub const HISTORY_BYTES_MAX: u64 = 256 << 20;
+pub const HISTORY_BYTES_MAX: u64 = 64 << 20;
 /// The most journal entries that are kept.
 pub const JOURNAL_MAX: u64 = 5_000;
 /// The most audit entries that are kept.

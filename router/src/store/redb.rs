@@ -63,8 +63,11 @@ impl RedbStore {
         if !Self::exists(state_dir)? {
             create(state_dir, &path, gateway)?;
         }
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).open(&path).map_err(|e| refused(&path, e))?;
+        // Without the check a page that the disk has spoilt would be met by a panic some day; it reads the
+        // whole file, which HISTORY_BYTES_MAX keeps small.
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+        let database = builder.open(&path).map_err(|e| refused(&path, e))?;
         let store = Self { database, path };
         store.check_format(gateway)?;
         Ok(store)

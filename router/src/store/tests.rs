@@ -133,6 +133,21 @@ fn a_damaged_store_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn a_spoilt_page_is_found_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(dir.path(), "gw-a").unwrap();
+    commit(&store, 0, &document(40)).unwrap();
+    drop(store);
+    let path = dir.path().join("watari.redb");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(9).rposition(|w| w == b"number 39").expect("the document is in the file");
+    bytes[at] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let refused = RedbStore::open(dir.path(), "gw-a").map(drop).unwrap_err();
+    assert!(matches!(refused, StoreError::Foreign { .. }), "{refused}");
+}
+
+#[test]
 fn another_gateways_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(RedbStore::open(dir.path(), "gw-a").unwrap());
