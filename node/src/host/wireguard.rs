@@ -31,25 +31,36 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Most messages that one answer has.
 const MESSAGES_MAX: usize = 4096;
 
-/// Makes a kernel WireGuard device be exactly as wished.
+/// Makes a kernel WireGuard device be exactly as wished. A session that is there goes on: peers are
+/// replaced only when there is another one than ours.
 pub(super) fn set_device(wish: &DeviceWish<'_>) -> Result<(), HostError> {
     let what = || format!("configure {}", wish.name);
-    let attributes = device_attributes(wish);
+    let present = read_device(wish.name)?;
+    let ours = wish.wireguard.public_key.as_bytes();
+    let foreign = present.iter().flat_map(|a| &a.attributes).any(|a| has_other_peer(a, ours));
+    let attributes = device_attributes(wish, foreign);
     let message = WireguardMessage { cmd: WireguardCmd::SetDevice, attributes };
     request(message, NLM_F_REQUEST | NLM_F_ACK)
         .map_err(|source| HostError::Netlink { what: what(), source })?;
     Ok(())
 }
 
+fn has_other_peer(attribute: &WireguardAttribute, ours: &[u8; 32]) -> bool {
+    let WireguardAttribute::Peers(peers) = attribute else { return false };
+    let mut attributes = peers.iter().flat_map(|p| p.0.iter());
+    attributes.any(|a| matches!(a, WireguardPeerAttribute::PublicKey(key) if key != ours))
+}
+
+fn read_device(name: &str) -> Result<Vec<WireguardMessage>, HostError> {
+    let attributes = vec![WireguardAttribute::IfName(name.into())];
+    let message = WireguardMessage { cmd: WireguardCmd::GetDevice, attributes };
+    request(message, NLM_F_REQUEST | NLM_F_DUMP)
+        .map_err(|source| HostError::Netlink { what: format!("read {name}"), source })
+}
+
 /// How long ago the last handshake with any peer of the device was; `None` when there was none.
 pub(super) fn handshake_age(name: &str) -> Result<Option<Duration>, HostError> {
-    let what = || format!("read {name}");
-    let message = WireguardMessage {
-        cmd: WireguardCmd::GetDevice,
-        attributes: vec![WireguardAttribute::IfName(name.into())],
-    };
-    let answers = request(message, NLM_F_REQUEST | NLM_F_DUMP)
-        .map_err(|source| HostError::Netlink { what: what(), source })?;
+    let answers = read_device(name)?;
     let latest = answers.iter().flat_map(|a| &a.attributes).filter_map(latest_handshake).max();
     Ok(latest.map(|at| SystemTime::now().duration_since(at).unwrap_or_default()))
 }
@@ -68,17 +79,19 @@ fn latest_handshake(attribute: &WireguardAttribute) -> Option<SystemTime> {
         .max()
 }
 
-fn device_attributes(wish: &DeviceWish<'_>) -> Vec<WireguardAttribute> {
+fn device_attributes(wish: &DeviceWish<'_>, replace_peers: bool) -> Vec<WireguardAttribute> {
     let mut key = [0; 32];
     let text = wish.private_key.reveal();
     // The key is a key: its base64 has exactly 32 bytes.
     if let Ok(bytes) = STANDARD.decode(text) {
         key.copy_from_slice(&bytes);
     }
+    let flags =
+        if replace_peers { WireguardDeviceFlags::ReplacePeers } else { WireguardDeviceFlags::empty() };
     vec![
         WireguardAttribute::IfName(wish.name.to_owned()),
         WireguardAttribute::PrivateKey(key),
-        WireguardAttribute::Flags(WireguardDeviceFlags::ReplacePeers),
+        WireguardAttribute::Flags(flags),
         WireguardAttribute::Peers(vec![WireguardPeer(vec![
             WireguardPeerAttribute::PublicKey(*wish.wireguard.public_key.as_bytes()),
             WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
@@ -200,7 +213,8 @@ mod tests {
         };
         let wish =
             DeviceWish { name: "wt0", alias: "a", private_key: &key, mtu: 1420, wireguard: &wireguard };
-        let message = WireguardMessage { cmd: WireguardCmd::SetDevice, attributes: device_attributes(&wish) };
+        let message =
+            WireguardMessage { cmd: WireguardCmd::SetDevice, attributes: device_attributes(&wish, true) };
         let mut bytes = vec![0; message.buffer_len()];
         message.emit(&mut bytes);
         let text = hex::encode(&bytes);

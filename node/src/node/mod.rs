@@ -158,7 +158,7 @@ pub struct JoinOptions {
 }
 
 /// A node that has joined.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     dir: StateDir,
     key: PrivateKey,
@@ -227,30 +227,58 @@ impl Node {
     /// Something foreign is in the way, or the kernel or the engine refused. It may be repeated.
     pub fn configure(&self) -> Result<Engine, NodeError> {
         let _held = self.dir.lock()?;
-        block_on(async {
-            let netlink = Netlink::open()?;
-            let reply = &self.identity.reply;
-            let alias = self.identity.alias();
-            let wish = DeviceWish {
-                name: &self.identity.interface,
-                alias: &alias,
-                private_key: &self.key,
-                mtu: reply.mtu,
-                wireguard: &reply.wireguard,
-            };
-            let paths = self.dir.link_paths(&self.identity.link_binary);
-            let (engine, index) = device::ensure(&netlink, &wish, &paths).await?;
-            netlink.sync_addresses(index, &reply.addresses).await?;
-            let wish = RouteWish {
-                device: index,
-                prefixes: &reply.prefixes,
-                addresses: &reply.addresses,
-                endpoint: reply.wireguard.endpoint.ip(),
-                path: None,
-            };
-            routes::sync(&netlink, wish).await?;
-            Ok(engine)
-        })
+        self.check_current()?;
+        block_on(self.apply())
+    }
+
+    /// The same, unless another command works on the node: that one has the last word.
+    fn repair(&self) -> Result<(), NodeError> {
+        let Some(_held) = self.dir.try_lock()? else { return Ok(()) };
+        self.check_current()?;
+        block_on(self.apply()).map(drop)
+    }
+
+    /// Under the lock: the node has not left, and not joined elsewhere, since this was read.
+    fn check_current(&self) -> Result<(), NodeError> {
+        if self.dir.identity()?.as_ref() == Some(&self.identity) {
+            return Ok(());
+        }
+        Err(NodeError::NotJoined { state: self.dir.path().to_owned() })
+    }
+
+    async fn apply(&self) -> Result<Engine, NodeError> {
+        let netlink = Netlink::open()?;
+        let reply = &self.identity.reply;
+        let alias = self.identity.alias();
+        let wish = DeviceWish {
+            name: &self.identity.interface,
+            alias: &alias,
+            private_key: &self.key,
+            mtu: reply.mtu,
+            wireguard: &reply.wireguard,
+        };
+        let paths = self.dir.link_paths(&self.identity.link_binary);
+        let (engine, index) = device::ensure(&netlink, &wish, &paths).await?;
+        let (added, removed) = netlink.sync_addresses(index, &reply.addresses).await?;
+        let wish = RouteWish {
+            device: index,
+            prefixes: &reply.prefixes,
+            addresses: &reply.addresses,
+            endpoint: reply.wireguard.endpoint.ip(),
+            path: None,
+        };
+        let changes = routes::sync(&netlink, wish).await?;
+        if added + removed + changes.add.len() + changes.remove.len() > 0 {
+            let (to, from) = (changes.add.len(), changes.remove.len());
+            info!(
+                addresses_added = added,
+                addresses_removed = removed,
+                routes_added = to,
+                routes_removed = from,
+                "configured"
+            );
+        }
+        Ok(engine)
     }
 
     /// Makes sure that the agent runs, detached, and answers.
@@ -261,12 +289,13 @@ impl Node {
         process::ensure(&self.dir)
     }
 
-    /// Is the agent, until SIGTERM or SIGINT.
+    /// Is the agent, until SIGTERM or SIGINT. Meanwhile it makes what [`Self::configure`] makes
+    /// again when somebody has taken it away.
     ///
     /// # Errors
     /// Another agent runs, or it cannot listen.
     pub fn run_agent(&self) -> Result<(), NodeError> {
-        block_on(process::run(&self.dir, &self.identity))
+        block_on(process::run(self.clone()))
     }
 
     /// Waits until the gateway has answered a handshake, `limit` at most.
@@ -324,8 +353,11 @@ impl Node {
 /// repeated.
 pub fn leave(state: &Path) -> Result<String, NodeError> {
     let dir = StateDir::at(state);
-    let identity = dir.identity()?.ok_or_else(|| NodeError::NotJoined { state: state.to_owned() })?;
+    let absent = || NodeError::NotJoined { state: state.to_owned() };
+    dir.identity()?.ok_or_else(absent)?;
     let held = dir.lock()?;
+    // Read again under the lock: another command may have ended it meanwhile.
+    let identity = dir.identity()?.ok_or_else(absent)?;
     if process::stop(&dir)? {
         info!("the agent has stopped");
     }

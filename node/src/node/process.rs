@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
-use super::NodeError;
 use super::state::{Identity, StateDir};
+use super::{Node, NodeError};
 use crate::agent::{Agent, AgentOptions, call_local};
 use crate::measure;
 
@@ -20,6 +21,8 @@ use crate::measure;
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long an agent may take to stop before it is killed, and again afterwards.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks of the agent at the configuration.
+const KEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -41,12 +44,12 @@ pub(super) fn agent_options(dir: &StateDir, identity: &Identity) -> AgentOptions
     }
 }
 
-/// Is the agent, until a signal to end comes.
-pub(super) async fn run(dir: &StateDir, identity: &Identity) -> Result<(), NodeError> {
-    let Some(_held) = dir.hold_agent()? else {
-        return Err(NodeError::AgentRuns { state: dir.path().to_owned() });
+/// Is the agent, until a signal to end comes, and keeps the node's configuration as it should be.
+pub(super) async fn run(node: Node) -> Result<(), NodeError> {
+    let Some(_held) = node.dir.hold_agent()? else {
+        return Err(NodeError::AgentRuns { state: node.dir.path().to_owned() });
     };
-    let agent = Agent::bind(&agent_options(dir, identity))?;
+    let agent = Agent::bind(&agent_options(&node.dir, &node.identity))?;
     let handler = |kind| signal(kind).map_err(|source| NodeError::System { what: "handle signals", source });
     let (mut terminate, mut interrupt) =
         (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
@@ -55,10 +58,30 @@ pub(super) async fn run(dir: &StateDir, identity: &Identity) -> Result<(), NodeE
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                () = keep(node) => {}
             }
         })
         .await;
     Ok(())
+}
+
+/// Makes the configuration so again and again; whoever deletes a route of ours, or kills the engine,
+/// finds it back. Never ends by itself.
+async fn keep(node: Node) {
+    let mut failed = false;
+    loop {
+        tokio::time::sleep(KEEP_INTERVAL).await;
+        let node = node.clone();
+        match tokio::task::spawn_blocking(move || node.repair()).await {
+            Ok(Ok(())) => failed = false,
+            Ok(Err(error)) if !failed => {
+                warn!(%error, "the configuration cannot be kept");
+                failed = true;
+            }
+            Ok(Err(_)) => {}
+            Err(error) => warn!(%error, "the configuration cannot be kept"),
+        }
+    }
 }
 
 /// Makes sure that an agent runs and answers: starts this very program as one, in a session of its

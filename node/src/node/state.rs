@@ -4,7 +4,7 @@
 //! /var/lib/watari-node/      0700
 //!   key                      0600  the WireGuard private key; made here, never sent
 //!   node.json                0600  what the gateway gave, and how the node was joined
-//!   lock                           held by join, up and leave
+//!   lock                           held by join, up, leave and the agent's repairs
 //!   agent.pid                      held by the agent while it runs; its process id
 //!   agent.sock  agent.log
 //!   link.sock  link.sock.lock  link.json  link.json.log      of watari-link, where the kernel has no WireGuard
@@ -15,6 +15,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -28,6 +29,10 @@ use crate::host::device::LinkPaths;
 
 /// Version of `node.json`.
 const FORMAT: u32 = 1;
+/// How long to wait for another command that works on the node.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Largest file that is read back.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -120,13 +125,21 @@ impl StateDir {
         made.map_err(|source| self.state_error(&self.0, source))
     }
 
-    /// Keeps every other join, up and leave away.
+    /// Keeps every other join, up and leave away; waits for one that runs, [`LOCK_LIMIT`] at most.
     pub(super) fn lock(&self) -> Result<Held, NodeError> {
-        let path = self.0.join("lock");
-        match self.hold(&path)? {
-            Some((held, _)) => Ok(held),
-            None => Err(NodeError::InUse { state: self.0.clone() }),
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            match self.try_lock()? {
+                Some(held) => return Ok(held),
+                None if Instant::now() >= deadline => return Err(NodeError::InUse { state: self.0.clone() }),
+                None => std::thread::sleep(LOCK_POLL),
+            }
         }
+    }
+
+    /// The same without waiting; `None` when another one runs.
+    pub(super) fn try_lock(&self) -> Result<Option<Held>, NodeError> {
+        Ok(self.hold(&self.0.join("lock"))?.map(|(held, _)| held))
     }
 
     /// Says that this process is the agent; `None` when another one is.

@@ -165,6 +165,8 @@ fn root_a_machine_joins_comes_up_again_and_leaves() {
     assert_agent_serves(&topology);
     assert_refused(&topology.join(&topology.gateway.pin.to_string(), &[]), "already");
 
+    assert_repaired(&topology);
+
     // As after a reboot: no process, no device, no route; the state is all that is left.
     topology.node_ns.kill_all();
     wait_until("the end of the processes", || topology.node_ns.processes().is_empty());
@@ -212,6 +214,25 @@ fn assert_on_the_network(topology: &Topology) {
     let asked = topology.gateway.asked.lock().expect("the list").clone();
     let key = std::fs::read_to_string(topology.state().join("key")).expect("the key");
     assert!(asked.iter().all(|body| !body.contains(key.trim())), "the private key never leaves");
+}
+
+/// What somebody takes away is back soon, without anybody's doing.
+fn assert_repaired(topology: &Topology) {
+    topology.node_ns.ip(&["route", "del", "10.77.0.0/24"]);
+    wait_until("the route", || topology.our_routes().contains("10.77.0.0/24 dev wt0"));
+    topology.node_ns.ip(&["addr", "del", "10.77.0.9/32", "dev", "wt0"]);
+    wait_until("the address", || {
+        topology.node_ns.ip(&["addr", "show", "dev", "wt0"]).contains("10.77.0.9/32")
+    });
+    let engine = topology.node_ns.processes().into_iter().find(|pid| {
+        let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        command.trim() == "watari-link"
+    });
+    topology.node_ns.kill(engine.expect("an engine runs"));
+    wait_until("the tunnel", || {
+        topology.node_ns.run("ping", &["-c", "1", "-W", "1", CONTROLLER]).status.success()
+    });
+    wait_until("a healthy node", || topology.status().1.healthy);
 }
 
 fn assert_agent_serves(topology: &Topology) {

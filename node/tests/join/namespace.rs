@@ -65,6 +65,12 @@ impl Namespace {
             .collect()
     }
 
+    /// Ends one process inside, without a chance to clean up.
+    pub(crate) fn kill(&self, pid: Pid) {
+        assert!(self.processes().contains(&pid), "it is not one of ours");
+        kill(pid, Signal::SIGKILL).expect("it is ended");
+    }
+
     /// Ends every process inside, without a chance to clean up.
     pub(crate) fn kill_all(&self) {
         for pid in self.processes() {
