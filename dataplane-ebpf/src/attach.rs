@@ -1,15 +1,23 @@
 //! Programs on devices: attached by a pinned tcx link, and asked of the kernel, not remembered.
 
-use std::path::Path;
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use aya::programs::{
-    LinkOrder, SchedClassifier, TcAttachType,
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
     links::{FdLink, PinnedLink},
-    tc::TcAttachOptions,
+    tc::{SchedClassifierLinkId, TcAttachOptions},
 };
 use watari_abi::Hook;
 
 use crate::{Dataplane, Error, object::program_of, pins::unpin};
+
+/// How long the kernel may take to let go of a link.
+const RELEASE_WAIT: Duration = Duration::from_millis(500);
+const RELEASE_STEP: Duration = Duration::from_millis(2);
 
 /// A hook that is on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,8 +44,7 @@ impl Dataplane {
         let program_name = program_of(hook);
         let failed = |error| Error::program(program_name, error);
         let mut program = SchedClassifier::from_pin(self.pins.program(program_name)).map_err(failed)?;
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let id = program.attach_with_options(&name, TcAttachType::Ingress, options).map_err(failed)?;
+        let id = attach_when_free(&mut program, &name).map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
         let link: FdLink =
             link.try_into().map_err(|error| Error::Link { path: pin.clone(), source: Box::new(error) })?;
@@ -82,6 +89,26 @@ impl Dataplane {
             }
         }
         Ok(forgotten)
+    }
+}
+
+/// Attaches. The kernel lets go of a link some time after its last reference went, and until then says that the
+/// program is on the device already: worth a short wait.
+fn attach_when_free(
+    program: &mut SchedClassifier,
+    device: &str,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let limit = Instant::now() + RELEASE_WAIT;
+    loop {
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        match program.attach_with_options(device, TcAttachType::Ingress, options) {
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::AlreadyExists && Instant::now() < limit =>
+            {
+                std::thread::sleep(RELEASE_STEP);
+            }
+            other => return other,
+        }
     }
 }
 

@@ -83,8 +83,7 @@ fn a_broadcast_goes_to_the_other_ports_and_gateways_and_from_a_gateway_to_ports_
     let changes = [("100.10 rx", 1), ("101.20 tx", 1), ("9000 tx", 1), ("flooded", 1), ("flood-copies", 2)];
     rig.expect(&from_a(&frame), Verdict::Flooded { copies: 2 }, &changes);
     let far = plain([0x33, 0x33, 0, 0, 0, 5], HOST_R);
-    let changes =
-        [("9000 rx", 1), ("100.10 tx", 1), ("101.20 tx", 1), ("flooded", 1), ("flood-copies", 2)];
+    let changes = [("9000 rx", 1), ("100.10 tx", 1), ("101.20 tx", 1), ("flooded", 1), ("flood-copies", 2)];
     rig.expect(&from_far(&far), Verdict::Flooded { copies: 2 }, &changes);
 }
 

@@ -113,7 +113,7 @@ impl Stage {
 }
 
 /// The longest frame that a stage builds by itself.
-pub const BUILD_BYTES: usize = 96;
+pub const BUILD_BYTES: usize = 192;
 
 /// Working memory of one packet on one CPU. It is no table: what it holds means nothing afterwards.
 #[repr(C)]

@@ -15,7 +15,11 @@ pub const ARP_FRAME: u32 = 42;
 /// Ethernet, IPv6, and a message with one link-layer option.
 pub const ND_FRAME: u32 = 86;
 /// Header and target of a message, and one option: what the checksum covers.
-const ND_MESSAGE: usize = 32;
+const ND_MESSAGE: u32 = 32;
+/// Old headers that were moved back by `become_question`, up to a TCP checksum behind 60 bytes of IP, end before this.
+const PADDED_FRAME: u32 = 190;
+/// An option for experiments (RFC 4727 §5.1.3): receivers ignore it.
+const PAD_OPTION: u8 = 253;
 const ALL_NODES: IpBytes = [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: MacBytes = [0x33, 0x33, 0, 0, 0, 1];
 const BROADCAST: MacBytes = [0xff; 6];
@@ -109,24 +113,45 @@ fn message(scratch: &mut Scratch, kind: u8, target: &IpBytes, option: u8, mac: &
     put(scratch, 62, target);
     put(scratch, 78, &[option, 1]);
     put(scratch, 80, mac);
-    let sum = checksum(scratch);
+    let sum = checksum(scratch, 0);
     put(scratch, 56, &sum);
 }
 
-/// Over the pseudo header (RFC 8200 §8.1) and the message. The two addresses lie before the message.
+/// Over the pseudo header (RFC 8200 §8.1) and the message; the two addresses lie before the message. `padding`
+/// is the length of an experimental option behind it, zeros but for its header.
 #[inline(always)]
-fn checksum(scratch: &mut Scratch) -> [u8; 2] {
-    const ADDRESSES_AND_MESSAGE: u32 = 32 + ND_MESSAGE as u32;
-    let seed = (ND_MESSAGE as u32 + u32::from(ICMPV6)).to_be();
+fn checksum(scratch: &mut Scratch, padding: u32) -> [u8; 2] {
+    const ADDRESSES_AND_MESSAGE: u32 = 32 + ND_MESSAGE;
+    let header = if padding == 0 { 0 } else { (PAD_OPTION as u32) << 8 | padding / 8 };
+    let seed = (ND_MESSAGE + padding + ICMPV6 as u32 + header).to_be();
     let from = &raw mut scratch.frame[22];
     // SAFETY: 64 bytes from offset 22 end at 86, within the buffer.
-    let sum =
-        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), ADDRESSES_AND_MESSAGE, seed) } as u64;
+    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), ADDRESSES_AND_MESSAGE, seed) } as u64;
     let folded = (sum & 0xffff_ffff) + (sum >> 32);
     let folded = (folded & 0xffff) + (folded >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     (!(folded as u16)).to_ne_bytes()
+}
+
+/// Lengthens what was built to `PADDED_FRAME`: zeros, inside an option if it is neighbour discovery, whose
+/// receivers would cut off what is not in the message.
+#[inline(always)]
+fn pad<const LENGTH: u32>(scratch: &mut Scratch) {
+    let mut at = LENGTH as usize;
+    while at < PADDED_FRAME as usize {
+        // SAFETY: below `BUILD_BYTES`. Volatile, or the loop would become a call into a library.
+        unsafe { scratch.frame.as_mut_ptr().add(at).write_volatile(0) };
+        at += 1;
+    }
+    if LENGTH == ND_FRAME {
+        const PADDING: u32 = PADDED_FRAME - ND_FRAME;
+        put(scratch, 18, &[0, (ND_MESSAGE + PADDING) as u8]);
+        put(scratch, 86, &[PAD_OPTION, (PADDING / 8) as u8]);
+        put(scratch, 56, &[0; 2]);
+        let sum = checksum(scratch, PADDING);
+        put(scratch, 56, &sum);
+    }
 }
 
 impl Pkt {
@@ -137,23 +162,26 @@ impl Pkt {
         self.overwrite::<LENGTH>()
     }
 
-    /// Replaces a data packet by a question. Its bytes may still be waiting for a checksum that a device will
-    /// write at a place behind its old headers: such a packet cannot be cut that short. Its old headers are then
-    /// pushed back behind the question and become padding, checksum and all.
+    /// Replaces a data packet by a question.
+    ///
+    /// Its bytes may still wait for a checksum that a device will write behind its old headers, in the middle
+    /// of the question; such a packet cannot be cut short. It is lengthened at its head instead, so
+    /// that this place lies behind the question, in zeros: what the device then writes there is 0xffff, which
+    /// in the question's own checksum counts as nothing.
     #[inline(always)]
     pub fn become_question<const LENGTH: u32>(&self) -> Result<(), DropReason> {
+        /// How far the old headers move.
         const BEHIND: u32 = 96;
-        // The old headers (60 bytes of IPv4 options and a TCP checksum at most) lie within this length.
-        const PADDED: u32 = BEHIND + 14 + 60 + 20;
-        /// Shorter than where any transport checksum lies.
+        /// Shorter than where any transport checksum lies in IPv4; 16 bytes more in IPv6.
         const BARE: u32 = 38;
         let bare = if LENGTH == ARP_FRAME { BARE } else { BARE + 16 };
         if self.skb.resize(bare).is_ok() {
             return self.become_built::<LENGTH>();
         }
         self.skb.grow_head(BEHIND)?;
-        self.skb.resize(PADDED)?;
-        self.overwrite::<LENGTH>()
+        self.skb.resize(PADDED_FRAME)?;
+        pad::<LENGTH>(self.scratch());
+        self.overwrite::<PADDED_FRAME>()
     }
 
     #[inline(always)]

@@ -64,9 +64,16 @@ pub fn udp(macs: ([u8; 6], [u8; 6]), addresses: (&str, &str), hops: u8, payload:
     udp_to(macs, addresses, hops, 7, &vec![0x55; payload])
 }
 
-pub fn udp_to(macs: ([u8; 6], [u8; 6]), addresses: (&str, &str), hops: u8, port: u16, payload: &[u8]) -> Vec<u8> {
+pub fn udp_to(
+    macs: ([u8; 6], [u8; 6]),
+    addresses: (&str, &str),
+    hops: u8,
+    port: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     let length = 8 + payload.len() as u16;
-    let mut datagram = [&4000_u16.to_be_bytes()[..], &port.to_be_bytes(), &length.to_be_bytes(), &[0, 0], payload].concat();
+    let mut datagram =
+        [&4000_u16.to_be_bytes()[..], &port.to_be_bytes(), &length.to_be_bytes(), &[0, 0], payload].concat();
     let (dst, src) = macs;
     match (addresses.0.parse().unwrap(), addresses.1.parse().unwrap()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -79,10 +86,13 @@ pub fn udp_to(macs: ([u8; 6], [u8; 6]), addresses: (&str, &str), hops: u8, port:
             ethernet(dst, src, 0x0800, &[&header[..], &datagram].concat())
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let pseudo = [&from.octets()[..], &to.octets(), &[0, 0], &length.to_be_bytes(), &[0, 0, 0, 17]].concat();
+            let pseudo =
+                [&from.octets()[..], &to.octets(), &[0, 0], &length.to_be_bytes(), &[0, 0, 0, 17]].concat();
             let sum = checksum(&[&pseudo, &datagram]);
             datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-            let header = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[17, hops], &from.octets(), &to.octets()].concat();
+            let header =
+                [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[17, hops], &from.octets(), &to.octets()]
+                    .concat();
             ethernet(dst, src, 0x86dd, &[&header[..], &datagram].concat())
         }
         _ => panic!("two families"),

@@ -12,6 +12,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod frames;
+pub mod netns;
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
@@ -224,7 +225,8 @@ impl Rig {
             }
             true
         });
-        let wanted: BTreeMap<_, _> = changes.iter().map(|(name, change)| ((*name).to_owned(), *change)).collect();
+        let wanted: BTreeMap<_, _> =
+            changes.iter().map(|(name, change)| ((*name).to_owned(), *change)).collect();
         assert_eq!(seen, wanted);
         let action = match verdict {
             Verdict::Port(_) | Verdict::Vtep { .. } => 7,
@@ -239,7 +241,8 @@ impl Rig {
     #[track_caller]
     pub fn expect_drop(&self, packet: &Packet<'_>, reason: DropReason, more: &[(&str, i128)]) {
         let name = port_name(&packet.port);
-        let (drop, drops, rx) = (format!("drop {}", reason.name()), format!("{name} drops"), format!("{name} rx"));
+        let (drop, drops, rx) =
+            (format!("drop {}", reason.name()), format!("{name} drops"), format!("{name} rx"));
         let mut changes = vec![(drop.as_str(), 1), (drops.as_str(), 1), (rx.as_str(), 1)];
         changes.extend_from_slice(more);
         self.expect(packet, Verdict::Drop(reason as u8), &changes);
@@ -267,12 +270,14 @@ impl Rig {
             d.flood_vteps.entries().unwrap(),
             d.buckets.entries().unwrap(),
             self.counters(),
-            std::iter::from_fn({
-                let mut events = d.events().unwrap();
-                move || events.take()
-            })
-            .count(),
+            self.drain_events(),
         )
+    }
+
+    /// Takes all events; how many there were.
+    pub fn drain_events(&self) -> usize {
+        let mut events = self.dataplane.events().unwrap();
+        std::iter::from_fn(|| events.take()).count()
     }
 }
 

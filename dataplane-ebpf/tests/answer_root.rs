@@ -1,0 +1,200 @@
+//! ARP and neighbour discovery through the pipeline: verdict, bytes and the change of every counter. Needs root.
+
+mod rig;
+
+use rig::{frames::*, *};
+use watari_dataplane::{DropReason, Hook, MacKey, NeighKey, NeighStatic, Packet, PortKey, Verdict};
+
+fn at(port: PortKey, frame: &[u8]) -> Packet<'_> {
+    Packet::from_port(Hook::Trunk, port, frame)
+}
+
+fn from_far(frame: &[u8]) -> Packet<'_> {
+    Packet::from_vtep(VXLAN.ifindex, L2, FAR, frame)
+}
+
+fn advert(to: ([u8; 6], &str), target: &str, mac: [u8; 6], flags: u8) -> Vec<u8> {
+    let message = Nd { kind: 136, flags, from: target, to: to.1, target, option: Some((2, mac)) };
+    nd(to.0, mac, &message)
+}
+
+const TO_ALL: ([u8; 6], &str) = ([0x33, 0x33, 0, 0, 0, 1], "ff02::1");
+const FLOOD_FROM_A: [(&str, i128); 5] =
+    [("100.10 rx", 1), ("101.20 tx", 1), ("9000 tx", 1), ("flooded", 1), ("flood-copies", 2)];
+
+#[test]
+fn arp_for_known_addresses_is_answered_where_it_is_asked() {
+    let rig = Rig::new("arp");
+    rig.heard(A, L2, HOST_A, "10.0.0.10");
+    rig.heard(B, L2, HOST_B, "10.0.0.11");
+    for (target, mac) in [
+        ("10.0.0.1", ANYCAST),
+        ("10.0.0.254", ROUTER),
+        ("10.0.0.77", NODE_MAC),
+        ("10.0.0.18", HOST_R),
+        ("10.0.0.11", HOST_B),
+    ] {
+        let question = arp_request((HOST_A, "10.0.0.10"), target);
+        let changes = [("100.10 rx", 1), ("100.10 tx", 1), ("arp-answered", 1)];
+        let answer = rig.expect(&at(A, &question), Verdict::Port(A), &changes);
+        assert_eq!(answer, arp_reply((mac, target), (HOST_A, "10.0.0.10")), "{target}");
+    }
+}
+
+#[test]
+fn an_unknown_address_is_asked_for_in_the_whole_segment() {
+    let rig = Rig::new("arpunk");
+    rig.heard(A, L2, HOST_A, "10.0.0.10");
+    let question = arp_request((HOST_A, "10.0.0.10"), "10.0.0.99");
+    let out = rig.expect(&at(A, &question), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+    assert_eq!(out, question);
+}
+
+#[test]
+fn nobody_is_answered_about_an_owner_on_its_own_side_or_about_itself() {
+    let rig = Rig::new("arpself");
+    rig.heard(A, L2, HOST_A, "10.0.0.10");
+    rig.heard(A, L2, HOST_C, "10.0.0.12");
+    let question = arp_request((HOST_A, "10.0.0.10"), "10.0.0.12");
+    rig.expect(&at(A, &question), Verdict::Consumed, &[("100.10 rx", 1), ("question-kept", 1)]);
+    let probe = arp_request((HOST_A, "0.0.0.0"), "10.0.0.10");
+    rig.expect(&at(A, &probe), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+    let announcement = arp_request((HOST_A, "10.0.0.10"), "10.0.0.10");
+    rig.expect(&at(A, &announcement), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+}
+
+#[test]
+fn a_probe_for_a_taken_address_is_answered_and_teaches_nothing() {
+    let rig = Rig::new("arpdad");
+    rig.heard(A, L2, HOST_A, "10.0.0.10");
+    for (target, mac) in [("10.0.0.1", ANYCAST), ("10.0.0.18", HOST_R)] {
+        let probe = arp_request((HOST_A, "0.0.0.0"), target);
+        let changes = [("100.10 rx", 1), ("100.10 tx", 1), ("arp-answered", 1)];
+        let answer = rig.expect(&at(A, &probe), Verdict::Port(A), &changes);
+        assert_eq!(answer, arp_reply((mac, target), (HOST_A, "0.0.0.0")));
+    }
+    assert_eq!(rig.dataplane.nb_local.entries().unwrap().len(), 1);
+}
+
+#[test]
+fn a_question_from_a_gateway_is_answered_for_what_is_here_only() {
+    let rig = Rig::new("arpfar");
+    rig.heard(B, L2, HOST_B, "10.0.0.11");
+    let question = arp_request((HOST_R, "10.0.0.18"), "10.0.0.11");
+    let verdict = Verdict::Vtep { vni: L2, vtep: FAR };
+    let changes = [("9000 rx", 1), ("9000 tx", 1), ("arp-answered", 1)];
+    let answer = rig.expect(&from_far(&question), verdict, &changes);
+    assert_eq!(answer, arp_reply((HOST_B, "10.0.0.11"), (HOST_R, "10.0.0.18")));
+    for kept in ["10.0.0.1", "10.0.0.18"] {
+        let question = arp_request(([2, 0, 0, 0, 0, 0x99], "10.0.0.19"), kept);
+        rig.expect(&from_far(&question), Verdict::Consumed, &[("9000 rx", 1), ("question-kept", 1)]);
+    }
+    let question = arp_request((HOST_R, "10.0.0.18"), "10.0.0.99");
+    let changes = [("9000 rx", 1), ("100.10 tx", 1), ("101.20 tx", 1), ("flooded", 1), ("flood-copies", 2)];
+    rig.expect(&from_far(&question), Verdict::Flooded { copies: 2 }, &changes);
+    assert_eq!(rig.dataplane.nb_local.entries().unwrap().len(), 1);
+}
+
+#[test]
+fn neighbours_are_learnt_from_arp_and_follow_a_new_mac() {
+    let rig = Rig::new("arplearn");
+    let question = arp_request((HOST_A, "10.0.0.10"), "10.0.0.1");
+    let base = [("100.10 rx", 1), ("100.10 tx", 1), ("arp-answered", 1)];
+    let learnt = [base.as_slice(), &[("mac-learnt", 1), ("neighbour-learnt", 1)]].concat();
+    rig.expect(&at(A, &question), Verdict::Port(A), &learnt);
+    rig.expect(&at(A, &question), Verdict::Port(A), &base);
+    let key = NeighKey::new(L2, ip("10.0.0.10"));
+    let entry = rig.dataplane.nb_local.get(&key).unwrap().unwrap();
+    assert_eq!((entry.mac, entry.port), (HOST_A, A));
+    let reply = arp_reply((HOST_C, "10.0.0.10"), (ANYCAST, "10.0.0.1"));
+    let changes = [("100.10 rx", 1), ("mac-learnt", 1), ("neighbour-learnt", 1), ("consumed", 1)];
+    rig.expect(&at(A, &reply), Verdict::Consumed, &changes);
+    assert_eq!(rig.dataplane.nb_local.get(&key).unwrap().unwrap().mac, HOST_C);
+    assert!(rig.dataplane.mac_local.get(&MacKey::new(L2, HOST_C)).unwrap().is_some());
+}
+
+#[test]
+fn claims_of_our_and_of_pinned_addresses_are_dropped() {
+    let rig = Rig::new("spoof");
+    rig.heard(A, L2, HOST_A, "10.0.0.10");
+    for claimed in ["10.0.0.1", "10.0.0.254", "10.0.0.77"] {
+        let claim = arp_request((HOST_A, claimed), claimed);
+        rig.expect_drop(&at(A, &claim), DropReason::NeighbourSpoofed, &[]);
+    }
+    let message = Nd {
+        kind: 136,
+        flags: 0x20,
+        from: "fd00::1",
+        to: "ff02::1",
+        target: "fd00::1",
+        option: Some((2, HOST_A)),
+    };
+    let claim = nd(TO_ALL.0, HOST_A, &message);
+    rig.expect_drop(&at(A, &claim), DropReason::NeighbourSpoofed, &[]);
+    assert_eq!(rig.dataplane.nb_local.entries().unwrap().len(), 1);
+    let pinned = NeighStatic { mac: HOST_A, flags: 0 };
+    rig.dataplane.nb_static.upsert(&NeighKey::new(L2, ip("10.0.0.10")), &pinned).unwrap();
+    let honest = arp_request((HOST_A, "10.0.0.10"), "10.0.0.99");
+    rig.expect(&at(A, &honest), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+}
+
+#[test]
+fn solicitations_are_answered_with_a_right_checksum() {
+    let rig = Rig::new("nd");
+    rig.heard(A, L2, HOST_A, "fd00::10");
+    rig.heard(B, L2, HOST_B, "fd00::11");
+    for (target, mac, flags) in
+        [("fd00::1", ANYCAST, 0xe0), ("fd00::18", HOST_R, 0x60), ("fd00::11", HOST_B, 0x60)]
+    {
+        let question = solicit((HOST_A, "fd00::10"), target);
+        let changes = [("100.10 rx", 1), ("100.10 tx", 1), ("nd-answered", 1)];
+        let answer = rig.expect(&at(A, &question), Verdict::Port(A), &changes);
+        assert_eq!(answer, advert((HOST_A, "fd00::10"), target, mac, flags), "{target}");
+    }
+    let unknown = solicit((HOST_A, "fd00::10"), "fd00::99");
+    rig.expect(&at(A, &unknown), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+}
+
+#[test]
+fn a_check_for_duplicates_is_answered_to_all_nodes_only_if_taken() {
+    let rig = Rig::new("nddad");
+    rig.heard(A, L2, HOST_A, "fd00::10");
+    let check = solicit((HOST_A, "::"), "fd00::1");
+    let changes = [("100.10 rx", 1), ("100.10 tx", 1), ("nd-answered", 1)];
+    let answer = rig.expect(&at(A, &check), Verdict::Port(A), &changes);
+    assert_eq!(answer, advert(TO_ALL, "fd00::1", ANYCAST, 0xa0));
+    for free in ["fd00::99", "fd00::10"] {
+        let check = solicit((HOST_A, "::"), free);
+        rig.expect(&at(A, &check), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+    }
+    assert_eq!(rig.dataplane.nb_local.entries().unwrap().len(), 1);
+}
+
+#[test]
+fn neighbours_are_learnt_from_solicitations_and_advertisements() {
+    let rig = Rig::new("ndlearn");
+    let question = solicit((HOST_A, "fd00::10"), "fd00::1");
+    let changes =
+        [("100.10 rx", 1), ("100.10 tx", 1), ("nd-answered", 1), ("mac-learnt", 1), ("neighbour-learnt", 1)];
+    rig.expect(&at(A, &question), Verdict::Port(A), &changes);
+    let own = advert((ANYCAST, "fd00::1"), "fd00::11", HOST_B, 0x60);
+    let changes = [("101.20 rx", 1), ("mac-learnt", 1), ("neighbour-learnt", 1), ("consumed", 1)];
+    rig.expect(&at(B, &own), Verdict::Consumed, &changes);
+    for (address, mac, port) in [("fd00::10", HOST_A, A), ("fd00::11", HOST_B, B)] {
+        let entry = rig.dataplane.nb_local.get(&NeighKey::new(L2, ip(address))).unwrap().unwrap();
+        assert_eq!((entry.mac, entry.port), (mac, port));
+    }
+    let far = from_far(&own);
+    let mut far_frame = far.frame.to_vec();
+    far_frame[6..12].copy_from_slice(&HOST_R);
+    rig.expect(&from_far(&far_frame), Verdict::Consumed, &[("9000 rx", 1), ("consumed", 1)]);
+}
+
+#[test]
+fn neighbour_discovery_from_off_link_is_dropped() {
+    let rig = Rig::new("ndhops");
+    rig.heard(A, L2, HOST_A, "fd00::10");
+    let mut question = solicit((HOST_A, "fd00::10"), "fd00::1");
+    question[21] = 254;
+    rig.expect_drop(&at(A, &question), DropReason::Malformed, &[]);
+}
