@@ -12,8 +12,9 @@ use ipnet::IpNet;
 use watari_config::{Mac, Vid, Vni};
 use watari_dataplane::abi::{ip_bytes, ip_from_bytes};
 use watari_dataplane::{
-    Config, Dataplane, FloodPorts, Hook, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Port, PortKey,
-    PortKind, Prefix, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey, ensure_bpffs,
+    Config, Dataplane, FloodPorts, Hook, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Port,
+    PortKey, PortKind, Prefix, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey,
+    ensure_bpffs,
 };
 use watari_planner::item::{HookKind, Key, PortAt, System, TenantRoute, Value};
 use watari_planner::{Action, Op};
@@ -200,7 +201,8 @@ impl Datapath {
             }
             (Key::StaticNeighbour(vni, ip), Value::StaticNeighbour { mac, own }) => {
                 let flags = if *own { NeighStatic::OWN } else { 0 };
-                maps.nb_static.upsert(&NeighKey::new(vni.get(), *ip), &NeighStatic { mac: mac.octets(), flags })?;
+                maps.nb_static
+                    .upsert(&NeighKey::new(vni.get(), *ip), &NeighStatic { mac: mac.octets(), flags })?;
             }
             (Key::TenantRoute(tenant, net), Value::TenantRoute(route)) => {
                 maps.routes.upsert(&prefix(*tenant, net)?, &map_route(route, indices)?)?;
@@ -382,4 +384,3 @@ fn hook_kind(hook: Hook) -> HookKind {
         Hook::Vxlan => HookKind::Vxlan,
     }
 }
-

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, LinkVxlan};
+use rtnetlink::{LinkUnspec, LinkVeth, LinkVxlan};
 use watari_config::Mac;
 use watari_planner::item::{Key, Ns, System, Value};
 use watari_planner::{Action, Op};
 
-use super::netlink::{Dump, Link, failed, gone_is_fine};
+use super::netlink::{Dump, Link, Netlink, failed, gone_is_fine};
 use super::{DriverError, Drivers, namespace};
 
 /// Adds our VXLAN device and veth pairs to `system`, as they are.
@@ -76,7 +76,6 @@ fn veth(link: &Link, dumps: &BTreeMap<Ns, Dump>) -> Value {
 pub async fn apply(drivers: &mut Drivers, op: &Op) -> Result<(), DriverError> {
     let alias = drivers.alias();
     let root = drivers.netlink(&Ns::Root).await?;
-    let handle = root.handle.clone();
     let (Key::Vxlan(name) | Key::Veth(name)) = &op.key else { return Ok(()) };
     let existing = root.links().await?.into_iter().find(|l| l.name == *name);
     if let Some(link) = existing {
@@ -88,71 +87,69 @@ pub async fn apply(drivers: &mut Drivers, op: &Op) -> Result<(), DriverError> {
             };
         }
         // What differs in more than a flag is made anew: these devices carry no state of their own.
-        let gone = handle.link().del(link.index).execute().await;
+        let gone = root.handle.link().del(link.index).execute().await;
         gone_is_fine(gone, format!("remove device {name}"))?;
     }
     match (&op.value, op.action) {
         (_, Action::Remove) => Ok(()),
-        (Value::Vxlan { port, mtu }, _) => make_vxlan(&handle, name, *port, *mtu, &alias).await,
-        (Value::Veth { .. }, _) => make_veth(drivers, &handle, name, &op.value, &alias).await,
+        (Value::Vxlan { port, mtu }, _) => make_vxlan(root, name, *port, *mtu, &alias).await,
+        (Value::Veth { .. }, _) => make_veth(drivers, name, &op.value, &alias).await,
         _ => Ok(()),
     }
 }
 
-async fn make_vxlan(handle: &Handle, name: &str, port: u16, mtu: u16, alias: &str) -> Result<(), DriverError> {
-    let message = LinkVxlan::new(name, 0)
+/// A device is made under a passing name and gets its own together with its mark: a kill in between leaves
+/// nothing that carries our name without our mark. What an interrupted making left is removed first.
+async fn passing(netlink: &Netlink, names: &[&str]) -> Result<(), DriverError> {
+    for link in netlink.links().await?.iter().filter(|l| names.contains(&l.name.as_str())) {
+        let gone = netlink.handle.link().del(link.index).execute().await;
+        gone_is_fine(gone, format!("remove device {}", link.name))?;
+    }
+    Ok(())
+}
+
+async fn make_vxlan(root: &Netlink, name: &str, port: u16, mtu: u16, alias: &str) -> Result<(), DriverError> {
+    let unnamed = format!("{name}q");
+    passing(root, &[&unnamed]).await?;
+    let message = LinkVxlan::new(&unnamed, 0)
         .collect_metadata(true)
         .port(port)
         .learning(false)
         .udp_csum(false)
-        .mtu(u32::from(mtu))
-        .alias(alias)
-        .up();
-    let made = handle.link().add(message.build()).execute().await;
-    made.map_err(failed(format!("make vxlan device {name} on UDP port {port}")))
+        .mtu(u32::from(mtu));
+    let made = root.handle.link().add(message.build()).execute().await;
+    made.map_err(failed(format!("make vxlan device {name} on UDP port {port}")))?;
+    let index = root.index(&unnamed).await?;
+    let message = LinkUnspec::new_with_index(index).name(name).alias(alias).up().build();
+    root.handle.link().set(message).execute().await.map_err(failed(format!("name device {name}")))
 }
 
-async fn make_veth(
-    drivers: &mut Drivers,
-    handle: &Handle,
-    name: &str,
-    value: &Value,
-    alias: &str,
-) -> Result<(), DriverError> {
+async fn make_veth(drivers: &mut Drivers, name: &str, value: &Value, alias: &str) -> Result<(), DriverError> {
     let Value::Veth { peer, peer_ns, mac, mac_end, mtu } = value else { return Ok(()) };
-    // The far end is made under a name of its own and gets its right one where it goes to: `wt-core` may
-    // be there already in the gateway's namespace for a moment, for another tenant.
-    let passing = format!("{}q", name.trim_end_matches('p'));
-    let made = handle.link().add(LinkVeth::new(name, &passing).alias(alias).build()).execute().await;
-    made.map_err(failed(format!("make veth {name}")))?;
-    let root = drivers.netlink(&Ns::Root).await?;
-    let (near, far) = (root.index(name).await?, root.index(&passing).await?);
-    let set = |index: u32, end: &str| {
-        let mut message = LinkUnspec::new_with_index(index).mtu(u32::from(*mtu));
-        if end == mac_end {
-            message = message.address(mac.octets().to_vec());
-        }
-        message
+    let stem = name.trim_end_matches('p');
+    let (near, far) = (format!("{stem}r"), format!("{stem}q"));
+    let end = |index: u32, name: &str, alias: String| {
+        let message = LinkUnspec::new_with_index(index).name(name).alias(alias).mtu(u32::from(*mtu));
+        if name == mac_end { message.address(mac.octets().to_vec()) } else { message }
     };
-    let near_message = set(near, name).alias(alias).up().build();
-    handle.link().set(near_message).execute().await.map_err(failed(format!("set device {name}")))?;
-    let inner_alias = if *peer_ns == Ns::Root { alias.to_owned() } else { format!("{alias}:{name}") };
+    let root = drivers.netlink(&Ns::Root).await?;
+    passing(root, &[&near, &far]).await?;
+    let made = root.handle.link().add(LinkVeth::new(&near, &far).build()).execute().await;
+    made.map_err(failed(format!("make veth {name}")))?;
+    let (near_index, far_index) = (root.index(&near).await?, root.index(&far).await?);
+    let far_alias = if *peer_ns == Ns::Root { alias.to_owned() } else { format!("{alias}:{name}") };
     if let Ns::Tenant(tenant) = peer_ns {
         let file = std::fs::File::open(namespace::path(tenant))
             .map_err(|e| DriverError::system(format!("open namespace {tenant}"), e))?;
-        let message = LinkUnspec::new_with_index(far)
-            .name(peer.clone())
-            .setns_by_fd(file.as_raw_fd())
-            .build();
-        let moved = handle.link().set(message).execute().await;
+        let message = LinkUnspec::new_with_index(far_index).setns_by_fd(file.as_raw_fd()).build();
+        let moved = root.handle.link().set(message).execute().await;
         moved.map_err(failed(format!("move the far end of {name} to namespace {tenant}")))?;
-    } else {
-        let message = LinkUnspec::new_with_index(far).name(peer.clone()).build();
-        handle.link().set(message).execute().await.map_err(failed(format!("name device {peer}")))?;
     }
     let inside = drivers.netlink(peer_ns).await?;
-    let index = inside.index(peer).await?;
-    let message = set(index, peer).alias(inner_alias).up().build();
-    let done = inside.handle.link().set(message).execute().await;
-    done.map_err(failed(format!("set device {peer}{peer_ns}")))
+    let index = inside.index(&far).await?;
+    let done = inside.handle.link().set(end(index, peer, far_alias).up().build()).execute().await;
+    done.map_err(failed(format!("name device {peer}{peer_ns}")))?;
+    let root = drivers.netlink(&Ns::Root).await?;
+    let message = end(near_index, name, alias.to_owned()).up().build();
+    root.handle.link().set(message).execute().await.map_err(failed(format!("name device {name}")))
 }

@@ -140,7 +140,9 @@ impl Drivers {
             }
             Key::Namespace(name) => namespace::create(name),
             Key::Vxlan(_) | Key::Veth(_) => links::apply(self, op).await,
-            Key::Wireguard(name) => self.engines.apply_device(name, &op.value, remove, &self.netlinks[&Ns::Root]).await,
+            Key::Wireguard(name) => {
+                self.engines.apply_device(name, &op.value, remove, &self.netlinks[&Ns::Root]).await
+            }
             Key::Probe(name) => self.engines.apply_probe(name, &op.value, remove),
             Key::Sysctl(ns, path) => match &op.value {
                 Value::Setting(text) if !remove => sysctl::write(ns, path, text),
@@ -203,7 +205,8 @@ impl Drivers {
         let observed = self.observe().await?;
         let mut first = Ok(());
         for (key, value) in observed.system.iter().rev() {
-            let op = Op { action: Action::Remove, key: key.clone(), value: value.clone(), owner: String::new() };
+            let op =
+                Op { action: Action::Remove, key: key.clone(), value: value.clone(), owner: String::new() };
             let done = self.apply(&op).await;
             first = first.and(done);
         }
@@ -213,4 +216,3 @@ impl Drivers {
         first.and(flushed).and(unpinned)
     }
 }
-

@@ -8,11 +8,13 @@ use ipnet::IpNet;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::Notify;
 use watari_planner::item::Ns;
@@ -166,8 +168,14 @@ impl Netlink {
     }
 
     async fn neighbours(&self) -> Result<Vec<(u32, IpAddr, [u8; 6])>, DriverError> {
-        let dump: Vec<NeighbourMessage> =
-            self.handle.neighbours().get().execute().try_collect().await.map_err(failed("dump neighbours"))?;
+        let dump: Vec<NeighbourMessage> = self
+            .handle
+            .neighbours()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("dump neighbours"))?;
         Ok(dump.iter().filter_map(neighbour).collect())
     }
 
@@ -176,8 +184,14 @@ impl Netlink {
         let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
         let mut routes = Vec::new();
         for filter in [v4, v6] {
-            let dump: Vec<RouteMessage> =
-                self.handle.route().get(filter).execute().try_collect().await.map_err(failed("dump routes"))?;
+            let dump: Vec<RouteMessage> = self
+                .handle
+                .route()
+                .get(filter)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(failed("dump routes"))?;
             routes.extend(dump.iter().filter_map(route));
         }
         Ok(routes)
@@ -319,4 +333,3 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let prefix = IpNet::new(to, message.header.destination_prefix_length).ok()?;
     Some(KernelRoute { prefix, via, oif, source, metric, protocol })
 }
-

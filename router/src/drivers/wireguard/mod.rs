@@ -60,7 +60,8 @@ impl Engines {
         for probe in probes {
             let config = &probe.config;
             self.probes.insert(config.name.clone(), config.clone());
-            if let (std::net::IpAddr::V4(local), std::net::IpAddr::V4(remote)) = (config.local, config.remote) {
+            if let (std::net::IpAddr::V4(local), std::net::IpAddr::V4(remote)) = (config.local, config.remote)
+            {
                 let value = Value::Probe { local, remote, device: config.device.clone() };
                 observed.system.insert(Key::Probe(config.name.clone()), value);
             }

@@ -13,7 +13,7 @@ use crate::drivers::netlink::Dump;
 use crate::drivers::{DriverError, Place};
 
 /// A connection to `watari-link`, made anew when it breaks.
-pub struct UserEngine {
+pub(super) struct UserEngine {
     place: Place,
     private_key: [u8; 32],
     client: Option<Client>,
@@ -21,7 +21,7 @@ pub struct UserEngine {
 
 impl UserEngine {
     /// An engine that is not connected yet.
-    pub fn new(place: &Place, private_key: [u8; 32]) -> Self {
+    pub(super) fn new(place: &Place, private_key: [u8; 32]) -> Self {
         Self { place: place.clone(), private_key, client: None }
     }
 
@@ -64,7 +64,7 @@ impl UserEngine {
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn devices(&mut self) -> Result<Vec<DeviceStatus>, DriverError> {
+    pub(super) fn devices(&mut self) -> Result<Vec<DeviceStatus>, DriverError> {
         self.with(Client::list_devices)
     }
 
@@ -72,7 +72,7 @@ impl UserEngine {
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn probes(&mut self) -> Result<Vec<ProbeStatus>, DriverError> {
+    pub(super) fn probes(&mut self) -> Result<Vec<ProbeStatus>, DriverError> {
         Ok(self.with(Client::list_probes)?.probes)
     }
 
@@ -80,7 +80,7 @@ impl UserEngine {
     ///
     /// # Errors
     /// When the engine refuses, e.g. because a device of the name is not ours.
-    pub fn set(&mut self, name: &str, device: &Wireguard, alias: &str) -> Result<(), DriverError> {
+    pub(super) fn set(&mut self, name: &str, device: &Wireguard, alias: &str) -> Result<(), DriverError> {
         let peers = device.peers.iter().map(|(key, peer)| PeerConfig {
             public_key: PublicKey::from_bytes(key.octets()),
             preshared_key: None,
@@ -103,7 +103,7 @@ impl UserEngine {
     ///
     /// # Errors
     /// When the engine does not answer.
-    pub fn remove(&mut self, name: &str) -> Result<(), DriverError> {
+    pub(super) fn remove(&mut self, name: &str) -> Result<(), DriverError> {
         self.with(|client| client.remove_device(name)).map(drop)
     }
 
@@ -111,13 +111,13 @@ impl UserEngine {
     ///
     /// # Errors
     /// When the engine refuses.
-    pub fn set_probes(&mut self, probes: Vec<ProbeConfig>) -> Result<(), DriverError> {
+    pub(super) fn set_probes(&mut self, probes: Vec<ProbeConfig>) -> Result<(), DriverError> {
         let config = ProbesConfig { probes, ..ProbesConfig::default() };
         self.with(|client| client.set_probes(config.clone())).map(drop)
     }
 
     /// Ends the engine and removes its devices; one that does not run is not started for it.
-    pub fn shutdown(&mut self) {
+    pub(super) fn shutdown(&mut self) {
         let client = self.client.take().map_or_else(|| Client::connect(&self.place.link_socket), Ok);
         if let Ok(client) = client
             && let Err(error) = client.shutdown(true)
@@ -128,7 +128,7 @@ impl UserEngine {
 }
 
 /// Adds a device to `observed`. One whose interface is gone is left out: setting it again brings it back.
-pub fn observe_device(device: &DeviceStatus, root: &Dump, observed: &mut Observed) {
+pub(super) fn observe_device(device: &DeviceStatus, root: &Dump, observed: &mut Observed) {
     let link = root.links.iter().find(|l| l.name == device.name);
     let Some(link) = link.filter(|l| l.up) else { return };
     let Ok(own_key) = WgKey::new(*device.public_key.as_bytes()) else { return };
@@ -149,6 +149,7 @@ pub fn observe_device(device: &DeviceStatus, root: &Dump, observed: &mut Observe
     let mtu = u16::try_from(link.mtu).unwrap_or(0);
     let value = Wireguard { own_key, listen_port: device.listen_port, mtu, peers };
     observed.system.insert(Key::Wireguard(device.name.clone()), Value::Wireguard(value));
-    let ages = device.peers.iter().map(|p| (p.public_key.to_string(), p.last_handshake_age_ms.map(|ms| ms / 1000)));
+    let ages =
+        device.peers.iter().map(|p| (p.public_key.to_string(), p.last_handshake_age_ms.map(|ms| ms / 1000)));
     observed.handshakes.insert(device.name.clone(), ages.collect());
 }
