@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use netns_tests::flow::{Flow, FlowReport, FlowSpec};
 use netns_tests::wait_until;
 use serde_json::Value;
@@ -63,28 +63,33 @@ pub(crate) fn kill_and_restart(pair: &mut Pair, from: &End, to: &End) -> Result<
     let survival = Survival { away, flow: report };
     say(&survival.sentence());
     ensure!(report.lost == 0 && report.refused == 0, "traffic was lost on gw-a's tunnel: {report:?}");
-    let ops = restart_ops(pair)?;
-    say(&format!("the plan of the restarted brain: {} operations", ops.len()));
-    ensure!(ops.is_empty(), "the restarted gw-a found something to do: {ops:?}");
-    let changes = noticed(&pair.b.events_after(seen_by_b)?);
+    ensure!(report.sent > 0 && report.duplicates == 0, "not what was sent: {report:?}");
+    finds_nothing_to_do(pair)?;
+    let changes = of_kinds(&pair.b.events_after(seen_by_b)?, &["state", "repaired", "failed"]);
     say(&format!("gw-b has reported {} changes of state meanwhile", changes.len()));
     ensure!(changes.is_empty(), "gw-b noticed: {changes:?}");
     Ok(survival)
 }
 
-/// What the restarted brain still wants to do, and what it did since its start.
-fn restart_ops(pair: &Pair) -> Result<Vec<String>> {
+/// The restarted brain says how far the system it found was from the desired one, and did nothing since.
+fn finds_nothing_to_do(pair: &Pair) -> Result<()> {
+    let events = pair.a.events_after(0)?;
+    let found = events.iter().filter_map(|event| event["message"].as_str());
+    let found = found.into_iter().find(|message| message.starts_with("found the system"));
+    let found = found.context("the restarted gw-a does not say what it found")?;
+    say(&format!("the restarted brain of gw-a: {found}"));
+    ensure!(found.starts_with("found the system 0 ops"), "the plan of the restarted gw-a is not empty");
     let plan = pair.a.get("/plan")?;
-    let planned = plan["plan"]["ops"].as_array().cloned().unwrap_or_default();
-    let mut ops: Vec<String> = planned.iter().map(ToString::to_string).collect();
-    ops.extend(noticed(&pair.a.events_after(0)?));
-    Ok(ops)
+    let ops = plan["plan"]["ops"].as_array().with_context(|| format!("no ops in {plan}"))?;
+    say(&format!("GET /api/v1/plan: {} operations", ops.len()));
+    ensure!(ops.is_empty(), "gw-a still wants {plan}");
+    let done = of_kinds(&events, &["repaired", "failed"]);
+    ensure!(done.is_empty(), "the restarted gw-a changed something: {done:?}");
+    Ok(())
 }
 
-/// The events that tell of something that went down, came back, failed or was repaired.
-fn noticed(events: &[Value]) -> Vec<String> {
-    const TELLING: [&str; 5] = ["repaired", "failed", "down", "lost", "removed"];
-    let kind = |event: &Value| event["kind"].as_str().unwrap_or_default().to_owned();
-    let telling = events.iter().filter(|event| TELLING.iter().any(|word| kind(event).contains(word)));
-    telling.map(|event| format!("{} {}: {}", kind(event), event["object"], event["message"])).collect()
+fn of_kinds(events: &[Value], kinds: &[&str]) -> Vec<String> {
+    let wanted = |event: &&Value| event["kind"].as_str().is_some_and(|kind| kinds.contains(&kind));
+    let told = events.iter().filter(wanted);
+    told.map(|event| format!("{} {}: {}", event["kind"], event["object"], event["message"])).collect()
 }

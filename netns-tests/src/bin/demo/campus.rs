@@ -142,7 +142,8 @@ impl Campus {
         match self {
             Self::Bird(bird) => {
                 let text = bird.routes("")?;
-                let lines = text.lines().filter(|line| !line.starts_with("BIRD") && !line.is_empty());
+                let greeting = |line: &&str| line.starts_with("BIRD") || *line == "Access restricted";
+                let lines = text.lines().filter(|line| !greeting(line) && !line.is_empty());
                 Ok(lines.collect::<Vec<_>>().join("\n"))
             }
             Self::Frr(frr) => {

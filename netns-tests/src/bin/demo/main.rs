@@ -47,7 +47,7 @@ mod tunnels;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::registry;
 use netns_tests::topology::{HOST_A, HOST_B, SERVER, Topology};
 
@@ -155,15 +155,15 @@ fn story(progress: &mut Progress, topology: &Topology, arguments: &Arguments) ->
     } else {
         progress.step("c1 is detached, and gone from gw-a and gw-b", |_| node.detach(&pair, &host_a))?;
     }
-    finish(progress, &measured);
-    Ok(())
+    finish(progress, &measured)
 }
 
-fn finish(progress: &Progress, measured: &Measured) {
+fn finish(progress: &Progress, measured: &Measured) -> Result<()> {
+    ensure!(progress.is_complete(), "STEPS does not count the steps");
     println!("\n{}\n", drawing::measured(&measured.edges));
     say(&measured.survival.sentence());
-    debug_assert!(progress.is_complete(), "STEPS counts the steps");
     println!("\ndemo: every check passed, {} after the build", progress.elapsed());
+    Ok(())
 }
 
 fn run(arguments: &Arguments) -> ExitCode {
@@ -181,6 +181,9 @@ fn run(arguments: &Arguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             progress.show_failure(&error);
+            if arguments.keep {
+                eprintln!("everything is left as it is; to remove it: script/demo --clean");
+            }
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,7 @@
 //! What the reader sees: numbered steps with their time, details within 100 columns, and, when a step
 //! fails, which one it was and the end of the logs that it is about.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
@@ -21,12 +21,14 @@ pub(crate) struct Progress {
     started: Instant,
     current: Option<String>,
     logs: Vec<(String, PathBuf)>,
+    /// The ends of the logs as they were when a step failed: what follows is only how it was taken down.
+    ends: Vec<(String, String)>,
 }
 
 impl Progress {
     /// For a story of `total` steps.
     pub(crate) fn new(total: usize) -> Self {
-        Self { number: 0, total, started: Instant::now(), current: None, logs: Vec::new() }
+        Self { number: 0, total, started: Instant::now(), current: None, logs: vec![], ends: vec![] }
     }
 
     /// One step: its line, its work, its time. A failure leaves it as the current one.
@@ -36,7 +38,11 @@ impl Progress {
         println!("\n{line}");
         self.current = Some(line);
         let start = Instant::now();
-        let value = work(self)?;
+        let done = work(self);
+        if done.is_err() {
+            self.ends = self.logs.iter().map(|(whose, path)| (whose.clone(), end_of(path))).collect();
+        }
+        let value = done?;
         self.current = None;
         println!("{INDENT}({})", seconds(start.elapsed()));
         Ok(value)
@@ -62,21 +68,23 @@ impl Progress {
     pub(crate) fn show_failure(&self, error: &Error) {
         let step = self.current.as_deref().unwrap_or("between two steps");
         let text = format!("{error:#}");
-        for (whose, path) in self.relevant_logs(&format!("{step} {text}")) {
-            eprintln!("\n--- the end of the log of {whose}");
-            let log = std::fs::read_to_string(path).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
-                eprintln!("{line}");
-            }
+        for (whose, end) in self.relevant_logs(&format!("{step} {text}")) {
+            eprintln!("\n--- the end of the log of {whose}\n{end}");
         }
         eprintln!("\ndemo: FAILED after {} in {step}\n{text}", self.elapsed());
     }
 
-    fn relevant_logs(&self, text: &str) -> Vec<&(String, PathBuf)> {
-        let named: Vec<_> = self.logs.iter().filter(|(whose, _)| text.contains(whose.as_str())).collect();
-        if named.is_empty() { self.logs.iter().collect() } else { named }
+    fn relevant_logs(&self, text: &str) -> Vec<&(String, String)> {
+        let named: Vec<_> = self.ends.iter().filter(|(whose, _)| text.contains(whose.as_str())).collect();
+        if named.is_empty() { self.ends.iter().collect() } else { named }
     }
+}
+
+/// The last lines of a file.
+fn end_of(path: &Path) -> String {
+    let log = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
 fn seconds(time: Duration) -> String {
@@ -93,7 +101,7 @@ pub(crate) fn say(text: &str) {
 /// A text of several lines as it is, cut into the width: tables, files, other programs' answers.
 pub(crate) fn quote(text: &str) {
     for line in text.trim_end().lines() {
-        for part in wrap(line.trim_end(), COLUMNS - INDENT.len() - 2) {
+        for part in wrap(line.replace('\t', "        ").trim_end(), COLUMNS - INDENT.len() - 2) {
             println!("{INDENT}| {part}");
         }
     }
