@@ -339,6 +339,51 @@ fn one_dead_peer_blocks_nothing_beyond_the_deferral_timer() {
 }
 
 #[test]
+fn two_that_restart_at_once_do_not_wait_for_each_other() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.kill(0);
+    world.kill(1);
+    for node in 0..2 {
+        world.restart(node, restart_config());
+        world.originate(node, net(&format!("198.51.{node}.0/24")), PathAttributes::default());
+        world.input(node, Input::LocalRoutesComplete);
+    }
+    world.run(10_000);
+    for node in 0..2 {
+        assert!(!world.nodes[node].speaker.is_restarting());
+        assert!(world.best(node, net(&format!("198.51.{}.0/24", 1 - node))).is_some());
+    }
+}
+
+/// FRR sets the R bit for two minutes after its own start and sends everything at once nevertheless.
+#[test]
+fn a_peer_with_the_restart_bit_is_heard_out_if_it_speaks_soon() {
+    use watari_bgp::wire::*;
+    let mut speaker = speaker(0);
+    let now = Instant::from_millis(1);
+    let peer = PeerId(1);
+    let config = PeerConfig { passive: true, ..between(0, 1, (65001, 65002), &[Family::Ipv4Unicast]) };
+    speaker.handle(Input::StartRestart(restart_config()), now);
+    speaker.handle(Input::AddPeer(peer, Box::new(config)), now);
+    speaker.handle(Input::LocalRoutesComplete, now);
+    speaker.handle(Input::TcpAccepted(peer, ConnId(1)), now);
+    let graceful = GracefulRestart { restarted: true, restart_time_s: 120, ..GracefulRestart::default() };
+    let open = Open {
+        asn: Asn(65002),
+        hold_time_s: 90,
+        router_id: RouterId([10, 0, 0, 2].into()),
+        capabilities: vec![Capability::MultiProtocol(1, 1), Capability::GracefulRestart(graceful)],
+    };
+    let done = |outputs: &[Output]| outputs.iter().any(|o| matches!(o, Output::SelectionDone(..)));
+    for octets in [open.encode(), encode_keepalive()] {
+        assert!(!done(&speaker.handle(Input::Bytes(peer, ConnId(1), octets), now)));
+    }
+    assert_eq!(speaker.peer(peer).unwrap().state, State::Established);
+    let marker = encode_end_of_rib(Family::Ipv4Unicast);
+    assert!(done(&speaker.handle(Input::Bytes(peer, ConnId(1), marker), now)));
+}
+
+#[test]
 fn a_peer_that_never_returns_loses_its_routes_after_the_restart_time() {
     let mut world = pair((65001, 65002), UNICAST);
     world.originate(0, net("198.51.100.0/24"), PathAttributes::default());

@@ -9,6 +9,9 @@ use crate::time::Instant;
 use crate::types::{ConnId, Family, RouterId};
 use crate::wire::{EncodeContext, ParseContext};
 
+/// How long a neighbour that has just restarted too is waited for. RFC 4724 §4.1 would not wait at all, lest two
+/// wait for each other; but there are speakers that set the R bit for minutes and send everything at once.
+pub(super) const PATIENCE_MS: u64 = 3_000;
 /// RFC 9687 §4: the larger of 8 minutes and twice the hold time.
 const SEND_HOLD_MS: u64 = 480_000;
 
@@ -24,6 +27,8 @@ pub(super) struct Live {
     /// Families whose End-of-RIB came.
     pub(super) end_of_rib: BTreeSet<Family>,
     pub(super) out: BTreeMap<Family, AdjOut>,
+    /// We both have just restarted: until then its End-of-RIB is waited for all the same.
+    pub(super) patience: Option<Instant>,
 }
 
 /// The neighbour.
@@ -72,10 +77,10 @@ impl Neighbor {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        [self.session.next_deadline(), self.restart_deadline, self.stale_deadline, self.send_hold_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let patience = self.live.as_ref().and_then(|l| l.patience);
+        let restart = [self.restart_deadline, self.stale_deadline, patience];
+        let session = [self.session.next_deadline(), self.send_hold_deadline()];
+        restart.into_iter().chain(session).flatten().min()
     }
 
     /// RFC 9687: when a peer that does not read is given up.
@@ -104,7 +109,7 @@ impl Neighbor {
     }
 
     /// Whether selection of `family` need not wait for it after a restart of ours: its End-of-RIB came, or it
-    /// restarts itself, or it does not do graceful restart (RFC 4724 §4.1).
+    /// restarts itself and time is up, or it does not do graceful restart (RFC 4724 §4.1).
     pub(super) fn is_heard_out(&self, family: Family) -> bool {
         if !self.config.families.contains(&family) {
             return true;
@@ -115,7 +120,7 @@ impl Neighbor {
         }
         match &live.negotiated.graceful_restart {
             None => true,
-            Some(gr) => gr.restarted,
+            Some(gr) => gr.restarted && live.patience.is_none(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::neighbor::{Live, Neighbor};
+use super::neighbor::{Live, Neighbor, PATIENCE_MS};
 use super::{Output, Source, Speaker};
 use crate::peer::{Negotiated, PeerConfig};
 use crate::rib::AdjOut;
@@ -170,10 +170,19 @@ impl Speaker {
             }
             out.insert(*family, adj_out);
         }
+        let restarted = negotiated.graceful_restart.as_ref().is_some_and(|gr| gr.restarted);
+        let patience = restarted.then(|| now + PATIENCE_MS);
         neighbor.was_up = true;
         neighbor.malformed_updates = 0;
-        neighbor.live =
-            Some(Live { conn, negotiated, unsent: 0, progress_at: now, end_of_rib: BTreeSet::new(), out });
+        neighbor.live = Some(Live {
+            conn,
+            negotiated,
+            unsent: 0,
+            progress_at: now,
+            end_of_rib: BTreeSet::new(),
+            out,
+            patience,
+        });
         self.on_peer_back(peer, now);
     }
 

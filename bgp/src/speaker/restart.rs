@@ -107,7 +107,10 @@ impl Speaker {
     }
 
     pub(super) fn tick_restart(&mut self, peer: PeerId, now: Instant) {
-        let Some(neighbor) = self.neighbors.get(&peer) else { return };
+        let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
+        if let Some(live) = &mut neighbor.live {
+            live.patience = live.patience.filter(|p| *p > now);
+        }
         let over =
             [neighbor.restart_deadline, neighbor.stale_deadline].into_iter().flatten().any(|d| d <= now);
         if over {
