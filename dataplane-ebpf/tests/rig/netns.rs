@@ -80,8 +80,8 @@ impl Drop for Netns {
 pub fn veth(one: (&Netns, &str), other: (&Netns, &str)) {
     let ((a, a_name), (b, b_name)) = (one, other);
     a.ip(&format!("link add {a_name} type veth peer name {b_name} netns {}", b.0));
-    a.ip(&format!("link set {a_name} up"));
-    b.ip(&format!("link set {b_name} up"));
+    a.ip(&format!("link set dev {a_name} up"));
+    b.ip(&format!("link set dev {b_name} up"));
 }
 
 pub fn ip(arguments: &str) {

@@ -1,0 +1,296 @@
+//! Two gateways with VXLAN over a VLAN that eBPF terminates, and a node behind a TUN. Needs root, `ip`, `ping`, `iperf3`.
+//!
+//! ```text
+//!  host a ─ vlan 10 ─ ta ┐ gateway A              gateway B ┌ tb ─ vlan 20 ─ host b
+//!                        ├ wtvx ─ wtd0═wtd0p ─ w ══ vlan 40 ══ w ─ wtd0p═wtd0 ─ wtvx ┤
+//!  node (TUN) ─── wtn0 ──┘                                     └ core (namespace of the test)
+//!  stranger ────── up ───┘ (an uplink: VXLAN from there must not enter)
+//! ```
+
+mod rig;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    net::UdpSocket,
+    os::fd::AsRawFd,
+    process::Stdio,
+};
+
+use rig::{frames::*, netns::*, *};
+use watari_dataplane::*;
+
+const PORT: u16 = 4789;
+
+struct Gateway {
+    rig: Rig,
+    space: Netns,
+    number: u8,
+}
+
+impl Gateway {
+    fn new(name: &str, number: u8) -> Self {
+        let rig = Rig::bare(&format!("{name}{number}"));
+        Self { rig, space: Netns::new(&format!("{name}g{number}")), number }
+    }
+
+    fn index(&self, device: &str) -> u32 {
+        self.space.index_of(device)
+    }
+
+    fn attach(&self, device: &str, hook: Hook) {
+        let index = self.index(device);
+        self.space.enter(|| self.rig.dataplane.attach(index, hook)).unwrap();
+    }
+
+    /// The tunnel to the other gateway and everything that hangs on it.
+    fn tunnel(&self) {
+        let (mine, other) = (self.number, 3 - self.number);
+        let space = &self.space;
+        space.ip("link add wtd0 type veth peer name wtd0p");
+        space.ip(&format!("addr add 192.0.2.{mine}/24 dev wtd0"));
+        space.ip("link set wtd0 up");
+        space.ip("link set wtd0p up");
+        space.ip(&format!("link add wtvx4789 type vxlan external dstport {PORT} nolearning"));
+        space.ip(&format!("addr add 10.255.0.{mine}/32 dev wtvx4789"));
+        space.ip("link set wtvx4789 up");
+        space.ip(&format!(
+            "route add 10.255.0.{other}/32 via 192.0.2.{other} dev wtd0 src 10.255.0.{mine} proto 219"
+        ));
+        let d = &self.rig.dataplane;
+        let (wire, end) = (PortKey::vlan(self.index("w"), 40), PortKey::untagged(self.index("wtd0p")));
+        let mut port = Port::cross(end);
+        port.answer_mac = space.mac_of("wtd0");
+        port.answer_v4 = [192, 0, 2, mine];
+        d.ports.upsert(&wire, &port).unwrap();
+        d.ports.upsert(&end, &Port::cross(wire)).unwrap();
+        let bound = TunnelKey { ifindex: self.index("wtd0"), vtep: [10, 255, 0, other] };
+        d.vteps.upsert(&bound, &1).unwrap();
+        for (device, hook) in
+            [("w", Hook::Trunk), ("wtd0p", Hook::Cross), ("wtd0", Hook::Tunnel), ("wtvx4789", Hook::Vxlan)]
+        {
+            self.attach(device, hook);
+        }
+    }
+
+    fn segment(&self, attachment: PortKey) {
+        let (mine, other) = (self.number, 3 - self.number);
+        let d = &self.rig.dataplane;
+        let config = Config {
+            vxlan_ifindex: self.index("wtvx4789"),
+            vxlan_port: PORT,
+            pad: 0,
+            local_vtep: [10, 255, 0, mine],
+            anycast_mac: ANYCAST,
+            router_mac: [0x02, 0x57, 0x54, 1, 0, mine],
+        };
+        d.set_config(&config).unwrap();
+        d.segments.upsert(&L2, &Segment::l2(1, 1000, 100)).unwrap();
+        d.ports.upsert(&attachment, &Port::segment(1, L2)).unwrap();
+        d.flood_ports.upsert(&L2, &FloodPorts::new(&[attachment]).unwrap()).unwrap();
+        d.flood_vteps.upsert(&L2, &FloodVteps::new(&[[10, 255, 0, other]]).unwrap()).unwrap();
+        let route = Route::connected(L2, rig::ip("10.0.0.1"));
+        d.routes.upsert(&Prefix::new(1, rig::ip("10.0.0.0"), 24).unwrap(), &route).unwrap();
+    }
+
+    /// What EVPN would bring: the other side's host.
+    fn knows(&self, mac: [u8; 6], addresses: [&str; 2]) {
+        let d = &self.rig.dataplane;
+        let remote = MacRemote { vtep: [10, 255, 0, 3 - self.number], flags: 0 };
+        d.mac_remote.upsert(&MacKey::new(L2, mac), &remote).unwrap();
+        for address in addresses {
+            let neighbour = NeighRemote { mac, flags: 0 };
+            d.nb_remote.upsert(&NeighKey::new(L2, rig::ip(address)), &neighbour).unwrap();
+        }
+    }
+
+    fn counter(&self, name: &str) -> i128 {
+        self.rig.counters().get(name).copied().unwrap_or(0)
+    }
+}
+
+struct Bench {
+    a: Gateway,
+    b: Gateway,
+    host_a: Netns,
+    host_b: Netns,
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let bench = Self {
+            a: Gateway::new(name, 1),
+            b: Gateway::new(name, 2),
+            host_a: Netns::new(&format!("{name}ha")),
+            host_b: Netns::new(&format!("{name}hb")),
+        };
+        veth((&bench.a.space, "w"), (&bench.b.space, "w"));
+        // Room for VXLAN around full-size frames.
+        for gateway in [&bench.a, &bench.b] {
+            gateway.space.ip("link set w mtu 1600");
+            gateway.tunnel();
+            gateway.space.ip("link set wtd0 mtu 1550");
+            gateway.space.ip("link set wtd0p mtu 1550");
+        }
+        for (gateway, host, vid, last) in
+            [(&bench.a, &bench.host_a, 10, 10), (&bench.b, &bench.host_b, 20, 11)]
+        {
+            veth((host, "eth0"), (&gateway.space, "t"));
+            host.enter(|| attach_host_vlan("eth0", vid)).unwrap();
+            host.ip(&format!("addr add 10.0.0.{last}/24 dev eth0"));
+            host.ip(&format!("addr add fd00::{last}/64 dev eth0 nodad"));
+            gateway.segment(PortKey::vlan(gateway.index("t"), vid));
+            gateway.attach("t", Hook::Trunk);
+        }
+        bench
+    }
+
+    fn exchange(&self) {
+        self.a.knows(self.host_b.mac_of("eth0"), ["10.0.0.11", "fd00::11"]);
+        self.b.knows(self.host_a.mac_of("eth0"), ["10.0.0.10", "fd00::10"]);
+    }
+}
+
+#[test]
+fn two_sites_are_one_network_over_vxlan_at_full_size() {
+    let bench = Bench::new("vx");
+    bench.exchange();
+    for to in ["10.0.0.11", "fd00::11"] {
+        wait_until(to, || bench.host_a.try_run(&format!("ping -c 1 -W 1 {to}")).0);
+        bench.host_a.run(&format!("ping -c 5 -i 0.05 -W 1 -s 1400 {to}"));
+    }
+    bench.host_a.run("ping -c 3 -i 0.05 -W 1 -s 1472 -M do 10.0.0.11");
+    let mut listener = bench.host_b.command("iperf3 -s -p 5202").stdout(Stdio::null()).spawn().unwrap();
+    let mut result = String::new();
+    wait_until("iperf3", || {
+        let client = "timeout 8 iperf3 -c 10.0.0.11 -p 5202 -t 2 -J --connect-timeout 1000";
+        result = bench.host_a.try_run(client).1;
+        result.contains("\"sum_received\"")
+    });
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    let rate = result.split("\"sum_received\"").nth(1).unwrap().split("\"bits_per_second\":").nth(1).unwrap();
+    let rate = rate.split(',').next().unwrap().trim().parse::<f64>().unwrap() / 1e6;
+    println!("VXLAN over a VLAN: {rate:.0} Mbit/s");
+    assert!(rate > 300.0, "{rate} Mbit/s");
+    assert!(bench.a.counter("tunnel-accepted") > 0 && bench.a.counter("drop vtep-not-bound") == 0);
+    assert!(bench.a.counter("arp-answered") > 0 && bench.a.counter("nd-answered") > 0);
+}
+
+#[test]
+fn a_host_that_nobody_knows_is_found_by_one_question_over_the_mesh() {
+    let bench = Bench::new("bum");
+    // Each gateway knows the other's MACs, but not its neighbours: the question itself must cross.
+    for (gateway, host) in [(&bench.a, &bench.host_b), (&bench.b, &bench.host_a)] {
+        let remote = MacRemote { vtep: [10, 255, 0, 3 - gateway.number], flags: 0 };
+        let key = MacKey::new(L2, host.mac_of("eth0"));
+        gateway.rig.dataplane.mac_remote.upsert(&key, &remote).unwrap();
+    }
+    wait_until("ping", || bench.host_a.try_run("ping -c 1 -W 1 10.0.0.11").0);
+    wait_until("ping6", || bench.host_a.try_run("ping -c 1 -W 1 fd00::11").0);
+    assert!(bench.a.counter("flooded") >= 2 && bench.b.counter("flooded") >= 1);
+    assert_eq!(bench.b.counter("drop mesh-to-mesh"), 0);
+}
+
+#[test]
+fn vxlan_from_the_uplink_never_enters() {
+    let bench = Bench::new("spoof");
+    let stranger = Netns::new("spoofx");
+    veth((&stranger, "eth0"), (&bench.a.space, "up"));
+    // The stranger even has the far VTEP's address, and knows a valid VNI and MAC.
+    stranger.ip("addr add 203.0.113.9/24 dev eth0");
+    stranger.ip("addr add 10.255.0.2/32 dev lo");
+    bench.a.space.ip("addr add 203.0.113.1/24 dev up");
+    let inner = udp((bench.host_a.mac_of("eth0"), HOST_R), ("10.0.0.66", "10.0.0.10"), 64, 40);
+    let attack = [&[8, 0, 0, 0][..], &(L2 << 8).to_be_bytes(), &inner].concat();
+    let send = |source: &str| {
+        stranger
+            .enter(|| UdpSocket::bind((source, 0)).unwrap().send_to(&attack, ("203.0.113.1", PORT)).unwrap());
+    };
+    let before = bench.a.counter(&format!("{} tx", port_name(&PortKey::vlan(bench.a.index("t"), 10))));
+    // By default: what no tunnel hook has marked is refused at the VXLAN device. (Without a route back the kernel
+    // would refuse the spoofed one first, so only the other is sent.)
+    wait_until("default deny", || {
+        send("203.0.113.9");
+        bench.a.counter("drop vxlan-not-from-tunnel") > 0
+    });
+    bench.a.attach("up", Hook::Uplink);
+    let refused = bench.a.counter("drop vxlan-not-from-tunnel");
+    for source in ["203.0.113.9", "10.255.0.2"] {
+        let dropped = bench.a.counter("drop vxlan-on-uplink");
+        wait_until(source, || {
+            send(source);
+            bench.a.counter("drop vxlan-on-uplink") > dropped
+        });
+    }
+    assert_eq!(bench.a.counter("drop vxlan-not-from-tunnel"), refused);
+    let after = bench.a.counter(&format!("{} tx", port_name(&PortKey::vlan(bench.a.index("t"), 10))));
+    assert_eq!(after, before, "something reached the segment");
+}
+
+/// Opens a TUN in the namespace of the calling thread.
+fn open_tun(name: &str) -> File {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+    // SAFETY: zeros are valid for this structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16;
+    // SAFETY: a valid descriptor and structure.
+    assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) }, 0);
+    file
+}
+
+/// An ICMP echo request without Ethernet.
+fn echo(from: &str, to: &str) -> Vec<u8> {
+    let mut packet = udp(([0; 6], [0; 6]), (from, to), 64, 24)[14..].to_vec();
+    packet[9] = 1;
+    packet[10..12].fill(0);
+    let sum = checksum(&[&packet[..20]]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet[20..24].copy_from_slice(&[8, 0, 0, 0]);
+    let sum = checksum(&[&packet[20..]]);
+    packet[22..24].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+#[test]
+fn a_node_behind_a_tun_is_a_host_of_the_segment_at_both_sites() {
+    let bench = Bench::new("node");
+    bench.exchange();
+    let gateway = &bench.a;
+    let mut tun = gateway.space.enter(|| open_tun("wtn0"));
+    gateway.space.ip("link set wtn0 up");
+    let device = PortKey::untagged(gateway.index("wtn0"));
+    let d = &gateway.rig.dataplane;
+    d.ports.upsert(&device, &Port::node(1)).unwrap();
+    let address = rig::ip("10.0.0.77");
+    let key = NodeKey { ifindex: device.ifindex, ip: abi::ip_bytes(address) };
+    d.nodes.upsert(&key, &Node { vni: L2, mac: NODE_MAC, pad: 0 }).unwrap();
+    d.mac_static.upsert(&MacKey::new(L2, NODE_MAC), &MacStatic { port: device, is_node: 1 }).unwrap();
+    d.nb_static.upsert(&NeighKey::new(L2, address), &NeighStatic { mac: NODE_MAC, flags: 0 }).unwrap();
+    d.routes.upsert(&Prefix::host(1, address), &Route::node(device.ifindex)).unwrap();
+    gateway.attach("wtn0", Hook::Node);
+    bench.b.knows(NODE_MAC, ["10.0.0.77", "fd00::77"]);
+    nix::fcntl::fcntl(&tun, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+
+    for host in ["10.0.0.10", "10.0.0.11"] {
+        wait_until(host, || {
+            tun.write_all(&echo("10.0.0.77", host)).unwrap();
+            std::iter::from_fn(|| {
+                let mut packet = [0; 2048];
+                tun.read(&mut packet).ok().map(|length| packet[..length].to_vec())
+            })
+            .any(|packet| {
+                packet.len() > 20 && packet[9] == 1 && packet[20] == 0 && packet[12..16] == octets(host)
+            })
+        });
+    }
+    tun.write_all(&echo("10.0.0.10", "10.0.0.11")).unwrap();
+    wait_until("guard", || gateway.counter("drop source-ip-unknown") > 0);
+}
+
+fn octets(address: &str) -> [u8; 4] {
+    address.parse::<std::net::Ipv4Addr>().unwrap().octets()
+}
