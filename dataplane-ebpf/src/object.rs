@@ -62,6 +62,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_names_every_map_reason_and_counter() {
+        let readme = include_str!("../README.md");
+        for name in MAPS {
+            assert!(readme.contains(&format!("`{name}`")), "map {name}");
+        }
+        for reason in watari_abi::DropReason::ALL {
+            let row = format!("| {} | `{}` |", *reason as u8, reason.name());
+            assert!(readme.contains(&row), "{row}");
+        }
+        for counter in watari_abi::Counter::ALL {
+            let row = format!("| {} | `{}` |", *counter as u8, counter.name());
+            assert!(readme.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
     fn pins_have_at_most_15_characters() {
         for name in MAPS.iter().copied().chain(programs()) {
             assert!(name.len() <= 11, "{name}");
