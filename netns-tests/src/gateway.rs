@@ -128,7 +128,7 @@ impl Gateway {
     /// The folder of its pins, as its machine sees it.
     #[must_use]
     pub fn pin_dir(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf").join(&self.name)
+        Path::new("/sys/fs/bpf").join(format!("wt-{}", self.name))
     }
 
     /// Its API over the Unix socket.

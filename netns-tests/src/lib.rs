@@ -14,6 +14,7 @@
 //! flow    sequence-numbered traffic, loss and gaps         bird, frr campus routers
 //! echo    request/response over TCP and UDP                packet    raw frames in and out
 //! ping, iperf, blast                                       http      the gateway's API
+//! world   the topology with both gateways running, and what a test asks of them
 //! ```
 //!
 //! All of it needs root and says so by failing.
@@ -35,8 +36,10 @@ pub mod registry;
 pub mod tagged;
 pub mod topology;
 pub mod wait;
+pub mod world;
 
 pub use gateway::Gateway;
 pub use ns::Ns;
 pub use process::Process;
 pub use wait::wait_until;
+pub use world::World;

@@ -34,6 +34,7 @@ pub(crate) struct Marks {
 
 static LIVE: Mutex<BTreeMap<String, Marks>> = Mutex::new(BTreeMap::new());
 static KEEP: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
 
@@ -47,6 +48,12 @@ pub fn keep_everything() {
 #[must_use]
 pub fn keeping() -> bool {
     KEEP.load(Ordering::SeqCst)
+}
+
+/// Whether a signal has asked this run to end: what fails from then on fails because everything goes away.
+#[must_use]
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
 }
 
 /// A fresh name for a namespace of this run, on record before the namespace is made: another run's sweep
@@ -250,6 +257,7 @@ fn catch_signals() {
     std::thread::spawn(move || {
         let mut byte = [0_u8];
         while !matches!(nix::unistd::read(&read, &mut byte), Ok(1)) {}
+        INTERRUPTED.store(true, Ordering::SeqCst);
         eprintln!("interrupted: removing namespaces");
         clean_up_and_exit(130);
     });

@@ -119,7 +119,8 @@ impl Campus {
             Self::Frr(frr) => frr.ask("show version")?,
         };
         let line = text.lines().find(|line| line.starts_with("BIRD 2") || line.starts_with("FRRouting"));
-        Ok(line.unwrap_or("a router of unknown version").trim_end_matches(" ready.").to_owned())
+        let line = line.unwrap_or("a router of unknown version").trim_end_matches(" ready.");
+        Ok(line.split(" (").next().unwrap_or(line).to_owned())
     }
 
     /// Waits for the flat network's subnets and prints the BGP table as the router itself shows it.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
+use netns_tests::registry;
 
 /// The widest line.
 pub(crate) const COLUMNS: usize = 100;
@@ -67,6 +68,10 @@ impl Progress {
     /// Says on standard error what failed, with the logs of those it names, or all.
     pub(crate) fn show_failure(&self, error: &Error) {
         let step = self.current.as_deref().unwrap_or("between two steps");
+        if registry::interrupted() {
+            eprintln!("\ndemo: interrupted after {} in {step}", self.elapsed());
+            return;
+        }
         let text = format!("{error:#}");
         for (whose, end) in self.relevant_logs(&format!("{step} {text}")) {
             eprintln!("\n--- the end of the log of {whose}\n{end}");
