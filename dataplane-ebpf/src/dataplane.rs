@@ -279,3 +279,16 @@ fn relink(program: &mut SchedClassifier, hook: Hook, path: &Path) -> Result<(), 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn handles_may_be_used_from_several_threads() {
+        fn shared<T: Send + Sync>() {}
+        fn sent<T: Send>() {}
+        shared::<super::Dataplane>();
+        shared::<crate::Routes>();
+        shared::<crate::Table<u32, crate::Segment>>();
+        sent::<crate::Events>();
+    }
+}

@@ -126,7 +126,8 @@ fn checksum(scratch: &mut Scratch, padding: u32) -> [u8; 2] {
     let seed = (ND_MESSAGE + padding + ICMPV6 as u32 + header).to_be();
     let from = &raw mut scratch.frame[22];
     // SAFETY: 64 bytes from offset 22 end at 86, within the buffer.
-    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), ADDRESSES_AND_MESSAGE, seed) } as u64;
+    let sum =
+        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), ADDRESSES_AND_MESSAGE, seed) } as u64;
     let folded = (sum & 0xffff_ffff) + (sum >> 32);
     let folded = (folded & 0xffff) + (folded >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
