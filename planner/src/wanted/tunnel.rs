@@ -53,6 +53,10 @@ impl Making<'_> {
             peers: BTreeMap::from([(far.wireguard_key?, peer)]),
         };
         self.want(owner, Key::Wireguard(device.clone()), Value::Wireguard(value));
+        // Reverse-path filtering, loose too, drops what comes in by a device without an address when the way back
+        // leads through another tunnel.
+        let own = IpNet::from(IpAddr::V4(self.gateway.vtep));
+        self.want(owner, Key::Address(Ns::Root, device.clone(), own), Value::Present);
         Some((device, None))
     }
 

@@ -157,7 +157,7 @@ async fn plan_route(
         return delete_route(netlink, &route).await;
     }
     // The kernel identifies a route by prefix and metric: a change of the metric leaves the old one behind.
-    let stale: Vec<KernelRoute> = netlink.dump().await?.routes;
+    let stale: Vec<KernelRoute> = netlink.routes().await?;
     let same_place = |r: &KernelRoute| {
         r.protocol == PROTOCOL_PLAN && r.prefix == route.prefix && (r.oif == route.oif || route.oif.is_none())
     };

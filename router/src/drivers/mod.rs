@@ -73,6 +73,8 @@ pub struct Drivers {
     pub datapath: Datapath,
     engines: Engines,
     wakeup: netlink::Wakeup,
+    /// Index of each device of the gateway's namespace, while no op has made or removed one.
+    indices: Option<BTreeMap<String, u32>>,
 }
 
 impl Drivers {
@@ -90,7 +92,7 @@ impl Drivers {
         let root = Netlink::connect(&Ns::Root, wakeup.clone()).await?;
         let engines = Engines::new(&place, private_key);
         let netlinks = BTreeMap::from([(Ns::Root, root)]);
-        Ok(Self { place, identity, netlinks, datapath, engines, wakeup })
+        Ok(Self { place, identity, netlinks, datapath, engines, wakeup, indices: None })
     }
 
     /// Reads back everything that is ours. Settings are read for `interest` alone, because a setting
@@ -100,6 +102,7 @@ impl Drivers {
     /// When a dump fails; then nothing is to be concluded from what is missing.
     pub async fn observe(&mut self) -> Result<Observed, DriverError> {
         let mut observed = Observed::nothing(self.identity.clone());
+        self.indices = None;
         let namespaces = namespace::list(&self.place.gateway)?;
         self.connect(&namespaces).await?;
         let system = &mut observed.system;
@@ -118,13 +121,14 @@ impl Drivers {
         Ok(observed)
     }
 
-    /// Adds to `observed` the settings that `wanted` speaks of.
-    pub fn observe_settings(&self, wanted: &Wanted, observed: &mut Observed) {
+    /// Adds to `observed` the settings that `wanted` speaks of, and what else cannot be told without it.
+    pub fn observe_settings(&mut self, wanted: &Wanted, observed: &mut Observed) {
         let keys = wanted.items.keys().filter_map(|key| match key {
             Key::Sysctl(ns, path) => Some((ns.clone(), path.clone())),
             _ => None,
         });
         observed.system.extend(sysctl::read(keys.collect()));
+        self.engines.adopt(wanted, observed);
     }
 
     /// Carries out one op.
@@ -133,6 +137,9 @@ impl Drivers {
     /// What the system said. An op that finds itself done already succeeds.
     pub async fn apply(&mut self, op: &Op) -> Result<(), DriverError> {
         let remove = op.action == Action::Remove;
+        if matches!(op.key, Key::Namespace(_) | Key::Vxlan(_) | Key::Veth(_) | Key::Wireguard(_)) {
+            self.indices = None;
+        }
         match &op.key {
             Key::Namespace(name) if remove => {
                 self.netlinks.remove(&Ns::Tenant(name.clone()));
@@ -152,8 +159,8 @@ impl Drivers {
                 addresses::apply(self.netlink(ns).await?, op).await
             }
             _ => {
-                let indices = self.indices().await?;
-                self.datapath.apply(op, &indices)
+                self.read_indices().await?;
+                self.datapath.apply(op, self.indices.as_ref().unwrap_or(&BTreeMap::new()))
             }
         }
     }
@@ -175,10 +182,12 @@ impl Drivers {
         Ok(&self.netlinks[ns])
     }
 
-    /// Index of each device of the gateway's namespace, by name.
-    async fn indices(&mut self) -> Result<BTreeMap<String, u32>, DriverError> {
-        let links = self.netlinks[&Ns::Root].links().await?;
-        Ok(links.into_iter().map(|l| (l.name, l.index)).collect())
+    async fn read_indices(&mut self) -> Result<(), DriverError> {
+        if self.indices.is_none() {
+            let links = self.netlinks[&Ns::Root].links().await?;
+            self.indices = Some(links.into_iter().map(|l| (l.name, l.index)).collect());
+        }
+        Ok(())
     }
 
     async fn connect(&mut self, namespaces: &BTreeSet<String>) -> Result<(), DriverError> {

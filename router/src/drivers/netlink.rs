@@ -156,9 +156,13 @@ impl Netlink {
     /// # Errors
     /// When there is none.
     pub async fn index(&self, name: &str) -> Result<u32, DriverError> {
-        let links = self.links().await?;
-        let found = links.iter().find(|l| l.name == name).map(|l| l.index);
-        found.ok_or_else(|| DriverError::Missing { what: format!("device {name}") })
+        let what = || format!("device {name}");
+        match self.handle.link().get().match_name(name).execute().try_next().await {
+            Ok(Some(message)) => Ok(message.header.index),
+            Ok(None) => Err(DriverError::Missing { what: what() }),
+            Err(e) if is_errno(&e, &[libc::ENODEV]) => Err(DriverError::Missing { what: what() }),
+            Err(e) => Err(failed(what())(e)),
+        }
     }
 
     async fn addresses(&self) -> Result<Vec<(u32, IpNet)>, DriverError> {
@@ -179,7 +183,11 @@ impl Netlink {
         Ok(dump.iter().filter_map(neighbour).collect())
     }
 
-    async fn routes(&self) -> Result<Vec<KernelRoute>, DriverError> {
+    /// Routes with our protocols.
+    ///
+    /// # Errors
+    /// When the dump fails.
+    pub async fn routes(&self) -> Result<Vec<KernelRoute>, DriverError> {
         let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
         let mut routes = Vec::new();

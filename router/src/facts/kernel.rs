@@ -54,7 +54,7 @@ impl KernelRoutes {
             let ns = device::namespace(desired.gateway_name(), tenant);
             let Some(netlink) = self.netlink(&ns).await? else { continue };
             let indices: BTreeMap<String, u32> =
-                netlink.links().await?.into_iter().map(|l| (l.name, l.index)).collect();
+                netlink.links().await?.into_iter().filter(|l| l.up).map(|l| (l.name, l.index)).collect();
             let mut wanted = fabric_routes(*l3vni, imported, &indices);
             if let Some(routes) = unicast.get(&InstanceId(l3vni.get())) {
                 wanted.extend(campus_routes(desired, tenant, routes, &indices));
@@ -83,8 +83,14 @@ impl KernelRoutes {
 type Wanted = BTreeMap<(IpNet, u32), KernelRoute>;
 
 fn route(prefix: IpNet, via: IpAddr, oif: u32, metric: u32) -> ((IpNet, u32), KernelRoute) {
-    let route =
-        KernelRoute { prefix, via: Some(via), oif: Some(oif), source: None, metric, protocol: PROTOCOL_LEARNT };
+    let route = KernelRoute {
+        prefix,
+        via: Some(via),
+        oif: Some(oif),
+        source: None,
+        metric,
+        protocol: PROTOCOL_LEARNT,
+    };
     ((prefix, metric), route)
 }
 

@@ -79,11 +79,9 @@ pub fn own_prefixes(desired: &Desired) -> BTreeSet<(Vni, IpNet)> {
     let tenants = &desired.document().tenants;
     let segments =
         desired.segments().flat_map(|(_, s)| s.subnets.iter().map(|n| (tenants[&s.tenant].l3vni, *n)));
-    let exits = desired
-        .exits()
-        .flat_map(|(_, e)| e.addresses.iter().map(|n| (tenants[&e.tenant].l3vni, n.trunc())));
-    let routes =
-        desired.routes().filter_map(|(_, r)| Some((tenants[r.tenant.as_ref()?].l3vni, r.prefix)));
+    let exits =
+        desired.exits().flat_map(|(_, e)| e.addresses.iter().map(|n| (tenants[&e.tenant].l3vni, n.trunc())));
+    let routes = desired.routes().filter_map(|(_, r)| Some((tenants[r.tenant.as_ref()?].l3vni, r.prefix)));
     segments.chain(exits).chain(routes).collect()
 }
 
@@ -125,7 +123,8 @@ impl Origination<'_> {
         let Some(l3vni) = self.fabric.segments.get(&vni).copied() else { return };
         let Some(label) = bgp_vni(vni) else { return };
         let routed = ip.and_then(|_| bgp_vni(l3vni));
-        let route = MacIp { rd: self.fabric.rd(vni), esi: Esi::ZERO, tag: 0, mac, ip, vni: label, l3_vni: routed };
+        let route =
+            MacIp { rd: self.fabric.rd(vni), esi: Esi::ZERO, tag: 0, mac, ip, vni: label, l3_vni: routed };
         let mut communities = vec![self.target(vni), ExtCommunity::ENCAP_VXLAN];
         if routed.is_some() {
             communities.push(self.target(l3vni));

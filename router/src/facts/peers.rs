@@ -18,6 +18,8 @@ use crate::drivers::namespace;
 
 /// Seconds for which the far gateway shall keep our routes while we restart.
 const FABRIC_RESTART_S: u16 = 300;
+/// Milliseconds between two tries to connect to another gateway: its tunnel comes up at any moment.
+const FABRIC_RETRY_MS: u64 = 1_000;
 /// TTL of sessions between gateways: the far VTEP may be several hops away in the underlay.
 const FABRIC_TTL: u8 = 64;
 
@@ -56,6 +58,7 @@ pub fn neighbours(desired: &Desired, numbers: &mut Numbers) -> BTreeMap<PeerId, 
         let mut config = PeerConfig::new(EVPN, local, remote);
         config.families = vec![Family::L2vpnEvpn];
         config.policy = Policy::accept_all();
+        config.connect_retry_ms = FABRIC_RETRY_MS;
         config.graceful_restart =
             Some(GracefulRestartConfig { restart_time_s: FABRIC_RESTART_S, ..Default::default() });
         let settings = PeerSettings { ttl: FABRIC_TTL, ..PeerSettings::new(config, None) };

@@ -35,9 +35,11 @@ pub(super) fn facts(shown: &Shown<'_>) -> Value {
             "sequence": claim.sequence, "sticky": claim.sticky,
         })
     });
-    let near = shown.learnt.addresses.iter().map(|(vni, ip, mac)| {
-        json!({ "vni": vni, "address": ip, "mac": mac.to_string(), "at": "here" })
-    });
+    let near = shown
+        .learnt
+        .addresses
+        .iter()
+        .map(|(vni, ip, mac)| json!({ "vni": vni, "address": ip, "mac": mac.to_string(), "at": "here" }));
     let far = shown.imported.neighbours.iter().map(|((vni, ip), mac)| {
         let at = shown.imported.claims.get(&(*vni, *mac)).map(|c| c.vtep.to_string());
         json!({ "vni": vni, "address": ip, "mac": mac.to_string(), "at": at })
@@ -84,7 +86,8 @@ fn datapath(maps: &Dataplane) -> Value {
         ports.insert(name, value);
     }
     let drops = maps.stats.drops().unwrap_or_default();
-    let drops: BTreeMap<_, _> = drops.into_iter().filter(|(_, n)| *n > 0).map(|(r, n)| (r.name(), n)).collect();
+    let drops: BTreeMap<_, _> =
+        drops.into_iter().filter(|(_, n)| *n > 0).map(|(r, n)| (r.name(), n)).collect();
     let counters = maps.stats.counters().unwrap_or_default();
     let counters: BTreeMap<_, _> =
         counters.into_iter().filter(|(_, n)| *n > 0).map(|(c, n)| (c.name(), n)).collect();

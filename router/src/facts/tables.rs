@@ -39,7 +39,11 @@ const AGE_NS_MAX: u64 = 300 * 1_000_000_000;
 ///
 /// # Errors
 /// When a table cannot be read.
-pub fn read_local(maps: &Dataplane, segments: &BTreeMap<Vni, Vni>, now_ns: u64) -> Result<Local, DriverError> {
+pub fn read_local(
+    maps: &Dataplane,
+    segments: &BTreeMap<Vni, Vni>,
+    now_ns: u64,
+) -> Result<Local, DriverError> {
     let mut local = Local::default();
     let keep = |number: u32, seen: u64| {
         let vni = Vni::new(number).ok().filter(|v| segments.contains_key(v));
@@ -156,12 +160,8 @@ fn routes(
     let present = maps.routes.entries()?;
     let mut wanted: BTreeMap<Prefix, Route> = BTreeMap::new();
     for ((l3vni, net), remote) in &imported.prefixes {
-        let route = Route::remote(
-            RouteOrigin::Evpn,
-            remote.l3vni.get(),
-            remote.vtep.octets(),
-            remote.router_mac.0,
-        );
+        let route =
+            Route::remote(RouteOrigin::Evpn, remote.l3vni.get(), remote.vtep.octets(), remote.router_mac.0);
         wanted.insert(Prefix::new(l3vni.get(), net.addr(), net.prefix_len())?, route);
     }
     for (l3vni, net) in campus {

@@ -52,8 +52,8 @@ pub(super) struct Task {
     numbers: Numbers,
     peers: BTreeMap<watari_bgp::types::PeerId, PeerSettings>,
     kernel: KernelRoutes,
-    /// Tables that are still to be told again after our restart; empty when nothing is stale.
-    awaiting: BTreeSet<Family>,
+    /// Tables with neighbours that are still to be told again after our restart; empty when nothing is stale.
+    awaiting: BTreeSet<(InstanceId, Family)>,
     started: Instant,
     is_restart: bool,
     told_local: bool,
@@ -84,7 +84,6 @@ impl Task {
             };
             let _ = bgp.start_restart(restart).await;
         }
-        let awaiting = if is_restart { Family::ALL.into() } else { BTreeSet::new() };
         Self {
             brain,
             maps,
@@ -96,7 +95,7 @@ impl Task {
             numbers: Numbers::default(),
             peers: BTreeMap::new(),
             kernel: KernelRoutes::default(),
-            awaiting,
+            awaiting: BTreeSet::new(),
             started: Instant::now(),
             is_restart,
             told_local: false,
@@ -150,7 +149,7 @@ impl Task {
         }
         for (instance, family) in batch.selection_done {
             tracing::info!(?instance, ?family, "best paths are selected after the restart");
-            self.awaiting.remove(&family);
+            self.awaiting.remove(&(instance, family));
         }
     }
 
@@ -206,15 +205,22 @@ impl Task {
         if self.started.elapsed() > SELECTION_DEFERRAL {
             self.awaiting.clear();
         }
-        let unicast = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+        let is_evpn = |(_, family): &(InstanceId, Family)| *family == Family::L2vpnEvpn;
         MayRemove {
-            evpn: !self.awaiting.contains(&Family::L2vpnEvpn),
-            unicast: !unicast.iter().any(|f| self.awaiting.contains(f)),
+            evpn: !self.awaiting.iter().any(is_evpn),
+            unicast: self.awaiting.iter().all(is_evpn),
         }
     }
 
     async fn set_peers(&mut self, desired: &Desired) {
-        let wanted = neighbours(desired, &mut self.numbers);
+        let mut wanted = neighbours(desired, &mut self.numbers);
+        // A session can only live where its namespace is: the plan makes that, a moment later.
+        wanted.retain(|_, peer| peer.netns.as_ref().is_none_or(|path| path.exists()));
+        if self.is_restart && !self.told_local {
+            let tables = wanted.values().map(|p| &p.config);
+            let tables = tables.flat_map(|c| c.families.iter().map(|f| (c.instance, *f)));
+            self.awaiting = tables.collect();
+        }
         if wanted != self.peers {
             let _ = self.bgp.set_peers(wanted.clone()).await;
             self.peers = wanted;
