@@ -355,32 +355,64 @@ fn two_that_restart_at_once_do_not_wait_for_each_other() {
     }
 }
 
-/// FRR sets the R bit for two minutes after its own start and sends everything at once nevertheless.
-#[test]
-fn a_peer_with_the_restart_bit_is_heard_out_if_it_speaks_soon() {
+/// A speaker with one peer, established by hand, and the moment.
+fn by_hand(
+    graceful: Option<watari_bgp::wire::GracefulRestart>,
+    restart: bool,
+) -> (speaker::Speaker, Instant) {
     use watari_bgp::wire::*;
     let mut speaker = speaker(0);
     let now = Instant::from_millis(1);
-    let peer = PeerId(1);
     let config = PeerConfig { passive: true, ..between(0, 1, (65001, 65002), &[Family::Ipv4Unicast]) };
-    speaker.handle(Input::StartRestart(restart_config()), now);
-    speaker.handle(Input::AddPeer(peer, Box::new(config)), now);
-    speaker.handle(Input::LocalRoutesComplete, now);
-    speaker.handle(Input::TcpAccepted(peer, ConnId(1)), now);
-    let graceful = GracefulRestart { restarted: true, restart_time_s: 120, ..GracefulRestart::default() };
-    let open = Open {
-        asn: Asn(65002),
-        hold_time_s: 90,
-        router_id: RouterId([10, 0, 0, 2].into()),
-        capabilities: vec![Capability::MultiProtocol(1, 1), Capability::GracefulRestart(graceful)],
-    };
-    let done = |outputs: &[Output]| outputs.iter().any(|o| matches!(o, Output::SelectionDone(..)));
-    for octets in [open.encode(), encode_keepalive()] {
-        assert!(!done(&speaker.handle(Input::Bytes(peer, ConnId(1), octets), now)));
+    if restart {
+        speaker.handle(Input::StartRestart(restart_config()), now);
     }
-    assert_eq!(speaker.peer(peer).unwrap().state, State::Established);
+    speaker.handle(Input::AddPeer(PeerId(1), Box::new(config)), now);
+    speaker.handle(Input::LocalRoutesComplete, now);
+    speaker.handle(Input::TcpAccepted(PeerId(1), ConnId(1)), now);
+    let mut capabilities = vec![Capability::MultiProtocol(1, 1)];
+    capabilities.extend(graceful.map(Capability::GracefulRestart));
+    let router_id = RouterId([10, 0, 0, 2].into());
+    let open = Open { asn: Asn(65002), hold_time_s: 90, router_id, capabilities };
+    for octets in [open.encode(), encode_keepalive()] {
+        let outputs = speaker.handle(Input::Bytes(PeerId(1), ConnId(1), octets), now);
+        assert!(!outputs.iter().any(|o| matches!(o, Output::SelectionDone(..))));
+    }
+    assert_eq!(speaker.peer(PeerId(1)).unwrap().state, State::Established);
+    (speaker, now)
+}
+
+/// RFC 9687: even if nothing but KEEPALIVEs waits to be read.
+#[test]
+fn a_peer_that_sends_but_never_reads_is_given_up_after_eight_minutes() {
+    let (mut speaker, mut now) = by_hand(None, false);
+    let mut said = Vec::new();
+    while now.as_millis() < 479_000 {
+        assert!(said.is_empty(), "{said:?}");
+        now = now + 1_000;
+        speaker.handle(Input::Bytes(PeerId(1), ConnId(1), watari_bgp::wire::encode_keepalive()), now);
+        said = speaker.handle(Input::Tick, now);
+        said.retain(|o| !matches!(o, Output::Send(..)));
+    }
+    let said = speaker.handle(Input::Tick, now + 2_000);
+    let expired = Notification::new(Notification::SEND_HOLD_TIMER_EXPIRED);
+    assert!(
+        said.iter().any(
+            |o| matches!(o, Output::PeerState { reason: Some(DownReason::Sent(n)), .. } if *n == expired)
+        ),
+        "{said:?}"
+    );
+}
+
+/// FRR sets the R bit for two minutes after its own start and sends everything at once nevertheless.
+#[test]
+fn a_peer_with_the_restart_bit_is_heard_out_if_it_speaks_soon() {
+    use watari_bgp::wire::{GracefulRestart, encode_end_of_rib};
+    let restarted = GracefulRestart { restarted: true, restart_time_s: 120, ..GracefulRestart::default() };
+    let (mut speaker, now) = by_hand(Some(restarted), true);
     let marker = encode_end_of_rib(Family::Ipv4Unicast);
-    assert!(done(&speaker.handle(Input::Bytes(peer, ConnId(1), marker), now)));
+    let said = speaker.handle(Input::Bytes(PeerId(1), ConnId(1), marker), now);
+    assert!(said.iter().any(|o| matches!(o, Output::SelectionDone(..))), "{said:?}");
 }
 
 #[test]

@@ -234,7 +234,7 @@ fn rfc7606_errors_that_reset_the_session() {
         ("withdrawn length beyond the message", hex("00ff 0000"), (3, 1)),
         ("prefix length", [hex("0000 0000"), vec![33, 1, 2, 3, 4, 5]].concat(), (3, 10)),
         ("withdrawn prefix cut", hex("0002 18c6 0000"), (3, 10)),
-        ("an error and no routes to withdraw", hex("0000 0007 c00803000000"), (3, 1)),
+        ("an error and no routes to withdraw", hex("0000 0006 c00803000000"), (3, 1)),
     ];
     for (name, octets, expected) in cases {
         let error = Update::decode(&octets, &EXTERNAL).expect_err(name);
