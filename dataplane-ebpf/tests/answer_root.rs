@@ -23,7 +23,7 @@ const FLOOD_FROM_A: [(&str, i128); 5] =
     [("100.10 rx", 1), ("101.20 tx", 1), ("9000 tx", 1), ("flooded", 1), ("flood-copies", 2)];
 
 #[test]
-fn arp_for_known_addresses_is_answered_where_it_is_asked() {
+fn root_arp_for_known_addresses_is_answered_where_it_is_asked() {
     let rig = Rig::new("arp");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     rig.heard(B, L2, HOST_B, "10.0.0.11");
@@ -42,7 +42,7 @@ fn arp_for_known_addresses_is_answered_where_it_is_asked() {
 }
 
 #[test]
-fn an_unknown_address_is_asked_for_in_the_whole_segment() {
+fn root_an_unknown_address_is_asked_for_in_the_whole_segment() {
     let rig = Rig::new("arpunk");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     let question = arp_request((HOST_A, "10.0.0.10"), "10.0.0.99");
@@ -51,7 +51,7 @@ fn an_unknown_address_is_asked_for_in_the_whole_segment() {
 }
 
 #[test]
-fn nobody_is_answered_about_an_owner_on_its_own_side_or_about_itself() {
+fn root_nobody_is_answered_about_an_owner_on_its_own_side_or_about_itself() {
     let rig = Rig::new("arpself");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     rig.heard(A, L2, HOST_C, "10.0.0.12");
@@ -64,7 +64,7 @@ fn nobody_is_answered_about_an_owner_on_its_own_side_or_about_itself() {
 }
 
 #[test]
-fn a_probe_for_a_taken_address_is_answered_and_teaches_nothing() {
+fn root_a_probe_for_a_taken_address_is_answered_and_teaches_nothing() {
     let rig = Rig::new("arpdad");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     for (target, mac) in [("10.0.0.1", ANYCAST), ("10.0.0.18", HOST_R)] {
@@ -77,7 +77,7 @@ fn a_probe_for_a_taken_address_is_answered_and_teaches_nothing() {
 }
 
 #[test]
-fn a_question_from_a_gateway_is_answered_for_what_is_here_only() {
+fn root_a_question_from_a_gateway_is_answered_for_what_is_here_only() {
     let rig = Rig::new("arpfar");
     rig.heard(B, L2, HOST_B, "10.0.0.11");
     let question = arp_request((HOST_R, "10.0.0.18"), "10.0.0.11");
@@ -96,7 +96,7 @@ fn a_question_from_a_gateway_is_answered_for_what_is_here_only() {
 }
 
 #[test]
-fn neighbours_are_learnt_from_arp_and_follow_a_new_mac() {
+fn root_neighbours_are_learnt_from_arp_and_follow_a_new_mac() {
     let rig = Rig::new("arplearn");
     let question = arp_request((HOST_A, "10.0.0.10"), "10.0.0.1");
     let base = [("100.10 rx", 1), ("100.10 tx", 1), ("arp-answered", 1)];
@@ -114,7 +114,7 @@ fn neighbours_are_learnt_from_arp_and_follow_a_new_mac() {
 }
 
 #[test]
-fn claims_of_our_and_of_pinned_addresses_are_dropped() {
+fn root_claims_of_our_and_of_pinned_addresses_are_dropped() {
     let rig = Rig::new("spoof");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     for claimed in ["10.0.0.1", "10.0.0.254", "10.0.0.77"] {
@@ -139,7 +139,7 @@ fn claims_of_our_and_of_pinned_addresses_are_dropped() {
 }
 
 #[test]
-fn solicitations_are_answered_with_a_right_checksum() {
+fn root_solicitations_are_answered_with_a_right_checksum() {
     let rig = Rig::new("nd");
     rig.heard(A, L2, HOST_A, "fd00::10");
     rig.heard(B, L2, HOST_B, "fd00::11");
@@ -156,7 +156,7 @@ fn solicitations_are_answered_with_a_right_checksum() {
 }
 
 #[test]
-fn a_check_for_duplicates_is_answered_to_all_nodes_only_if_taken() {
+fn root_a_check_for_duplicates_is_answered_to_all_nodes_only_if_taken() {
     let rig = Rig::new("nddad");
     rig.heard(A, L2, HOST_A, "fd00::10");
     let check = solicit((HOST_A, "::"), "fd00::1");
@@ -171,7 +171,7 @@ fn a_check_for_duplicates_is_answered_to_all_nodes_only_if_taken() {
 }
 
 #[test]
-fn neighbours_are_learnt_from_solicitations_and_advertisements() {
+fn root_neighbours_are_learnt_from_solicitations_and_advertisements() {
     let rig = Rig::new("ndlearn");
     let question = solicit((HOST_A, "fd00::10"), "fd00::1");
     let changes =
@@ -191,7 +191,7 @@ fn neighbours_are_learnt_from_solicitations_and_advertisements() {
 }
 
 #[test]
-fn neighbour_discovery_from_off_link_is_dropped() {
+fn root_neighbour_discovery_from_off_link_is_dropped() {
     let rig = Rig::new("ndhops");
     rig.heard(A, L2, HOST_A, "fd00::10");
     let mut question = solicit((HOST_A, "fd00::10"), "fd00::1");

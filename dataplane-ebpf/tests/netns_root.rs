@@ -139,7 +139,7 @@ impl Bench {
 }
 
 #[test]
-fn hosts_on_two_vlans_are_one_network_and_reach_the_next() {
+fn root_hosts_on_two_vlans_are_one_network_and_reach_the_next() {
     let bench = Bench::new("net");
     for (from, to) in [
         (&bench.a, "10.0.0.11"),
@@ -171,7 +171,7 @@ fn hosts_on_two_vlans_are_one_network_and_reach_the_next() {
 }
 
 #[test]
-fn tcp_runs_at_speed_in_super_frames() {
+fn root_tcp_runs_at_speed_in_super_frames() {
     let bench = Bench::new("tcp");
     for address in ["10.0.0.11", "fd00::11"] {
         let rate = Bench::throughput(&bench.a, &bench.b, address);
@@ -185,7 +185,7 @@ fn tcp_runs_at_speed_in_super_frames() {
 }
 
 #[test]
-fn udp_to_an_unknown_neighbour_becomes_a_clean_question() {
+fn root_udp_to_an_unknown_neighbour_becomes_a_clean_question() {
     // A local sender leaves the UDP checksum to the device: the place where it will be written lies inside an
     // ARP message of ordinary length.
     let bench = Bench::new("udp");
@@ -205,7 +205,7 @@ fn udp_to_an_unknown_neighbour_becomes_a_clean_question() {
 }
 
 #[test]
-fn attachments_are_what_the_kernel_says() {
+fn root_attachments_are_what_the_kernel_says() {
     let bench = Bench::new("att");
     let d = &bench.rig.dataplane;
     let mut wanted: Vec<_> =
@@ -229,7 +229,7 @@ fn attachments_are_what_the_kernel_says() {
 }
 
 #[test]
-fn packets_go_on_while_the_programs_are_replaced() {
+fn root_packets_go_on_while_the_programs_are_replaced() {
     let bench = Bench::new("swap");
     wait_until("first ping", || bench.a.try_run("ping -c 1 -W 1 10.0.0.11").0);
     let mut ping =

@@ -34,7 +34,7 @@ fn heard(name: &str) -> Rig {
 }
 
 #[test]
-fn the_gateways_own_addresses_go_to_the_namespace_as_they_are() {
+fn root_the_gateways_own_addresses_go_to_the_namespace_as_they_are() {
     let rig = heard("own");
     for (dst, address) in [(ANYCAST, "10.0.0.1"), (ROUTER, "10.0.0.254")] {
         for hops in [64, 1] {
@@ -54,7 +54,7 @@ fn the_gateways_own_addresses_go_to_the_namespace_as_they_are() {
 }
 
 #[test]
-fn a_packet_to_another_segment_loses_a_hop_and_keeps_its_checksum() {
+fn root_a_packet_to_another_segment_loses_a_hop_and_keeps_its_checksum() {
     let rig = heard("conn");
     for (from, to) in [("10.0.0.10", "10.0.1.12"), ("fd00::10", "fd00:0:0:1::12")] {
         let frame = udp(TO_GATEWAY, (from, to), 64, 30);
@@ -65,7 +65,7 @@ fn a_packet_to_another_segment_loses_a_hop_and_keeps_its_checksum() {
 }
 
 #[test]
-fn the_last_hop_is_for_the_namespace_to_refuse() {
+fn root_the_last_hop_is_for_the_namespace_to_refuse() {
     let rig = heard("ttl");
     for hops in [0, 1] {
         let frame = udp(TO_GATEWAY, ("10.0.0.10", "10.0.1.12"), hops, 30);
@@ -76,7 +76,7 @@ fn the_last_hop_is_for_the_namespace_to_refuse() {
 }
 
 #[test]
-fn an_unknown_neighbour_is_asked_for() {
+fn root_an_unknown_neighbour_is_asked_for() {
     let rig = heard("glean");
     let frame = udp(TO_GATEWAY, ("10.0.0.10", "10.0.1.99"), 64, 300);
     let asked = [("102 tx", 1), ("gleaned", 1), ("flood-copies", 1)];
@@ -100,7 +100,7 @@ fn an_unknown_neighbour_is_asked_for() {
 }
 
 #[test]
-fn a_remote_prefix_goes_by_the_l3vni_with_both_router_macs() {
+fn root_a_remote_prefix_goes_by_the_l3vni_with_both_router_macs() {
     let rig = heard("remote");
     for (from, to) in [("10.0.0.10", "10.9.1.1"), ("fd00::10", "fd09::1")] {
         let frame = udp(TO_GATEWAY, (from, to), 64, 30);
@@ -111,7 +111,7 @@ fn a_remote_prefix_goes_by_the_l3vni_with_both_router_macs() {
 }
 
 #[test]
-fn what_comes_by_the_l3vni_is_delivered_but_never_sent_on_to_the_mesh() {
+fn root_what_comes_by_the_l3vni_is_delivered_but_never_sent_on_to_the_mesh() {
     let rig = heard("l3in");
     fn far(frame: &[u8]) -> Packet<'_> {
         Packet::from_vtep(VXLAN.ifindex, L3, FAR, frame)
@@ -130,7 +130,7 @@ fn what_comes_by_the_l3vni_is_delivered_but_never_sent_on_to_the_mesh() {
 }
 
 #[test]
-fn exits_blackholes_and_the_unknown() {
+fn root_exits_blackholes_and_the_unknown() {
     let rig = heard("exit");
     let frame = udp(TO_GATEWAY, ("10.0.0.10", "192.168.7.7"), 64, 30);
     let out =
@@ -151,7 +151,7 @@ fn exits_blackholes_and_the_unknown() {
 }
 
 #[test]
-fn a_tenant_without_a_namespace_or_route_of_its_own_gets_nothing_of_anothers() {
+fn root_a_tenant_without_a_namespace_or_route_of_its_own_gets_nothing_of_anothers() {
     let rig = heard("other");
     let frame = udp(TO_GATEWAY, ("10.0.0.10", "10.0.1.12"), 64, 30);
     let other = at(OTHER, &frame);
@@ -162,7 +162,7 @@ fn a_tenant_without_a_namespace_or_route_of_its_own_gets_nothing_of_anothers() {
 }
 
 #[test]
-fn the_namespace_sends_with_the_mac_of_its_address_and_loses_no_hop() {
+fn root_the_namespace_sends_with_the_mac_of_its_address_and_loses_no_hop() {
     let rig = heard("core");
     let from_core = (ANYCAST, CORE_MAC);
     for (from, src) in [("10.0.0.1", ANYCAST), ("10.0.0.254", ROUTER), ("192.168.7.7", ANYCAST)] {
@@ -185,7 +185,7 @@ fn the_namespace_sends_with_the_mac_of_its_address_and_loses_no_hop() {
 }
 
 #[test]
-fn a_node_speaks_for_itself_only_and_is_a_host_of_its_segment() {
+fn root_a_node_speaks_for_itself_only_and_is_a_host_of_its_segment() {
     let rig = heard("node");
     let bare = ([0; 6], [0; 6]);
     let frame = udp(bare, ("10.0.0.77", "10.0.0.10"), 64, 30);
@@ -208,7 +208,7 @@ fn a_node_speaks_for_itself_only_and_is_a_host_of_its_segment() {
 }
 
 #[test]
-fn a_node_is_reached_by_its_mac_from_the_segment_and_by_route_from_elsewhere() {
+fn root_a_node_is_reached_by_its_mac_from_the_segment_and_by_route_from_elsewhere() {
     let rig = heard("tonode");
     let frame = udp((NODE_MAC, HOST_A), ("10.0.0.10", "10.0.0.77"), 64, 30);
     let out = rig.expect(&at(A, &frame), Verdict::Port(NODES), &[("100.10 rx", 1), ("9200 tx", 1)]);
@@ -229,7 +229,7 @@ fn a_node_is_reached_by_its_mac_from_the_segment_and_by_route_from_elsewhere() {
 }
 
 #[test]
-fn headers_that_contradict_themselves_are_dropped() {
+fn root_headers_that_contradict_themselves_are_dropped() {
     let rig = heard("malformed");
     let good = udp(TO_GATEWAY, ("10.0.0.10", "10.0.1.12"), 64, 30);
     for (offset, value) in [(14, 0x44), (14, 0x65), (16, 0xff), (17, 0x10)] {
@@ -243,7 +243,7 @@ fn headers_that_contradict_themselves_are_dropped() {
 }
 
 #[test]
-fn without_a_vxlan_device_nothing_is_sent_to_a_gateway() {
+fn root_without_a_vxlan_device_nothing_is_sent_to_a_gateway() {
     let rig = heard("novx");
     let mut config = rig.dataplane.config().unwrap();
     config.vxlan_ifindex = 0;

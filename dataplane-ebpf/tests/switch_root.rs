@@ -18,7 +18,7 @@ fn plain(dst: [u8; 6], src: [u8; 6]) -> Vec<u8> {
 }
 
 #[test]
-fn a_known_mac_is_sent_to_its_vlan_unchanged() {
+fn root_a_known_mac_is_sent_to_its_vlan_unchanged() {
     let rig = Rig::new("known");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     rig.heard(B, L2, HOST_B, "10.0.0.11");
@@ -28,7 +28,7 @@ fn a_known_mac_is_sent_to_its_vlan_unchanged() {
 }
 
 #[test]
-fn a_source_is_learnt_once_and_followed_when_it_moves() {
+fn root_a_source_is_learnt_once_and_followed_when_it_moves() {
     let rig = Rig::new("learn");
     rig.heard(B, L2, HOST_B, "10.0.0.11");
     let frame = plain(HOST_B, HOST_A);
@@ -47,7 +47,7 @@ fn a_source_is_learnt_once_and_followed_when_it_moves() {
 }
 
 #[test]
-fn a_full_table_is_counted_and_traffic_goes_on() {
+fn root_a_full_table_is_counted_and_traffic_goes_on() {
     let rig = Rig::new("full");
     rig.heard(B, L2, HOST_B, "10.0.0.11");
     let entry = rig.dataplane.mac_local.get(&MacKey::new(L2, HOST_B)).unwrap().unwrap();
@@ -63,7 +63,7 @@ fn a_full_table_is_counted_and_traffic_goes_on() {
 }
 
 #[test]
-fn unknown_unicast_is_dropped_unless_the_segment_floods_it() {
+fn root_unknown_unicast_is_dropped_unless_the_segment_floods_it() {
     let rig = Rig::new("unknown");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     let frame = plain(HOST_B, HOST_A);
@@ -76,7 +76,7 @@ fn unknown_unicast_is_dropped_unless_the_segment_floods_it() {
 }
 
 #[test]
-fn a_broadcast_goes_to_the_other_ports_and_gateways_and_from_a_gateway_to_ports_only() {
+fn root_a_broadcast_goes_to_the_other_ports_and_gateways_and_from_a_gateway_to_ports_only() {
     let rig = Rig::new("bum");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     let frame = plain(BROADCAST, HOST_A);
@@ -88,7 +88,7 @@ fn a_broadcast_goes_to_the_other_ports_and_gateways_and_from_a_gateway_to_ports_
 }
 
 #[test]
-fn a_storm_ends_at_the_segments_rate_and_does_not_touch_another_segment() {
+fn root_a_storm_ends_at_the_segments_rate_and_does_not_touch_another_segment() {
     let rig = Rig::new("storm");
     rig.dataplane.segments.upsert(&L2, &Segment::l2(1, 1, 2)).unwrap();
     let frame = plain(BROADCAST, HOST_A);
@@ -108,7 +108,7 @@ fn a_storm_ends_at_the_segments_rate_and_does_not_touch_another_segment() {
 }
 
 #[test]
-fn a_segment_that_floods_no_broadcast_drops_it() {
+fn root_a_segment_that_floods_no_broadcast_drops_it() {
     let rig = Rig::new("nobum");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     let mut segment = Segment::l2(1, 1000, 100);
@@ -118,7 +118,7 @@ fn a_segment_that_floods_no_broadcast_drops_it() {
 }
 
 #[test]
-fn link_local_protocols_never_cross() {
+fn root_link_local_protocols_never_cross() {
     let rig = Rig::new("lldp");
     for (dst, ethertype) in [
         ([0x01, 0x80, 0xc2, 0, 0, 0x00], 0x0027),
@@ -137,7 +137,7 @@ fn link_local_protocols_never_cross() {
 }
 
 #[test]
-fn a_source_that_cannot_be_is_dropped_and_not_learnt() {
+fn root_a_source_that_cannot_be_is_dropped_and_not_learnt() {
     let rig = Rig::new("source");
     rig.heard(B, L2, HOST_B, "10.0.0.11");
     rig.expect_drop(&from_a(&plain(HOST_B, BROADCAST)), DropReason::SourceMacInvalid, &[]);
@@ -153,7 +153,7 @@ fn a_source_that_cannot_be_is_dropped_and_not_learnt() {
 }
 
 #[test]
-fn remote_macs_are_reached_by_vxlan_and_nothing_is_learnt_from_it() {
+fn root_remote_macs_are_reached_by_vxlan_and_nothing_is_learnt_from_it() {
     let rig = Rig::new("remote");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     let frame = plain(HOST_R, HOST_A);
@@ -167,7 +167,7 @@ fn remote_macs_are_reached_by_vxlan_and_nothing_is_learnt_from_it() {
 }
 
 #[test]
-fn what_no_port_knows_passes_on_a_trunk_and_is_dropped_elsewhere() {
+fn root_what_no_port_knows_passes_on_a_trunk_and_is_dropped_elsewhere() {
     let rig = Rig::new("ports");
     let frame = plain(HOST_B, HOST_A);
     let unknown = Packet::from_port(Hook::Trunk, PortKey::vlan(100, 99), &frame);
@@ -192,7 +192,7 @@ fn what_no_port_knows_passes_on_a_trunk_and_is_dropped_elsewhere() {
 }
 
 #[test]
-fn tenants_with_the_same_addresses_never_meet() {
+fn root_tenants_with_the_same_addresses_never_meet() {
     let rig = Rig::new("tenants");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     rig.heard(B, L2, HOST_B, "10.0.0.11");
@@ -208,7 +208,7 @@ fn tenants_with_the_same_addresses_never_meet() {
 }
 
 #[test]
-fn vxlan_enters_only_out_of_a_tunnel_from_a_bound_vtep() {
+fn root_vxlan_enters_only_out_of_a_tunnel_from_a_bound_vtep() {
     let rig = Rig::new("vxlan");
     rig.heard(A, L2, HOST_A, "10.0.0.10");
     let frame = plain(HOST_A, HOST_R);
@@ -244,7 +244,7 @@ fn vxlan_enters_only_out_of_a_tunnel_from_a_bound_vtep() {
 }
 
 #[test]
-fn a_cross_connect_is_a_wire_that_answers_for_our_address() {
+fn root_a_cross_connect_is_a_wire_that_answers_for_our_address() {
     let rig = Rig::new("cross");
     let frame = plain(WIRE_MAC, HOST_A);
     let inward = Packet::from_port(Hook::Trunk, WIRE, &frame);
@@ -276,7 +276,7 @@ fn a_cross_connect_is_a_wire_that_answers_for_our_address() {
 }
 
 #[test]
-fn numbers_of_reasons_and_counters_fit_their_maps() {
+fn root_numbers_of_reasons_and_counters_fit_their_maps() {
     let reasons = DropReason::ALL.iter().map(|reason| *reason as u32).max().unwrap();
     let counters = Counter::ALL.iter().map(|counter| *counter as u32).max().unwrap();
     assert!(reasons < watari_dataplane::abi::account::DROP_REASONS_MAX);

@@ -152,7 +152,7 @@ impl Bench {
 }
 
 #[test]
-fn two_sites_are_one_network_over_vxlan_at_full_size() {
+fn root_two_sites_are_one_network_over_vxlan_at_full_size() {
     let bench = Bench::new("vx");
     bench.exchange();
     for to in ["10.0.0.11", "fd00::11"] {
@@ -178,7 +178,7 @@ fn two_sites_are_one_network_over_vxlan_at_full_size() {
 }
 
 #[test]
-fn a_host_that_nobody_knows_is_found_by_one_question_over_the_mesh() {
+fn root_a_host_that_nobody_knows_is_found_by_one_question_over_the_mesh() {
     let bench = Bench::new("bum");
     // Each gateway knows the other's MACs, but not its neighbours: the question itself must cross.
     for (gateway, host) in [(&bench.a, &bench.host_b), (&bench.b, &bench.host_a)] {
@@ -193,7 +193,7 @@ fn a_host_that_nobody_knows_is_found_by_one_question_over_the_mesh() {
 }
 
 #[test]
-fn vxlan_from_the_uplink_never_enters() {
+fn root_vxlan_from_the_uplink_never_enters() {
     let bench = Bench::new("spoof");
     let stranger = Netns::new("spoofx");
     veth((&stranger, "eth0"), (&bench.a.space, "up"));
@@ -256,7 +256,7 @@ fn echo(from: &str, to: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_node_behind_a_tun_is_a_host_of_the_segment_at_both_sites() {
+fn root_a_node_behind_a_tun_is_a_host_of_the_segment_at_both_sites() {
     let bench = Bench::new("node");
     bench.exchange();
     let gateway = &bench.a;

@@ -63,7 +63,7 @@ fn heard(name: &str) -> Rig {
 }
 
 #[test]
-fn a_trace_says_what_would_happen_and_writes_nothing() {
+fn root_a_trace_says_what_would_happen_and_writes_nothing() {
     let rig = heard("trace");
     for one in typical() {
         let packet = packet(&one, &one.3);
@@ -84,7 +84,7 @@ fn a_trace_says_what_would_happen_and_writes_nothing() {
 }
 
 #[test]
-fn a_frame_cut_anywhere_is_handled_and_never_leaves_its_tenant() {
+fn root_a_frame_cut_anywhere_is_handled_and_never_leaves_its_tenant() {
     let rig = heard("cut");
     for one in typical() {
         for length in 14..=one.3.len() {
@@ -110,7 +110,7 @@ fn a_frame_cut_anywhere_is_handled_and_never_leaves_its_tenant() {
 }
 
 #[test]
-fn random_bytes_in_typical_frames_never_reach_another_tenant() {
+fn root_random_bytes_in_typical_frames_never_reach_another_tenant() {
     let rig = heard("fuzz");
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
@@ -135,7 +135,7 @@ fn random_bytes_in_typical_frames_never_reach_another_tenant() {
 }
 
 #[test]
-fn a_datapath_left_behind_is_adopted_as_it_is() {
+fn root_a_datapath_left_behind_is_adopted_as_it_is() {
     let rig = heard("adopt");
     assert_eq!(rig.dataplane.adoption(), Adoption::Fresh);
     let before = rig.dump();
@@ -148,7 +148,7 @@ fn a_datapath_left_behind_is_adopted_as_it_is() {
 }
 
 #[test]
-fn other_programs_are_replaced_and_tables_kept() {
+fn root_other_programs_are_replaced_and_tables_kept() {
     let rig = heard("replace");
     let before = rig.dataplane.mac_local.entries().unwrap();
     std::fs::remove_file(rig.folder.join("wtp-trunk")).unwrap();
@@ -159,7 +159,7 @@ fn other_programs_are_replaced_and_tables_kept() {
 }
 
 #[test]
-fn tables_of_another_layout_are_made_anew() {
+fn root_tables_of_another_layout_are_made_anew() {
     let rig = heard("layout");
     std::fs::remove_file(rig.folder.join("wtm-layout")).unwrap();
     let again = Dataplane::open(&rig.folder).unwrap();
@@ -171,7 +171,7 @@ fn tables_of_another_layout_are_made_anew() {
 }
 
 #[test]
-fn handles_read_back_what_was_written() {
+fn root_handles_read_back_what_was_written() {
     let rig = heard("handles");
     let d = &rig.dataplane;
     let key = MacKey::new(L2, HOST_A);
