@@ -68,6 +68,19 @@ impl Frr {
         serde_json::from_str(&text).with_context(|| text)
     }
 
+    /// Enters lines of configuration, as after `configure terminal`.
+    ///
+    /// # Errors
+    /// When FRR does not answer or does not know one of them.
+    pub fn configure(&self, lines: &[&str]) -> Result<()> {
+        let mut command = self.ns.command("vtysh");
+        command.arg("--vty_socket").arg(&self.dir).arg("--config_dir").arg(&self.dir);
+        command.args(["-c", "configure terminal"]).args(lines.iter().flat_map(|line| ["-c", *line]));
+        let answer = process::output(&mut command, Duration::from_secs(10))?;
+        ensure!(!answer.contains('%'), "FRR: {answer}");
+        Ok(())
+    }
+
     /// Whether the session with that neighbour is established.
     ///
     /// # Errors

@@ -12,8 +12,9 @@
 //! links   veth, bridges, addresses, sysctls, offloads      gateway   the real `watari` in a namespace
 //! wait    waiting for a state, with a limit                tagged    hosts that speak 802.1Q
 //! flow    sequence-numbered traffic, loss and gaps         bird, frr campus routers
-//! echo    request/response over TCP and UDP                packet    raw frames in and out
-//! ping, iperf, blast                                       http      the gateway's API
+//! echo    request/response over TCP and UDP                campus    either as site A's router
+//! ping, iperf, blast                                       packet    raw frames in and out
+//!                                                          http      the gateway's API
 //! world   the topology with both gateways running, and what a test asks of them
 //! ```
 //!
@@ -21,6 +22,7 @@
 
 pub mod bird;
 pub mod blast;
+pub mod campus;
 pub mod echo;
 pub mod flow;
 pub mod frr;
