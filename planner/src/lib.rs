@@ -22,6 +22,6 @@ pub mod status;
 pub mod wanted;
 
 pub use item::{Key, System, Value};
-pub use observed::{Identity, Observed, TunnelHealth};
+pub use observed::{Engine, Identity, Observed, TunnelHealth};
 pub use plan::{Action, Op, Plan, plan};
 pub use status::{ObjectState, ObjectStatus, Status, status};

@@ -14,6 +14,16 @@ pub struct Identity {
     pub wireguard_key: WgKey,
 }
 
+/// What runs a WireGuard device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// The kernel.
+    Kernel,
+    /// `watari-link`, in user space.
+    User,
+}
+
 /// How a tunnel is, by its probes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TunnelHealth {
@@ -48,6 +58,8 @@ pub struct Observed {
     pub tunnels: BTreeMap<Name, TunnelHealth>,
     /// Seconds since the last handshake with each WireGuard peer, by device and key.
     pub handshakes: BTreeMap<String, BTreeMap<String, Option<u64>>>,
+    /// What runs each WireGuard device.
+    pub engines: BTreeMap<String, Engine>,
     /// What went wrong at the last try.
     #[serde(skip)]
     pub failures: BTreeMap<Key, Failure>,
@@ -62,6 +74,7 @@ impl Observed {
             devices: BTreeSet::new(),
             tunnels: BTreeMap::new(),
             handshakes: BTreeMap::new(),
+            engines: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
     }

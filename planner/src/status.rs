@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use watari_config::Desired;
+use watari_config::desired::device;
 
-use crate::observed::Observed;
+use crate::observed::{Engine, Observed};
 use crate::wanted::{Wanted, wanted};
 
 /// How an object is.
@@ -36,6 +37,9 @@ pub struct ObjectStatus {
     /// Round-trip time in microseconds, of a tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u64>,
+    /// What runs the WireGuard device, of a tunnel that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
     /// Seconds since the last handshake, of a node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshake_age_s: Option<u64>,
@@ -76,6 +80,7 @@ fn present_objects(desired: &Desired) -> BTreeMap<String, ObjectStatus> {
         reason: None,
         retry_s: None,
         rtt_us: None,
+        engine: None,
         handshake_age_s: None,
     };
     let mut paths: Vec<String> = Vec::new();
@@ -125,6 +130,7 @@ fn tunnels(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String
         let health = observed.tunnels.get(name).cloned().unwrap_or_default();
         let Some(object) = objects.get_mut(&owner) else { continue };
         object.rtt_us = health.rtt_us;
+        object.engine = observed.engines.get(&device::wireguard(name)).copied();
         if object.state == ObjectState::Up && !health.up {
             object.state = ObjectState::Down;
             object.reason = Some("no probe comes back from the far gateway".to_owned());
@@ -142,7 +148,7 @@ fn nodes(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String, 
             continue;
         };
         let tenant = &desired.document().segments[&node.segment].tenant;
-        let peers = observed.handshakes.get(&watari_config::desired::device::node(tenant));
+        let peers = observed.handshakes.get(&device::node(tenant));
         object.handshake_age_s = peers.and_then(|p| p.get(&key.to_string()).copied().flatten());
     }
 }

@@ -1,16 +1,23 @@
 //! WireGuard devices and path probes. One configuration, two engines: the kernel's where it has one, else
 //! `watari-link`, a process of its own that goes on without us. Probes are always the latter's.
+//!
+//! Which engine it is, is decided once, at the start. A device of the other one (the kernel has got WireGuard
+//! since, or the operator asked for user space) is removed before the right one is made under its name.
 
+mod genetlink;
+mod kernel;
 mod user;
 
 use std::collections::BTreeMap;
 
 use watari_link::protocol::{PathState, ProbeConfig, ProbeStatus};
-use watari_planner::item::{Key, Value};
+use watari_planner::item::{Key, Value, Wireguard};
+use watari_planner::wanted::Wanted;
 use watari_planner::{Observed, TunnelHealth};
 
+use self::kernel::KernelEngine;
 use self::user::UserEngine;
-use super::netlink::{Dump, Netlink};
+use super::netlink::{Dump, Link, Netlink};
 use super::{DriverError, Place};
 
 /// Time between two probes of a tunnel.
@@ -21,6 +28,8 @@ const PROBE_DEAD_MS: u32 = 800;
 /// All WireGuard engines of this gateway.
 pub struct Engines {
     user: UserEngine,
+    /// Where it is to be used and the kernel has it.
+    kernel: Option<KernelEngine>,
     alias: String,
     /// The probes as they are to be; `watari-link` takes them whole.
     probes: BTreeMap<String, ProbeConfig>,
@@ -32,6 +41,7 @@ impl Engines {
     pub fn new(place: &Place, private_key: [u8; 32]) -> Self {
         Self {
             user: UserEngine::new(place, private_key),
+            kernel: place.kernel_wireguard.then(|| KernelEngine::probe(private_key)).flatten(),
             alias: place.alias(),
             probes: BTreeMap::new(),
             probes_changed: false,
@@ -45,9 +55,18 @@ impl Engines {
             Ok(devices) => {
                 for device in devices.iter().filter(|d| d.alias == alias) {
                     user::observe_device(device, root, observed);
+                    if self.kernel.is_some() {
+                        kernel::observe_unusable(&device.name, observed);
+                    }
                 }
             }
             Err(error) => tracing::warn!(%error, "the devices of watari-link could not be read"),
+        }
+        for link in root.links.iter().filter(|l| is_kernel_device(l) && l.alias.as_deref() == Some(alias)) {
+            match &self.kernel {
+                Some(kernel) => kernel.observe(link, observed),
+                None => kernel::observe_unusable(&link.name, observed),
+            }
         }
         match self.user.probes() {
             Ok(probes) => self.observe_probes(&probes, observed),
@@ -76,21 +95,73 @@ impl Engines {
         }
     }
 
+    /// To be called once it is known what is wanted: what an engine does not remember of the configuration of
+    /// its devices, it takes from there.
+    pub fn adopt(&mut self, wanted: &Wanted, observed: &mut Observed) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.adopt(wanted, observed);
+        }
+    }
+
     /// Makes, changes or removes a device.
     ///
     /// # Errors
-    /// What the engine said.
+    /// What the engine said, or that a device of the name is not ours.
     pub async fn apply_device(
         &mut self,
         name: &str,
         value: &Value,
         remove: bool,
-        _root: &Netlink,
+        root: &Netlink,
     ) -> Result<(), DriverError> {
+        let existing = root.links().await?.into_iter().find(|l| l.name == name);
+        // Of a device in user space, its engine knows best whose it is.
+        let is_ours = existing.as_ref().is_none_or(|l| {
+            l.alias.as_deref() == Some(self.alias.as_str()) || (self.kernel.is_none() && !is_kernel_device(l))
+        });
+        let in_kernel = existing.filter(is_kernel_device);
         match value {
-            _ if remove => self.user.remove(name),
-            Value::Wireguard(device) => self.user.set(name, device, &self.alias),
+            _ if remove && !is_ours => Ok(()),
+            _ if remove => self.remove_device(name, in_kernel.as_ref(), root).await,
+            Value::Wireguard(_) if !is_ours => {
+                Err(DriverError::Foreign { what: format!("device {name}") })
+            }
+            Value::Wireguard(device) => self.set_device(name, device, in_kernel.as_ref(), root).await,
             _ => Ok(()),
+        }
+    }
+
+    async fn set_device(
+        &mut self,
+        name: &str,
+        device: &Wireguard,
+        in_kernel: Option<&Link>,
+        root: &Netlink,
+    ) -> Result<(), DriverError> {
+        if let Some(kernel) = &mut self.kernel {
+            if in_kernel.is_none() {
+                self.user.remove(name)?;
+            }
+            return kernel.set(root, in_kernel, name, device, &self.alias).await;
+        }
+        if let Some(link) = in_kernel {
+            kernel::remove(root, link).await?;
+        }
+        self.user.set(name, device, &self.alias)
+    }
+
+    async fn remove_device(
+        &mut self,
+        name: &str,
+        in_kernel: Option<&Link>,
+        root: &Netlink,
+    ) -> Result<(), DriverError> {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.forget(name);
+        }
+        match in_kernel {
+            Some(link) => kernel::remove(root, link).await,
+            None => self.user.remove(name),
         }
     }
 
@@ -133,4 +204,8 @@ impl Engines {
     pub fn shutdown(&mut self) {
         self.user.shutdown();
     }
+}
+
+fn is_kernel_device(link: &Link) -> bool {
+    link.kind.as_deref() == Some(kernel::KIND)
 }

@@ -6,7 +6,7 @@ use watari_config::WgKey;
 use watari_link::client::{Client, ClientError};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{DeviceConfig, DeviceStatus, PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig};
-use watari_planner::Observed;
+use watari_planner::{Engine, Observed};
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
 
 use crate::drivers::netlink::Dump;
@@ -152,4 +152,5 @@ pub(super) fn observe_device(device: &DeviceStatus, root: &Dump, observed: &mut 
     let ages =
         device.peers.iter().map(|p| (p.public_key.to_string(), p.last_handshake_age_ms.map(|ms| ms / 1000)));
     observed.handshakes.insert(device.name.clone(), ages.collect());
+    observed.engines.insert(device.name.clone(), Engine::User);
 }
