@@ -175,10 +175,24 @@ fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("watari-node: {error:#}");
+            eprintln!("watari-node: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes in one sentence; what an error has said of its cause is not said again.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let words = cause.to_string();
+        if text.is_empty() {
+            text = words;
+        } else if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        text
+    })
 }
 
 /// Logs go to standard error; `RUST_LOG` chooses what.
@@ -326,6 +340,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = std::io::Error::other("no luck");
+        assert_eq!(sentence(&anyhow::Error::new(cause).context("it failed")), "it failed: no luck");
+        let error =
+            watari_node::node::NodeError::System { what: "try", source: std::io::Error::other("no luck") };
+        assert_eq!(sentence(&error.into()), "cannot try: no luck");
     }
 
     #[test]
