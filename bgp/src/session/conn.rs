@@ -78,3 +78,19 @@ impl Conn {
         (hold_s != 0).then(|| u64::from(hold_s) * 1_000 / 3)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::encode_keepalive;
+
+    #[test]
+    fn what_was_worked_on_is_not_kept() {
+        let mut conn = Conn::new(ConnId(1), Direction::Incoming, Instant::ZERO);
+        for _ in 0..10_000 {
+            conn.push(&encode_keepalive());
+            assert!(conn.next_message().unwrap().is_some());
+        }
+        assert!(conn.stream.len() <= 2 * STANDARD_LIMIT, "{} octets", conn.stream.len());
+    }
+}
