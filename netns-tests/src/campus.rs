@@ -100,7 +100,9 @@ impl Campus {
             Router::Bird(bird) => {
                 // BIRD marks the attributes of a stale route with `s` after the preference.
                 let text = bird.routes(&format!("{prefix} all"))?;
-                Ok(text.contains("(100s)") || text.contains("(100/-) s") || text.to_lowercase().contains("stale"))
+                Ok(text.contains("(100s)")
+                    || text.contains("(100/-) s")
+                    || text.to_lowercase().contains("stale"))
             }
             Router::Frr(frr) => {
                 let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
@@ -139,9 +141,7 @@ impl Campus {
     pub fn table(&self) -> Result<String> {
         match &self.router {
             Router::Bird(bird) => bird.routes("all"),
-            Router::Frr(frr) => {
-                Ok(frr.ask("show bgp ipv4 unicast")? + &frr.ask("show bgp ipv6 unicast")?)
-            }
+            Router::Frr(frr) => Ok(frr.ask("show bgp ipv4 unicast")? + &frr.ask("show bgp ipv6 unicast")?),
         }
     }
 
@@ -180,7 +180,8 @@ fn bird_conf(setup: &Setup) -> String {
     let graceful = if setup.graceful { "on" } else { "off" };
     let asn = setup.asn;
     let family = |v6: bool| setup.more.iter().filter(move |prefix| prefix.contains(':') == v6);
-    let statics = |v6: bool| family(v6).map(|prefix| format!("route {prefix} blackhole; ")).collect::<String>();
+    let statics =
+        |v6: bool| family(v6).map(|prefix| format!("route {prefix} blackhole; ")).collect::<String>();
     let nets = |v6: bool| {
         let lan = if v6 { LANS[1] } else { LANS[0] };
         let all: Vec<&str> = std::iter::once(lan).chain(family(v6).copied()).collect();

@@ -69,6 +69,9 @@ pub const VID_B: u16 = 200;
 /// The VLAN between gateway A and the campus router.
 pub const VID_CAMPUS: u16 = 300;
 
+/// The VLANs of a site as drawn, which have no address in common.
+const VLANS_APART: usize = 2;
+
 const fn flat(v6: u16, v4: u8) -> (Ipv4Addr, Ipv6Addr) {
     (Ipv4Addr::new(10, 20, 0, v4), Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, v6))
 }
@@ -150,6 +153,11 @@ impl Site {
         let port = format!("p{}", self.tags.len());
         veth(ns, interface, &self.switch, &port)?;
         self.switch.ip(&format!("link set {port} master br0"))?;
+        if self.tags.len() >= VLANS_APART {
+            // A real switch has an address table for each VLAN, the bridge has one for all: between VLANs of
+            // one segment it would take the short way past the gateway. It floods instead.
+            self.switch.ip("link set br0 type bridge ageing_time 0")?;
+        }
         self.tags.push(Tagged::attach(ns, interface, vid)?);
         Ok(())
     }
