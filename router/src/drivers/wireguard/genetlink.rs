@@ -83,7 +83,7 @@ pub(super) enum PeerChange {
 
 /// Whether the kernel has WireGuard. Asking loads the module where there is one; nothing else is left behind.
 pub(super) fn is_there() -> bool {
-    Socket::new(NETLINK_GENERIC).and_then(|socket| prepared(socket)).and_then(|s| family_id(&s, FAMILY)).is_ok()
+    Socket::new(NETLINK_GENERIC).and_then(prepared).and_then(|s| family_id(&s, FAMILY)).is_ok()
 }
 
 /// Reads a device.
@@ -114,8 +114,7 @@ pub(super) fn write(
     attributes.extend(listen_port.map(WireguardAttribute::ListenPort));
     request(WireguardCmd::SetDevice, attributes, NLM_F_ACK)?;
     for peers in batches(changes.iter().flat_map(pieces)) {
-        let attributes =
-            vec![WireguardAttribute::IfName(name.to_owned()), WireguardAttribute::Peers(peers)];
+        let attributes = vec![WireguardAttribute::IfName(name.to_owned()), WireguardAttribute::Peers(peers)];
         request(WireguardCmd::SetDevice, attributes, NLM_F_ACK)?;
     }
     Ok(())
@@ -174,8 +173,7 @@ fn pieces(change: &PeerChange) -> Vec<WireguardPeer> {
     let (key, endpoint, keepalive_s, allowed_ips) = match change {
         PeerChange::Remove(key) => {
             let flags = WireguardPeerFlags::RemoveMe;
-            let gone =
-                vec![WireguardPeerAttribute::PublicKey(*key), WireguardPeerAttribute::Flags(flags)];
+            let gone = vec![WireguardPeerAttribute::PublicKey(*key), WireguardPeerAttribute::Flags(flags)];
             return vec![WireguardPeer(gone)];
         }
         PeerChange::Set { key, endpoint, keepalive_s, allowed_ips } => {
@@ -342,14 +340,18 @@ mod tests {
         assert!(text.contains("14000400 0200ca6cc0000201".replace(' ', "").as_str()), "{text}");
         assert!(text.contains("0600050019000000"), "keepalive: {text}");
         assert!(text.contains("0800030002000000"), "WGPEER_F_REPLACE_ALLOWEDIPS: {text}");
-        assert!(text.contains("080002000a000000") && text.contains("0500030008000000"), "no host bits: {text}");
+        assert!(
+            text.contains("080002000a000000") && text.contains("0500030008000000"),
+            "no host bits: {text}"
+        );
         let text = octets(pieces(&PeerChange::Remove([7; 32])).remove(0));
         assert!(text.contains("0800030001000000"), "WGPEER_F_REMOVE_ME: {text}");
     }
 
     #[test]
     fn what_is_not_given_is_not_touched() {
-        let change = PeerChange::Set { key: [7; 32], endpoint: None, keepalive_s: Some(0), allowed_ips: None };
+        let change =
+            PeerChange::Set { key: [7; 32], endpoint: None, keepalive_s: Some(0), allowed_ips: None };
         let [peer] = pieces(&change).try_into().expect("one piece");
         let [key, keepalive] = <[_; 2]>::try_from(peer.0).expect("two attributes");
         assert_eq!(key, WireguardPeerAttribute::PublicKey([7; 32]));

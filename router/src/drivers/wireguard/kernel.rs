@@ -14,9 +14,9 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkWireguard};
 use watari_config::WgKey;
-use watari_planner::{Engine, Observed};
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
 use watari_planner::wanted::Wanted;
+use watari_planner::{Engine, Observed};
 
 use super::genetlink::{self, Device, PeerChange};
 use crate::drivers::DriverError;
@@ -116,8 +116,12 @@ impl KernelEngine {
 /// Adds a device that is there but not as anybody wants it: of the engine that is not to be used, or without a
 /// key.
 pub(super) fn observe_unusable(name: &str, observed: &mut Observed) {
-    let value =
-        Wireguard { own_key: observed.identity.wireguard_key, listen_port: 0, mtu: 0, peers: BTreeMap::new() };
+    let value = Wireguard {
+        own_key: observed.identity.wireguard_key,
+        listen_port: 0,
+        mtu: 0,
+        peers: BTreeMap::new(),
+    };
     observed.system.insert(Key::Wireguard(name.to_owned()), Value::Wireguard(value));
 }
 
@@ -243,12 +247,8 @@ mod tests {
     fn told(wish: &Wireguard) -> Device {
         let peer = |(key, peer): (&WgKey, &WireguardPeer)| {
             let allowed_ips = peer.allowed_ips.iter().rev().copied().collect();
-            let peer = Peer {
-                endpoint: peer.endpoint,
-                allowed_ips,
-                keepalive_s: peer.keepalive_s,
-                handshake: None,
-            };
+            let peer =
+                Peer { endpoint: peer.endpoint, allowed_ips, keepalive_s: peer.keepalive_s, handshake: None };
             (key.octets(), peer)
         };
         Device {

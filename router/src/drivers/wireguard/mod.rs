@@ -123,9 +123,7 @@ impl Engines {
         match value {
             _ if remove && !is_ours => Ok(()),
             _ if remove => self.remove_device(name, in_kernel.as_ref(), root).await,
-            Value::Wireguard(_) if !is_ours => {
-                Err(DriverError::Foreign { what: format!("device {name}") })
-            }
+            Value::Wireguard(_) if !is_ours => Err(DriverError::Foreign { what: format!("device {name}") }),
             Value::Wireguard(device) => self.set_device(name, device, in_kernel.as_ref(), root).await,
             _ => Ok(()),
         }

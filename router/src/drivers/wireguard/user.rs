@@ -6,8 +6,8 @@ use watari_config::WgKey;
 use watari_link::client::{Client, ClientError};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{DeviceConfig, DeviceStatus, PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig};
-use watari_planner::{Engine, Observed};
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
+use watari_planner::{Engine, Observed};
 
 use crate::drivers::netlink::Dump;
 use crate::drivers::{DriverError, Place};
