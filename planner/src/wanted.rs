@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use watari_config::document::{Gateway, Tenant};
 use watari_config::{Desired, Mac, Name, Vni};
 
+pub use node::NODE_DEVICE_MTU;
+
 use crate::item::{Key, Ns, PortAt, Value};
 use crate::observed::Observed;
 

@@ -213,11 +213,11 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
 
 /// The routes that other modules bring to the API.
 fn others(
-    _brain: &Arc<Brain>,
-    _bootstrap: &Arc<Bootstrap>,
-    _stop: &watch::Receiver<bool>,
+    brain: &Arc<Brain>,
+    bootstrap: &Arc<Bootstrap>,
+    stop: &watch::Receiver<bool>,
 ) -> Vec<OpenApiRouter> {
-    Vec::new()
+    vec![crate::nodes::start(brain, bootstrap, stop)]
 }
 
 /// Tells the service manager, if there is one.

@@ -11,7 +11,7 @@ use super::{Making, untagged};
 use crate::item::{HookKind, Key, Ns, TenantRoute, Value, Wireguard, WireguardPeer};
 
 /// MTU of the node-facing device in bytes: WireGuard over IPv6 on an Ethernet path of 1500.
-pub(crate) const NODE_DEVICE_MTU: u16 = 1420;
+pub const NODE_DEVICE_MTU: u16 = 1420;
 
 impl Making<'_> {
     pub(super) fn nodes(&mut self) {

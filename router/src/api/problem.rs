@@ -83,6 +83,8 @@ problems! {
     media_type = UNSUPPORTED_MEDIA_TYPE, "media-type", "The body must be application/json or application/yaml";
     /// The document would not hold together.
     invalid = UNPROCESSABLE_ENTITY, "invalid-document", "The document is not valid";
+    /// Some fields of the request are wrong.
+    request = UNPROCESSABLE_ENTITY, "invalid-request", "Some fields of the request are wrong";
     /// The store or another part failed.
     internal = INTERNAL_SERVER_ERROR, "internal", "The gateway failed";
     /// The gateway cannot answer now.

@@ -13,7 +13,8 @@ use watari_bgp::community::ExtCommunity;
 use watari_bgp::evpn::{Imet, IpPrefix, MacIp};
 use watari_bgp::nlri::{Key, Nlri};
 use watari_bgp::types::{Esi, InstanceId, MacAddr};
-use watari_config::{Desired, Vni};
+use watari_config::document::Node;
+use watari_config::{Desired, Name, Vni};
 
 use super::fabric::{EVPN, Fabric, tenant_instance};
 use super::hosts::Station;
@@ -67,11 +68,26 @@ fn own_stations(desired: &Desired, fabric: &Fabric, out: &mut Origination<'_>) {
         }
     }
     for (_, node) in desired.nodes().filter(|(_, n)| n.public_key.is_some()) {
-        let vni = desired.document().segments[&node.segment].vni;
-        for ip in &node.addresses {
-            out.station(vni, MacAddr(node.mac.octets()), Some(*ip), Mobility::Pinned);
-        }
+        node_stations(desired, node, out);
     }
+}
+
+fn node_stations(desired: &Desired, node: &Node, out: &mut Origination<'_>) {
+    let vni = desired.document().segments[&node.segment].vni;
+    for ip in &node.addresses {
+        out.station(vni, MacAddr(node.mac.octets()), Some(*ip), Mobility::Pinned);
+    }
+}
+
+/// The nodes that have enrolled and of which every address is among what was `told`.
+pub fn announced_nodes(desired: &Desired, fabric: &Fabric, told: &Originated) -> Vec<Name> {
+    let is_told = |node: &Node| {
+        let mut wanted = Origination { fabric, originated: Originated::new() };
+        node_stations(desired, node, &mut wanted);
+        wanted.originated.keys().all(|key| told.contains_key(key))
+    };
+    let enrolled = desired.nodes().filter(|(_, n)| n.public_key.is_some());
+    enrolled.filter(|(_, node)| is_told(node)).map(|(name, _)| name.clone()).collect()
 }
 
 /// Prefixes of each tenant that are ours by the document.

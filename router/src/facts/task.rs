@@ -17,7 +17,7 @@ use super::fabric::{EVPN, Fabric};
 use super::hosts::Hosts;
 use super::import::{Imported, Routes, import};
 use super::kernel::KernelRoutes;
-use super::originate::{Learnt, Originated, originate};
+use super::originate::{Learnt, Originated, announced_nodes, originate};
 use super::peers::{Numbers, neighbours};
 use super::tables::{self, MayRemove};
 use super::{Board, show};
@@ -196,6 +196,7 @@ impl Task {
         self.kernel.sync(desired, &fabric.tenants, &self.best, &imported, may_remove).await?;
         let shown = show::Shown { maps: &self.maps, learnt: &learnt, imported: &imported, best: &self.best };
         let mut facts = show::facts(&shown);
+        facts["announced"] = serde_json::json!(announced_nodes(desired, &fabric, &self.originated));
         show::bgp(&mut facts, &self.bgp, &self.numbers, self.is_restart, !self.awaiting.is_empty()).await;
         self.board.write(facts);
         Ok(())
