@@ -9,7 +9,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::RouteMessageBuilder;
 use watari_config::Mac;
 use watari_planner::item::{Key, Ns, System, Value};
@@ -195,50 +195,33 @@ pub async fn delete_route(netlink: &Netlink, route: &KernelRoute) -> Result<(), 
 }
 
 fn message(route: &KernelRoute) -> RouteMessage {
-    let protocol = RouteProtocol::Other(route.protocol);
-    match route.prefix {
-        IpNet::V4(net) => {
-            let mut builder = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-                .destination_prefix(net.addr(), net.prefix_len())
-                .protocol(protocol)
-                .priority(route.metric);
-            if let Some(index) = route.oif {
-                builder = builder.output_interface(index);
-            }
-            if let Some(IpAddr::V4(via)) = route.via {
-                builder = builder.gateway(via);
-            }
-            if let Some(IpAddr::V4(source)) = route.source {
-                builder = builder.pref_source(source);
-            }
-            onlink(builder.build(), route)
-        }
-        IpNet::V6(net) => {
-            let mut builder = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-                .destination_prefix(net.addr(), net.prefix_len())
-                .protocol(protocol)
-                .priority(route.metric);
-            if let Some(index) = route.oif {
-                builder = builder.output_interface(index);
-            }
-            if let Some(IpAddr::V6(via)) = route.via {
-                builder = builder.gateway(via);
-            }
-            if let Some(IpAddr::V6(source)) = route.source {
-                builder = builder.pref_source(source);
-            }
-            onlink(builder.build(), route)
-        }
-    }
+    let mut message = if route.prefix.addr().is_ipv4() {
+        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build()
+    } else {
+        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()
+    };
+    message.header.destination_prefix_length = route.prefix.prefix_len();
+    message.header.protocol = RouteProtocol::Other(route.protocol);
+    let address = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    };
+    let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Destination(address(route.prefix.addr())));
+    attributes.push(RouteAttribute::Priority(route.metric));
+    attributes.extend(route.oif.map(RouteAttribute::Oif));
+    attributes.extend(route.via.map(|via| RouteAttribute::Gateway(address(via))));
+    attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(address(source))));
+    onlink(message, route)
 }
 
 /// A next hop with its device given is on that link, whatever the addresses there say.
 fn onlink(mut message: RouteMessage, route: &KernelRoute) -> RouteMessage {
     if route.via.is_some() && route.oif.is_some() {
-        message.header.flags |= netlink_packet_route::route::RouteFlags::Onlink;
+        message.header.flags |= RouteFlags::Onlink;
     }
     if route.via.is_none() && route.prefix.addr().is_ipv4() {
-        message.header.scope = netlink_packet_route::route::RouteScope::Link;
+        message.header.scope = RouteScope::Link;
     }
     message
 }
