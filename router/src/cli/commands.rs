@@ -1,10 +1,9 @@
 //! What each subcommand asks and prints.
 
-use std::fs::{self, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -13,11 +12,8 @@ use watari_config::document::KINDS;
 use watari_config::read::DOCUMENT_BYTES_MAX;
 
 use super::client::{Body, Client, ClientError, token_file};
-use super::{Attach, Cli, Command, To, table};
+use super::{Cli, Command, To, nodes, table};
 use crate::run::{self, RunError};
-
-/// The time between two looks at a receipt.
-const RECEIPT_POLL: Duration = Duration::from_millis(500);
 
 /// Why a subcommand failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +48,14 @@ pub(super) enum CommandError {
     #[error("stored, but not applied within {0} s; `watari status` says why")]
     NotApplied(u32),
     /// The node is attached, but did not become ready in time.
-    #[error("attached, but {name} was not ready within {wait_s} s")]
+    #[error("attached, but {name} was not ready within {wait_s} s: {reason}")]
     NotReady {
         /// The node.
         name: String,
         /// How long was waited.
         wait_s: u32,
+        /// What the receipt says.
+        reason: String,
     },
     /// The runtime cannot be had.
     #[error("the runtime: {0}")]
@@ -95,7 +93,7 @@ fn client(to: &To) -> Result<Client, ClientError> {
 }
 
 /// Prints an answer: JSON when asked for, else as `table` does.
-fn show(to: &To, answer: &Value, table: impl FnOnce(&Value)) {
+pub(super) fn show(to: &To, answer: &Value, table: impl FnOnce(&Value)) {
     if to.json { table::json(answer) } else { table(answer) }
 }
 
@@ -136,19 +134,17 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
             show(&to, &client.get("audit").await?, |a| table::rows(a, &columns));
             Ok(())
         }
-        Command::Attach(attach) => attach_node(&to, &client, attach).await,
+        Command::Attach(attach) => nodes::attach(&to, &client, attach).await,
         Command::Detach { name } => {
             let answer =
                 client.send(Method::DELETE, &format!("nodes/{name}"), Body::Empty, Duration::ZERO).await?;
             show(&to, &answer, |_| table::line(format!("detached {name}")));
             Ok(())
         }
-        Command::Measure { from, to: far } => {
-            let body = Body::Json(json!({ "from": from, "to": far }));
-            let answer = client.send(Method::POST, "measure", body, Duration::from_secs(120)).await?;
-            show(&to, &answer, table::fields);
-            Ok(())
-        }
+        Command::Nodes => get(&to, &client, Some("nodes".to_owned()), None).await,
+        Command::Receipt { name } => nodes::receipt(&to, &client, &name).await,
+        Command::Renew { name, lease } => nodes::renew(&to, &client, &name, &lease).await,
+        Command::Measure(measure) => nodes::measure(&to, &client, measure).await,
         Command::Run { .. } | Command::Cleanup { .. } | Command::Validate { .. } => {
             unreachable!("needs no gateway")
         }
@@ -255,51 +251,6 @@ async fn revisions(
     Ok(())
 }
 
-async fn attach_node(to: &To, client: &Client, attach: Attach) -> Result<(), CommandError> {
-    let mut body = json!({ "segment": attach.segment, "kind": attach.kind, "lease": attach.lease });
-    if let Some(name) = &attach.name {
-        body["name"] = json!(name);
-    }
-    let answer = client.send(Method::POST, "nodes", Body::Json(body), Duration::ZERO).await?;
-    if let (Some(file), Some(text)) = (&attach.cloud_init, answer.get("cloud_init").and_then(Value::as_str)) {
-        write_private(file, text)?;
-    }
-    show(to, &answer, |answer| {
-        let mut shown = answer.clone();
-        let command = shown.as_object_mut().and_then(|o| {
-            o.shift_remove("cloud_init");
-            o.shift_remove("join_command")
-        });
-        table::fields(&shown);
-        if let Some(command) = command.as_ref().and_then(Value::as_str) {
-            table::line(format!("\n{command}"));
-        }
-    });
-    if attach.wait == 0 {
-        return Ok(());
-    }
-    let name = answer.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let receipt = await_receipt(client, &name, attach.wait).await?;
-    show(to, &receipt, table::fields);
-    Ok(())
-}
-
-/// The receipt of a node, once it is ready.
-async fn await_receipt(client: &Client, name: &str, wait_s: u32) -> Result<Value, CommandError> {
-    let path = format!("nodes/{name}/receipt");
-    let until = Instant::now() + Duration::from_secs(wait_s.into());
-    loop {
-        let receipt = client.get(&path).await?;
-        if receipt.get("ready") == Some(&Value::Bool(true)) {
-            return Ok(receipt);
-        }
-        if Instant::now() >= until {
-            return Err(CommandError::NotReady { name: name.to_owned(), wait_s });
-        }
-        tokio::time::sleep(RECEIPT_POLL).await;
-    }
-}
-
 fn validate(to: &To, file: &Path) -> Result<(), CommandError> {
     let text = read_file(file)?;
     match run::validate(&text) {
@@ -342,11 +293,4 @@ fn read_file(path: &Path) -> Result<String, CommandError> {
         return Err(failed(std::io::Error::other(format!("larger than {DOCUMENT_BYTES_MAX} bytes"))));
     }
     Ok(text)
-}
-
-/// Writes a file that only its owner may read: it carries a token.
-fn write_private(path: &Path, text: &str) -> Result<(), CommandError> {
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|source| CommandError::File { path: path.to_owned(), source })
 }

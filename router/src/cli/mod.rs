@@ -5,6 +5,7 @@
 
 pub mod client;
 mod commands;
+mod nodes;
 mod table;
 
 use std::path::PathBuf;
@@ -162,22 +163,33 @@ enum Command {
         /// The node.
         name: String,
     },
-    /// Measure between two of site, gateway and node.
-    Measure {
-        /// From where.
-        from: String,
-        /// To where.
-        to: String,
+    /// List the nodes of this gateway.
+    Nodes,
+    /// Show the receipt of a node: each stage with its time, and every probe.
+    Receipt {
+        /// The node.
+        name: String,
     },
+    /// Let a node live longer.
+    Renew {
+        /// The node.
+        name: String,
+        /// How long from now on, e.g. 12h.
+        #[arg(long, value_name = "DURATION")]
+        lease: String,
+    },
+    /// Measure between two of site, gateway and node.
+    Measure(Measure),
 }
 
 #[derive(Debug, Args)]
 struct Attach {
     /// The node's name; the gateway makes one where it is absent.
-    name: Option<String>,
-    /// The segment it shall be in.
     #[arg(long)]
-    segment: String,
+    name: Option<String>,
+    /// The segment it shall be in; may be absent where the gateway has one only.
+    #[arg(long)]
+    segment: Option<String>,
     /// gpu or cpu.
     #[arg(long, default_value = "cpu")]
     kind: String,
@@ -190,6 +202,23 @@ struct Attach {
     /// Wait until the node is ready, and show its receipt.
     #[arg(long, value_name = "SECONDS", default_value = "0")]
     wait: u32,
+}
+
+#[derive(Debug, Args)]
+struct Measure {
+    /// From where: site:NAME, gateway:NAME, node:NAME, or a name that only one of them has.
+    from: String,
+    /// To where.
+    to: String,
+    /// Seconds of each test.
+    #[arg(long, default_value = "1", value_name = "SECONDS")]
+    seconds: u32,
+    /// Parallel TCP streams.
+    #[arg(long, default_value = "4")]
+    streams: u8,
+    /// Tests: tcp, tcp-reverse, udp, udp-reverse, rr-tcp, rr-udp.
+    #[arg(long, value_name = "TEST,…", value_delimiter = ',')]
+    tests: Vec<String>,
 }
 
 /// Runs the command line of this process.

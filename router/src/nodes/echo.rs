@@ -71,7 +71,9 @@ pub fn probe(source: IpAddr, target: IpAddr, bytes: u16) -> Result<Duration, Ech
         let sent = Instant::now();
         match socket.send_to(&packet, &SocketAddr::new(target, 0).into()) {
             Ok(_) => {}
-            Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => return Err(EchoError::TooBig { mtu: None }),
+            Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {
+                return Err(EchoError::TooBig { mtu: None });
+            }
             Err(e) => return Err(system("send the probe")(e)),
         }
         match answer(&socket, target, &packet, sent) {
@@ -147,7 +149,9 @@ fn answer(socket: &Socket, target: IpAddr, sent: &[u8], at: Instant) -> Result<D
             Ok(received) => received,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => continue,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => return Err(EchoError::TooBig { mtu: None }),
+            Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {
+                return Err(EchoError::TooBig { mtu: None });
+            }
             Err(e) => return Err(system("receive the answer")(e)),
         };
         // SAFETY: the kernel wrote the first `length` octets.

@@ -63,11 +63,8 @@ struct Use {
 
 /// Listens until `stop`, again after a failure.
 pub async fn run(nodes: Arc<Nodes>, address: SocketAddr, mut stop: watch::Receiver<bool>) {
-    let enrolment = Enrolment {
-        nodes: nodes.clone(),
-        limiter: Mutex::new(Limiter::new(RATE)),
-        used: Mutex::default(),
-    };
+    let enrolment =
+        Enrolment { nodes: nodes.clone(), limiter: Mutex::new(Limiter::new(RATE)), used: Mutex::default() };
     let router = Router::new()
         .route(ENROL_PATH, post(enrol))
         .fallback(|| async { StatusCode::NOT_FOUND })
@@ -270,9 +267,8 @@ mod tests {
         let early = "2026-01-01T00:00:00Z".parse().unwrap();
         let key: WgKey = samples::KEY.parse().unwrap();
         let head = Head { revision: 1, desired: expired.into() };
-        let refusals = [("t", late), ("wrong", early), ("", early)].map(|(token, at)| {
-            enrolled(&head, token, key, at, &OnceLock::new()).unwrap_err().to_string()
-        });
+        let refusals = [("t", late), ("wrong", early), ("", early)]
+            .map(|(token, at)| enrolled(&head, token, key, at, &OnceLock::new()).unwrap_err().to_string());
         assert!(refusals.iter().all(|r| *r == refusals[0]), "{refusals:?}");
     }
 }

@@ -85,9 +85,8 @@ impl Here {
     pub fn find(desired: &Desired, l3vni: u32, vni: u32) -> Result<Self, HereError> {
         let gateway = desired.gateway_name().clone();
         let tenants = &desired.document().tenants;
-        let found = desired
-            .segments()
-            .find(|(_, s)| s.vni.get() == vni && tenants[&s.tenant].l3vni.get() == l3vni);
+        let found =
+            desired.segments().find(|(_, s)| s.vni.get() == vni && tenants[&s.tenant].l3vni.get() == l3vni);
         let Some((name, segment)) = found else {
             return Err(HereError::NoSegment { gateway, l3vni, vni });
         };

@@ -152,8 +152,9 @@ where
         socket.bind(SocketAddr::new(own.into(), 0))?;
         let connecting = socket.connect(SocketAddr::new(to.into(), PORT));
         let stream = tokio::time::timeout(CONNECT_WAIT_MAX, connecting).await??;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
         let driver = tokio::spawn(connection);
         let request = Request::post(path)
             .header(header::HOST, "gateway")

@@ -44,9 +44,8 @@ fn until_next(desired: &Desired, now: Timestamp) -> Duration {
 /// Detaches every node whose lease has ended; false when that failed.
 async fn end(brain: &Arc<Brain>) -> bool {
     let names = expired(&brain.desired(), now());
-    let change = brain.change(Actor::own("lease"), "lease ended", |head| {
-        Ok(without_expired(&head.desired, now()))
-    });
+    let change =
+        brain.change(Actor::own("lease"), "lease ended", |head| Ok(without_expired(&head.desired, now())));
     match change.await {
         Ok(_) => {
             for name in names {

@@ -32,7 +32,10 @@ const FIELDS: [&str; 6] = ["from", "to", "seconds", "streams", "tests", "udp_rat
 
 /// What is to be measured.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "it is the schema; the body is read field by field, so that each wrong one is named")]
+#[allow(
+    dead_code,
+    reason = "it is the schema; the body is read field by field, so that each wrong one is named"
+)]
 struct MeasureRequest {
     /// From where: `site:NAME`, `gateway:NAME`, `node:NAME`, or a name that only one of them has.
     from: String,
@@ -229,7 +232,10 @@ mod tests {
     #[test]
     fn a_request_is_read_with_its_defaults() {
         let (path, spec) = read_of(json!({"from": "site:a", "to": "gpu-1", "seconds": 2})).unwrap();
-        assert_eq!((path.from.0.to_string(), path.to.0.to_string()), ("gateway:gw-a".into(), "node:gpu-1".into()));
+        assert_eq!(
+            (path.from.0.to_string(), path.to.0.to_string()),
+            ("gateway:gw-a".into(), "node:gpu-1".into())
+        );
         assert_eq!((spec.test_ms, spec.streams, spec.tests.len()), (2000, 4, 4));
         assert_eq!(spec.udp_payload_bytes, 1200, "it fits into 1370");
     }

@@ -235,10 +235,8 @@ impl Receipt {
                 (kept.ok, kept.at, kept.rtt_us, kept.reason) = (true, Some(now), Some(rtt_us), None);
             }
             Err(reason) => {
-                self.reason = Some(format!(
-                    "{} bytes from {} to {}: {reason}",
-                    kept.bytes, kept.gateway, kept.target
-                ));
+                self.reason =
+                    Some(format!("{} bytes from {} to {}: {reason}", kept.bytes, kept.gateway, kept.target));
                 kept.reason = Some(reason);
             }
         }

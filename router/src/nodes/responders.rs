@@ -33,7 +33,8 @@ pub async fn run(brain: Arc<Brain>, mut stop: watch::Receiver<bool>) {
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
     loop {
         let wanted = wanted(&head.borrow_and_update().desired);
-        let (kept, told) = tokio::task::spawn_blocking(move || bring_up(running, wanted)).await.unwrap_or_default();
+        let (kept, told) =
+            tokio::task::spawn_blocking(move || bring_up(running, wanted)).await.unwrap_or_default();
         running = kept;
         for error in told {
             tracing::debug!(error, "no measurement responder yet");

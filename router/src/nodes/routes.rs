@@ -30,7 +30,10 @@ const WAIT_S_MAX: u32 = 600;
 
 /// What is asked when a node is attached.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "it is the schema; the body is read field by field, so that each wrong one is named")]
+#[allow(
+    dead_code,
+    reason = "it is the schema; the body is read field by field, so that each wrong one is named"
+)]
 struct AttachRequest {
     /// Its name; one is made where it is absent.
     name: Option<String>,
