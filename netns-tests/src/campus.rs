@@ -98,11 +98,9 @@ impl Campus {
     pub fn is_stale(&self, prefix: &str) -> Result<bool> {
         match &self.router {
             Router::Bird(bird) => {
-                // BIRD marks the attributes of a stale route with `s` after the preference.
-                let text = bird.routes(&format!("{prefix} all"))?;
-                Ok(text.contains("(100s)")
-                    || text.contains("(100/-) s")
-                    || text.to_lowercase().contains("stale"))
+                let name = if prefix.contains(':') { "watari6" } else { "watari4" };
+                let session = bird.ask(&format!("show protocols all {name}"))?;
+                Ok(session.contains("Neighbor graceful restart active") && self.knows(prefix)?)
             }
             Router::Frr(frr) => {
                 let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };

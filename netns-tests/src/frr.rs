@@ -36,12 +36,12 @@ impl Frr {
         std::fs::write(dir.join("vtysh.conf"), "")?;
         let owner = dir.display().to_string();
         ns.exec(&format!("chown -R frr:frrvty {owner}"))?;
-        let mut zebra = daemon(ns, &dir, "zebra", &[])?;
+        let mut zebra = daemon(ns, &dir, "zebra")?;
         wait_until(Duration::from_secs(10), "zebra to answer", || {
             ensure!(zebra.is_running(), "it ended: {}", zebra.log());
             vtysh(ns, &dir, "show version").map(|_| ())
         })?;
-        let mut bgpd = daemon(ns, &dir, "bgpd", &["-l", "::"])?;
+        let mut bgpd = daemon(ns, &dir, "bgpd")?;
         wait_until(Duration::from_secs(10), "bgpd to answer", || {
             ensure!(bgpd.is_running(), "it ended: {}", bgpd.log());
             let answer = vtysh(ns, &dir, "show bgp summary")?;
@@ -101,12 +101,11 @@ impl Frr {
     }
 }
 
-fn daemon(ns: &Ns, dir: &Path, name: &str, more: &[&str]) -> Result<Process> {
+fn daemon(ns: &Ns, dir: &Path, name: &str) -> Result<Process> {
     let mut command = ns.command(&format!("{DAEMONS}/{name}"));
     command.arg("-f").arg(dir.join(format!("{name}.conf")));
     command.arg("-z").arg(dir.join("zserv.api")).arg("--vty_socket").arg(dir);
     command.arg("-i").arg(dir.join(format!("{name}.pid"))).args(["-P", "0", "--log", "stdout"]);
-    command.args(more);
     Process::start_logging(ns, command, &dir.join(format!("{name}.log")))
 }
 
