@@ -71,11 +71,12 @@ fn taken(document: &Document, segment: &Name) -> BTreeSet<IpAddr> {
     taken
 }
 
+/// The lowest address of a slice is left out, as with probe addresses: it may be the subnet's own.
 fn free(slice: &IpNet, taken: &BTreeSet<IpAddr>) -> Result<IpAddr, AllocateError> {
     let mut hosts: Box<dyn Iterator<Item = IpAddr>> = match slice {
         IpNet::V4(net) => {
             let (low, high) = (u32::from(net.network()), u32::from(net.broadcast()));
-            Box::new((low..=high).map(|a| IpAddr::V4(a.into())))
+            Box::new((low + 1..=high).map(|a| IpAddr::V4(a.into())))
         }
         IpNet::V6(net) => {
             let (low, high) = (u128::from(net.network()), u128::from(net.broadcast()));

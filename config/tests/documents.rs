@@ -130,3 +130,42 @@ fn a_key_written_twice_is_refused() {
     let text = WHOLE.replace("  lab: { l3vni: 5000 }", "  lab: { l3vni: 5000 }\n  lab: { l3vni: 5001 }");
     assert!(desired(&text).unwrap_err()[0].message.contains("duplicate"));
 }
+
+/// Two gateways take nodes in turn, each out of its own slice, until both are exhausted: no address comes
+/// twice, none is a gateway's own, and the document holds together all the way.
+#[test]
+fn addresses_of_nodes_come_once_and_run_out_cleanly() {
+    use watari_config::allocate::{AllocateError, node_addresses, node_mac};
+    use watari_config::document::{Node, NodeKind, NodeMode};
+    let small = WHOLE.replace("10.10.0.128/26", "10.10.0.128/29").replace("10.10.0.192/26", "10.10.0.136/29");
+    let mut document = read_document(&parse_text(&small).unwrap()).unwrap();
+    let segment: watari_config::Name = "lab-net".parse().unwrap();
+    let mut exhausted = 0;
+    for turn in 0..20 {
+        let gateway: watari_config::Name = ["gw-a", "gw-b"][turn % 2].parse().unwrap();
+        let desired = Desired::new(document.clone(), gateway.clone(), 1).unwrap();
+        let addresses = match node_addresses(&desired, &segment) {
+            Ok(addresses) => addresses,
+            Err(AllocateError::Exhausted { .. }) => {
+                exhausted += 1;
+                continue;
+            }
+            Err(other) => panic!("{other}"),
+        };
+        let name: watari_config::Name = format!("n{turn}").parse().unwrap();
+        let mac = node_mac(&document, &name, &addresses);
+        let (kind, mode) = (NodeKind::Cpu, NodeMode::L3);
+        let (created, expires) =
+            ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-02T00:00:00Z".parse().unwrap());
+        let segment = segment.clone();
+        let (public_key, token_sha256) = (None, None);
+        let node =
+            Node { gateway, segment, kind, mode, addresses, mac, public_key, token_sha256, created, expires };
+        document.nodes.insert(name, node);
+    }
+    // Of eight addresses the lowest is left out and the next is the gateway's own.
+    assert_eq!(document.nodes.len(), 12);
+    assert_eq!(exhausted, 8);
+    let first = &document.nodes[&"n0".parse::<watari_config::Name>().unwrap()].addresses;
+    assert_eq!(first[0].to_string(), "10.10.0.130");
+}

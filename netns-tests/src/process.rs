@@ -221,6 +221,10 @@ fn text(file: &mut File) -> Result<String> {
 
 /// Waits on the child's pidfd.
 fn wait_child(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
+    // One that was looked at after its end is no process any more, but its status is known.
+    if let Some(status) = child.try_wait()? {
+        return Ok(status);
+    }
     // SAFETY: pidfd_open(2) on a child that was not yet waited for; the descriptor becomes ours.
     let fd = unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, child.id(), 0);
