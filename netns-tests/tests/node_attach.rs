@@ -7,12 +7,12 @@
 //!                                                    wan ─── [cloud]: node n1
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use netns_tests::gateway::program;
-use netns_tests::http::Response;
+use netns_tests::http::{Api, Response};
 use netns_tests::ping::{Ping, ping};
 use netns_tests::topology::{self, Topology, Tunnel};
 use netns_tests::world::SOON;
@@ -153,10 +153,16 @@ fn measured(world: &World) -> Result<()> {
 
 #[test]
 fn root_a_token_works_once_and_a_lease_ends() -> Result<()> {
-    let world = world()?;
+    let mut world = world()?;
     let attached = attach(&world.b, "n1", "1h")?;
     join(&world.topology.cloud, &attached)?;
     ready(&world.b, "n1")?;
+    world.b.kill9()?;
+    world.b.launch()?;
+    ensure!(world.b.first_plan_ops()? == 0, "the node was found as it was left");
+    let receipt = ready(&world.b, "n1")?;
+    ensure!(receipt["derived"] == true, "{receipt:#}");
+    proves_both_gateways(&receipt)?;
     // Another machine with the token of the first: its state is fresh, its key another.
     let machine = &world.topology.cloud;
     let second =
@@ -195,5 +201,40 @@ fn root_what_cannot_be_attached_is_refused_with_the_field() -> Result<()> {
     ensure!(status == 503, "a node that never joined: {status}");
     ensure!(world.b.get("/api/v1/nodes/n1/receipt")?["state"] == "waiting", "its receipt");
     ensure!(world.b.api().get("/api/v1/nodes/nobody/receipt")?.status == 404, "a receipt of nobody");
+    let openapi = world.b.get("/api/v1/openapi.json")?;
+    for (path, method) in [
+        ("/nodes", "get"),
+        ("/nodes", "post"),
+        ("/nodes/{name}", "get"),
+        ("/nodes/{name}", "delete"),
+        ("/nodes/{name}/receipt", "get"),
+        ("/nodes/{name}/renew", "post"),
+        ("/measure", "post"),
+    ] {
+        ensure!(openapi["paths"][format!("/api/v1{path}")][method].is_object(), "{method} {path}");
+    }
+    internal_is_for_gateways_alone(&world)?;
     Ok(())
+}
+
+/// Gateway A may ask gateway B to probe; a machine of the WAN gets no connection, and gateway B's own machine
+/// none that is served.
+fn internal_is_for_gateways_alone(world: &World) -> Result<()> {
+    let address = SocketAddr::from((topology::VTEP_B, 4793));
+    let ask = json!({ "l3vni": 5000, "vni": 1000, "target": "10.20.0.65", "bytes": 84 });
+    let post = |ns: &Ns| Api::Tcp(ns.clone(), address).post("/internal/v1/probe", &ask);
+    let answer = wait_until(SOON, "gw-b to answer gw-a", || post(world.a.ns())?.success())?;
+    ensure!(answer["rtt_us"].is_u64(), "gw-b reaches gw-a's own address: {answer}");
+    ensure!(post(world.b.ns()).is_err(), "the machine itself is no other gateway");
+    let cloud = &world.topology.cloud;
+    cloud.ip(&format!("route add {} via {}", topology::VTEP_B, default_gateway(cloud)?))?;
+    ensure!(post(cloud).is_err(), "a machine of the WAN");
+    Ok(())
+}
+
+/// The next hop of some route of the machine.
+fn default_gateway(ns: &Ns) -> Result<String> {
+    let routes = ns.ip_json("route show")?;
+    let next = routes.iter().find_map(|r| r["gateway"].as_str());
+    Ok(next.context("no next hop")?.to_owned())
 }

@@ -37,6 +37,8 @@ use crate::store::token_sha256;
 const RATE: Rate = Rate { burst: 60, per_s: 2 };
 /// The most connections at a time.
 const CONNECTIONS_MAX: usize = 128;
+/// The most of them from one address.
+const PER_ADDRESS_MAX: usize = 16;
 /// How long a connection may last.
 const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(20);
 /// How long the reply waits for the node to be put in place: a handshake that comes too early is tried again
@@ -78,6 +80,7 @@ pub async fn run(nodes: Arc<Nodes>, address: SocketAddr, mut stop: watch::Receiv
             Ok((listener, tls)) => {
                 let gate = Gate {
                     connections_max: CONNECTIONS_MAX,
+                    per_address_max: PER_ADDRESS_MAX,
                     connection_wait_max: CONNECTION_WAIT_MAX,
                     admit: |_| true,
                     tls: Some(TlsAcceptor::from(tls)),

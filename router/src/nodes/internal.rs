@@ -4,7 +4,7 @@
 //!   POST /internal/v1/probe    ProbeAsk   ─▶ ProbeAnswer      on the VTEP address, port 4793,
 //!   POST /internal/v1/measure  MeasureAsk ─▶ MeasureAnswer    HTTP/1.1 through the tunnels
 //! ```
-//! Only the VTEP address of a gateway in the document may connect. Who forges it gets no answer: the way
+//! Only the VTEP address of another gateway in the document may connect. Who forges it gets no answer: the way
 //! back to a VTEP leads into its tunnel, so no connection comes about. What can be asked is bounded: echo
 //! and measurement to addresses of the segment, so many at a time, so often.
 
@@ -220,6 +220,7 @@ async fn listening(nodes: &Arc<Nodes>, vtep: Option<Ipv4Addr>, router: Router) {
         Ok(listener) => {
             let gate = Gate {
                 connections_max: CONNECTIONS_MAX,
+                per_address_max: CONNECTIONS_MAX,
                 connection_wait_max: CONNECTION_WAIT_MAX,
                 admit: |from| is_gateway(nodes, from),
                 tls: None,
@@ -235,7 +236,9 @@ async fn listening(nodes: &Arc<Nodes>, vtep: Option<Ipv4Addr>, router: Router) {
 
 fn is_gateway(nodes: &Nodes, from: IpAddr) -> bool {
     let desired = nodes.brain.desired();
-    desired.document().gateways.values().any(|g| IpAddr::V4(g.vtep) == from)
+    let own = desired.gateway_name();
+    let others = desired.document().gateways.iter().filter(|(name, _)| *name != own);
+    others.map(|(_, gateway)| IpAddr::V4(gateway.vtep)).any(|vtep| vtep == from)
 }
 
 impl Internal {

@@ -1,9 +1,10 @@
 //! A small HTTP/1.1 listener for machines: one request a connection, everything bounded. Used for the two
 //! listeners beside the operator API: enrolment (TLS) and the gateways among each other.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -35,12 +36,47 @@ pub struct Peer(pub SocketAddr);
 pub struct Gate<A> {
     /// The most connections at a time; more are hung up on.
     pub connections_max: usize,
+    /// The most of them from one address.
+    pub per_address_max: usize,
     /// How long a connection may last in all.
     pub connection_wait_max: Duration,
     /// Whether an address may connect at all.
     pub admit: A,
     /// Speak TLS.
     pub tls: Option<TlsAcceptor>,
+}
+
+/// Open connections by address.
+type Seats = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One of the connections that an address may have; free again when dropped.
+struct Seat {
+    seats: Seats,
+    address: IpAddr,
+}
+
+impl Seat {
+    fn take(seats: &Seats, address: IpAddr, most: usize) -> Option<Self> {
+        let mut taken = seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Self { seats: seats.clone(), address })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
 }
 
 /// A listener on an address that may come later or go meanwhile.
@@ -66,6 +102,7 @@ where
     A: Fn(IpAddr) -> bool,
 {
     let places = Arc::new(Semaphore::new(gate.connections_max));
+    let seats = Seats::default();
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -79,13 +116,15 @@ where
             tracing::debug!(%address, "hung up on");
             continue;
         }
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let place = places.clone().try_acquire_owned().ok();
+        let seat = Seat::take(&seats, address.ip().to_canonical(), gate.per_address_max);
+        let (Some(place), Some(seat)) = (place, seat) else {
             tracing::debug!(%address, "too many connections");
             continue;
         };
         let (router, tls, wait) = (router.clone(), gate.tls.clone(), gate.connection_wait_max);
         tokio::spawn(async move {
-            let _place = place;
+            let _held = (place, seat);
             let _ = stream.set_nodelay(true);
             let conversation = async {
                 match tls {
@@ -118,5 +157,22 @@ where
         .serve_connection(TokioIo::new(io), service);
     if let Err(error) = connection.await {
         tracing::debug!(%address, %error, "a connection broke");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_seats_and_gets_them_back() {
+        let (seats, address) = (Seats::default(), "192.0.2.1".parse().unwrap());
+        let held: Vec<_> = (0..2).map(|_| Seat::take(&seats, address, 2)).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(Seat::take(&seats, address, 2).is_none());
+        assert!(Seat::take(&seats, "192.0.2.2".parse().unwrap(), 2).is_some());
+        drop(held);
+        assert!(Seat::take(&seats, address, 2).is_some());
+        assert!(seats.lock().unwrap().is_empty(), "nothing is kept of who has gone");
     }
 }

@@ -14,7 +14,7 @@ use watari_config::{Desired, Name};
 use super::here::Here;
 use super::internal::{self, PROBE_PATH, PROBE_WAIT_MAX, ProbeAnswer, ProbeAsk};
 use super::receipt::{Probe, Receipt, ReceiptState, Seen};
-use super::{Nodes, echo, is_in_place, join};
+use super::{Nodes, echo, is_in_place, join, token};
 use crate::events::now;
 use crate::run::stopped;
 use crate::view::View;
@@ -65,6 +65,9 @@ impl Nodes {
                     receipt.enrolled(now);
                 }
                 let before = receipt.state;
+                if now >= token::good_until(node) {
+                    receipt.token_expired();
+                }
                 let tenant = &desired.document().segments[&node.segment].tenant;
                 receipt.see(seen(&view, name, tenant), now);
                 if before != receipt.state {

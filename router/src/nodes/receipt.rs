@@ -183,6 +183,14 @@ impl Receipt {
         }
     }
 
+    /// The token was not used in time: nobody can become this node any more.
+    pub fn token_expired(&mut self) {
+        if self.state == ReceiptState::Waiting {
+            self.state = ReceiptState::Failed;
+            self.reason = Some("its token has expired unused; detach it and ask anew".to_owned());
+        }
+    }
+
     /// What is seen of it at `now`. Stages are reached in order; a stage seen early counts when its turn comes.
     pub fn see(&mut self, seen: Seen, now: Timestamp) {
         if self.state != ReceiptState::Applying {
@@ -345,6 +353,16 @@ mod tests {
         receipt.see(Seen { applied: true, ..Seen::default() }, at(300_000));
         assert_eq!(receipt.state, ReceiptState::Failed);
         assert!(receipt.reason.unwrap().contains("handshake"));
+    }
+
+    #[test]
+    fn a_token_that_expired_unused_is_said() {
+        let mut receipt = Receipt::asked("gpu-1".parse().unwrap(), at(0));
+        receipt.token_expired();
+        assert_eq!(receipt.state, ReceiptState::Failed);
+        let mut joined = probing();
+        joined.token_expired();
+        assert_eq!(joined.state, ReceiptState::Probing, "a used token does not matter any more");
     }
 
     #[test]
