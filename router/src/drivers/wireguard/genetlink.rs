@@ -308,8 +308,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::Nla as _;
-
     use super::*;
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
