@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use watari_bgp::types::MacAddr;
 use watari_config::Vni;
 use watari_dataplane::{
-    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, Prefix, Route, RouteOrigin, Table,
+    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, PortKey, Prefix, Route, RouteOrigin,
+    Table,
 };
 
 use super::hosts::Station;
@@ -35,7 +36,7 @@ pub struct Local {
 /// Nanoseconds without a frame after which a station is forgotten (IEEE 802.1Q section 8.8.3: 300 s).
 const AGE_NS_MAX: u64 = 300 * 1_000_000_000;
 
-/// Reads what the programs learnt, and removes what is too old or belongs to a segment that is gone.
+/// Reads what the programs learnt, and removes what is too old or belongs to a segment or attachment that is gone.
 ///
 /// # Errors
 /// When a table cannot be read.
@@ -45,19 +46,22 @@ pub fn read_local(
     now_ns: u64,
 ) -> Result<Local, DriverError> {
     let mut local = Local::default();
-    let keep = |number: u32, seen: u64| {
+    let ports = maps.ports.entries()?;
+    let keep = |number: u32, port: &PortKey, seen: u64| {
         let vni = Vni::new(number).ok().filter(|v| segments.contains_key(v));
-        vni.filter(|_| now_ns.saturating_sub(seen) < AGE_NS_MAX)
+        // With its attachment a station goes at once: nobody is there to answer for it.
+        let attached = ports.get(port).is_some_and(|p| p.vni == number);
+        vni.filter(|_| attached && now_ns.saturating_sub(seen) < AGE_NS_MAX)
     };
     for (key, entry) in maps.mac_local.entries()? {
-        match keep(key.vni, entry.last_seen_ns) {
+        match keep(key.vni, &entry.port, entry.last_seen_ns) {
             Some(vni) => local.stations.push((vni, MacAddr(key.mac))),
             None => drop(maps.mac_local.remove(&key)?),
         }
     }
     for (key, entry) in maps.nb_local.entries()? {
         let ip = watari_dataplane::abi::ip_from_bytes(key.ip);
-        match keep(key.vni, entry.last_seen_ns) {
+        match keep(key.vni, &entry.port, entry.last_seen_ns) {
             Some(vni) => drop(local.addresses.insert((vni, ip, MacAddr(entry.mac)))),
             None => drop(maps.nb_local.remove(&key)?),
         }

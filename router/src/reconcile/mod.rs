@@ -64,12 +64,8 @@ pub async fn spawn(
     let identity = Identity { wireguard_key: secrets.wireguard_public() };
     let drivers = Drivers::open(place.clone(), secrets.wireguard_private(), identity, wakeup.clone()).await?;
     let board = Board::default();
-    let facts = crate::facts::spawn(
-        brain.clone(),
-        drivers.datapath.maps.clone(),
-        board.clone(),
-        stop.clone(),
-    )?;
+    let facts =
+        crate::facts::spawn(brain.clone(), drivers.datapath.maps.clone(), board.clone(), stop.clone())?;
     watch_link(place.link_socket, wakeup.clone());
     let turns = Turns::new(brain.clone(), drivers, board);
     Ok(tokio::spawn(async move {
@@ -106,7 +102,9 @@ async fn run(brain: Arc<Brain>, mut turns: Turns, wakeup: Arc<Notify>, mut stop:
 fn watch_link(socket: PathBuf, wakeup: Arc<Notify>) {
     std::thread::spawn(move || {
         loop {
-            if let Ok(mut events) = watari_link::Client::connect(&socket).and_then(watari_link::Client::subscribe) {
+            if let Ok(mut events) =
+                watari_link::Client::connect(&socket).and_then(watari_link::Client::subscribe)
+            {
                 wakeup.notify_one();
                 while let Ok(event) = events.next(Duration::from_secs(3600)) {
                     if event.is_some() {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use watari_config::Desired;
+use watari_planner::item::Key;
 use watari_planner::wanted::wanted;
 use watari_planner::{Action, Observed, Op, Plan, plan, status};
 
@@ -114,7 +115,7 @@ impl Turns {
                 tracing::debug!(%op, owner = op.owner, "done");
                 if self.retries.succeeded(&op.key) {
                     events.emit("recovered", &op.owner, format!("{} is there now", op.key));
-                } else if is_repair && op.action != Action::Change {
+                } else if is_repair && !follows_health(op) {
                     events.emit("repaired", &op.owner, op.to_string());
                 }
             }
@@ -132,7 +133,9 @@ impl Turns {
         let status_now = status(desired, observed);
         let mut facts = self.board.read();
         let mut shown = as_json(&status_now);
-        if let (Some(objects), Some(peers)) = (shown["objects"].as_object_mut(), facts["objects"].take().as_object()) {
+        if let (Some(objects), Some(peers)) =
+            (shown["objects"].as_object_mut(), facts["objects"].take().as_object())
+        {
             objects.extend(peers.iter().map(|(path, object)| (path.clone(), object.clone())));
         }
         let before = self.brain.view().borrow().status.clone();
@@ -169,6 +172,11 @@ impl Turns {
             }
         }
     }
+}
+
+/// The metric of a tunnel's route changes with the tunnel's health: our own doing, not somebody's.
+fn follows_health(op: &Op) -> bool {
+    op.action == Action::Change && matches!(op.key, Key::Route(..))
 }
 
 fn as_json<T: serde::Serialize>(value: &T) -> Value {
