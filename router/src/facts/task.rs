@@ -207,10 +207,7 @@ impl Task {
             self.awaiting.clear();
         }
         let is_evpn = |(_, family): &(InstanceId, Family)| *family == Family::L2vpnEvpn;
-        MayRemove {
-            evpn: !self.awaiting.iter().any(is_evpn),
-            unicast: self.awaiting.iter().all(is_evpn),
-        }
+        MayRemove { evpn: !self.awaiting.iter().any(is_evpn), unicast: self.awaiting.iter().all(is_evpn) }
     }
 
     async fn set_peers(&mut self, desired: &Desired) {
