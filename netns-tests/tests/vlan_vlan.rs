@@ -91,7 +91,7 @@ fn reaches(from: &Ns, to: (Ipv4Addr, Ipv6Addr)) -> Result<()> {
 fn root_vlans_and_an_untagged_interface_are_one_segment() -> Result<()> {
     let Hosts { topology, host_c, host_d, .. } = &hosts()?;
     let host_a = &topology.a.host;
-    for (from, to) in [(host_a, HOST_C), (host_a, HOST_D), (&host_c, HOST_D), (host_d, HOST_A)] {
+    for (from, to) in [(host_a, HOST_C), (host_a, HOST_D), (host_c, HOST_D), (host_d, HOST_A)] {
         reaches(from, to)?;
         // Not a hop in between: it is one broadcast domain.
         let text = Ping::to(to.0.into()).send(from)?.text;
