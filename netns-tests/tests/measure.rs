@@ -161,7 +161,8 @@ fn root_what_cannot_be_measured_is_refused_in_words() -> Result<()> {
     machine.run("watari-node leave")?;
     is_refused(&measure("gw-b", "n1")?, &["no measurement responder at 10.20.0."])?;
     is_refused(&measure("n1", "gw-b")?, &["10.20.0."])?;
-    world.b.api().delete("/api/v1/nodes/n1")?.success()?;
+    world.b.cli(&["detach", "n1"])?;
+    ensure!(!world.b.cli(&["nodes"])?.contains("n1"), "it is still listed");
     is_refused(&measure("gw-b", "n1")?, &["to: there is no site, gateway or node n1"])?;
     is_refused(&measure("node:n1", "gw-b")?, &["from: there is no node n1"])
 }

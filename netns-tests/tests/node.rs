@@ -64,6 +64,8 @@ fn root_a_fresh_machine_becomes_a_host_of_the_flat_network() -> Result<()> {
     let machine = Machine::fresh(&world.topology.cloud)?;
     let receipt = machine.join(&world.b, &invited)?;
     is_whole(&receipt, &invited)?;
+    let table = world.b.cli(&["receipt", "n1"])?;
+    ensure!(table.contains("announced") && table.contains(&SEGMENT_MTU.to_string()), "{table}");
     has_what_was_answered(&machine, &invited)?;
     for (host, own) in hosts.into_iter().zip([HOST_A, HOST_B]) {
         for (there, here) in invited.addresses.into_iter().zip(both(own)) {
