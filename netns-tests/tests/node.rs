@@ -613,3 +613,25 @@ fn bad_requests_change_nothing(gateway: &Gateway, taken: &str) -> Result<()> {
     ensure!(document(gateway)? == before, "a refused request has changed the document");
     Ok(())
 }
+
+/// Leases that end at one moment are each told: who left is said by the change that took them out.
+#[test]
+fn root_every_lease_that_ends_is_told() -> Result<()> {
+    let world = world(|_, _| Ok(()))?;
+    let body = json!({ "segment": "flat", "lease": "2s" });
+    let invited: Vec<Invitation> =
+        (0..16).map(|_| Invitation::ask(&world.b, &body)).collect::<Result<_>>()?;
+    wait_until(SOON, "no node to be left", || -> Result<()> {
+        let nodes = document(&world.b)?.1["nodes"].clone();
+        ensure!(nodes.as_object().is_none_or(serde_json::Map::is_empty), "{nodes:#}");
+        Ok(())
+    })?;
+    world.b.settle()?;
+    let events = world.b.events_after(0)?;
+    let told = events.iter().filter(|e| e["kind"] == "lease-ended");
+    let told: BTreeSet<&str> = told.filter_map(|e| e["object"].as_str()).collect();
+    let silent: Vec<_> =
+        invited.iter().filter(|i| !told.contains(format!("nodes.{}", i.name).as_str())).collect();
+    ensure!(silent.is_empty(), "{} of {} went without a word", silent.len(), invited.len());
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! Leases: a node whose time is over is detached by itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -43,12 +43,17 @@ fn until_next(desired: &Desired, now: Timestamp) -> Duration {
 
 /// Detaches every node whose lease has ended; false when that failed.
 async fn end(brain: &Arc<Brain>) -> bool {
-    let names = expired(&brain.desired(), now());
-    let change =
-        brain.change(Actor::own("lease"), "lease ended", |head| Ok(without_expired(&head.desired, now())));
+    // Who has left is said by the change itself: between two looks another lease may end, or be renewed.
+    let left = Arc::new(OnceLock::new());
+    let left_there = left.clone();
+    let change = brain.change(Actor::own("lease"), "lease ended", move |head| {
+        let at = now();
+        let _ = left_there.set(expired(&head.desired, at));
+        Ok(without_expired(&head.desired, at))
+    });
     match change.await {
         Ok(_) => {
-            for name in names {
+            for name in left.get().into_iter().flatten() {
                 brain.events().emit("lease-ended", format!("nodes.{name}"), "detached: its lease has ended");
             }
             true

@@ -95,7 +95,12 @@ fn tell(nodes: &Nodes, receipt: &Receipt) {
     let object = format!("nodes.{}", receipt.node);
     match receipt.state {
         ReceiptState::Ready => {
-            let message = format!("ready {} ms after its enrolment", receipt.ready_ms.unwrap_or_default());
+            let took = receipt.ready_ms.unwrap_or_default();
+            let message = if receipt.derived {
+                format!("proved again, {took} ms after the restart")
+            } else {
+                format!("ready {took} ms after its enrolment")
+            };
             nodes.brain.events().emit("ready", object, message);
         }
         ReceiptState::Failed => {
