@@ -84,6 +84,16 @@ fn an_mtu_that_cannot_fit_is_refused() {
 }
 
 #[test]
+fn a_tunnel_that_would_lead_through_itself_is_refused() {
+    refused(
+        "gw-a: \"203.0.113.1:51820\"",
+        "gw-a: \"10.255.0.1:51820\"",
+        "tunnels.ab-wg.wireguard.endpoints.gw-a",
+        "is the VTEP of gateway gw-a",
+    );
+}
+
+#[test]
 fn a_malformed_key_is_refused() {
     refused(
         "XGIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=",

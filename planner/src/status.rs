@@ -9,6 +9,9 @@ use watari_config::desired::device;
 use crate::observed::{Engine, Observed};
 use crate::wanted::{Wanted, wanted};
 
+/// A WireGuard peer that lives shakes hands again after two minutes; one minute is left for losses.
+const HANDSHAKE_AGE_S_MAX: u64 = 180;
+
 /// How an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -150,5 +153,13 @@ fn nodes(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String, 
         let tenant = &desired.document().segments[&node.segment].tenant;
         let peers = observed.handshakes.get(&device::node(tenant));
         object.handshake_age_s = peers.and_then(|p| p.get(&key.to_string()).copied().flatten());
+        let is_silent = object.handshake_age_s.is_none_or(|age| age > HANDSHAKE_AGE_S_MAX);
+        if object.state == ObjectState::Up && is_silent {
+            object.state = ObjectState::Down;
+            object.reason = Some(match object.handshake_age_s {
+                Some(age) => format!("its last handshake is {age} s old"),
+                None => "no handshake yet".to_owned(),
+            });
+        }
     }
 }

@@ -149,6 +149,23 @@ fn a_node_that_has_not_enrolled_is_nowhere_in_the_datapath() {
 }
 
 #[test]
+fn a_node_is_up_while_it_shakes_hands() {
+    let desired = desired(&format!("{TWO_SITES}{NODE}"));
+    let mut observed = settled(&desired);
+    let device = watari_config::desired::device::node(&"lab".parse().unwrap());
+    for (age, state) in [
+        (None, ObjectState::Down),
+        (Some(20), ObjectState::Up),
+        (Some(180), ObjectState::Up),
+        (Some(181), ObjectState::Down),
+    ] {
+        let key = "YWIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=".to_owned();
+        observed.handshakes.insert(device.clone(), [(key, age)].into());
+        assert_eq!(status(&desired, &observed).objects["nodes.gpu-1"].state, state, "{age:?}");
+    }
+}
+
+#[test]
 fn the_wrong_wireguard_key_is_said() {
     let desired = desired(&TWO_SITES.replace("XGIoFTr3", "ZGIoFTr3"));
     let status = status(&desired, &bare());

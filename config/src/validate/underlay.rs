@@ -1,5 +1,7 @@
 //! Gateways, tunnels and MTU.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::{Check, Unique, VXLAN_OVERHEAD_BYTES, at};
@@ -73,6 +75,10 @@ fn wireguard_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, wireguard: &Wireguar
         let field = here.field("endpoints").field(gateway.as_str());
         if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
             check.add(&field, "must be a unicast address and a port other than 0");
+        }
+        let mut gateways = check.document.gateways.iter();
+        if let Some((name, _)) = gateways.find(|(_, g)| IpAddr::V4(g.vtep) == endpoint.ip()) {
+            check.add(&field, format!("is the VTEP of gateway {name}, which is reached through the tunnel"));
         }
     }
     for end in &tunnel.between {

@@ -9,6 +9,9 @@ use crate::item::{HookKind, Key, Ns, Value};
 /// The VXLAN device takes whatever fits the underlay: each segment has its own MTU.
 const VXLAN_MTU: u16 = 9216;
 
+/// Metric of the route that is taken when no tunnel has one: above that of any tunnel, up or down.
+const METRIC_LAST: u32 = 200_000;
+
 impl Making<'_> {
     pub(super) fn gateway(&mut self) {
         let owner = format!("gateways.{}", self.desired.gateway_name());
@@ -22,6 +25,7 @@ impl Making<'_> {
         );
         let address = IpNet::new(vtep.into(), 32).expect("a host's prefix length");
         self.want(&owner, Key::Address(Ns::Root, vxlan.clone(), address), Value::Present);
+        self.last_routes(&owner, &vxlan);
         let entry = Value::Gateway {
             vxlan: vxlan.clone(),
             vxlan_port: fabric.vxlan_port,
@@ -40,6 +44,19 @@ impl Making<'_> {
         if mismatch {
             let own = self.observed.identity.wireguard_key;
             self.block(&owner, format!("wireguard_key is not this gateway's; its own is {own}"));
+        }
+    }
+
+    /// The way to a far VTEP when no tunnel's route is there: into the VXLAN device, where the kernel drops it.
+    /// Without it the default route would take over, and tenants' frames would leave the uplink in clear.
+    fn last_routes(&mut self, owner: &str, vxlan: &str) {
+        let gateways = &self.desired.document().gateways;
+        let far = gateways.iter().filter(|(name, _)| *name != self.desired.gateway_name());
+        for vtep in far.map(|(_, gateway)| gateway.vtep).collect::<Vec<_>>() {
+            let prefix = IpNet::new(vtep.into(), 32).expect("a host's prefix length");
+            let value =
+                Value::Route { via: None, source: Some(self.gateway.vtep.into()), metric: METRIC_LAST };
+            self.want(owner, Key::Route(Ns::Root, prefix, vxlan.to_owned()), value);
         }
     }
 }

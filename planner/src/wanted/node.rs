@@ -48,7 +48,12 @@ impl Making<'_> {
         };
         let port = Value::TenantPort { tenant: self.tenant_vni(tenant), nodes: true };
         self.want(&owner, Key::Wireguard(device.clone()), Value::Wireguard(value));
-        self.loose_rp_filter(&owner, &Ns::Root, &device);
+        // Without its program the device must lead nowhere: the gateway's own stack has no way back to a node.
+        let closed = [("ipv4", "rp_filter", "1"), ("ipv6", "disable_ipv6", "1")];
+        for (family, setting, text) in closed {
+            let path = format!("net/{family}/conf/{device}/{setting}");
+            self.want(&owner, Key::Sysctl(Ns::Root, path), Value::Setting(text.to_owned()));
+        }
         self.want(&owner, Key::Port(untagged(&device)), port);
         self.want(&owner, Key::Hook(device, HookKind::Node), Value::Present);
     }

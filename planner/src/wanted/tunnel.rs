@@ -83,6 +83,11 @@ impl Making<'_> {
         };
         self.want(owner, Key::Veth(kernel_end.clone()), veth);
         self.want(owner, Key::Address(Ns::Root, kernel_end.clone(), end.address), Value::Present);
+        // A router on the L2VPN's VLAN must not become the gateway's default router.
+        for setting in ["accept_ra", "autoconf"] {
+            let path = format!("net/ipv6/conf/{kernel_end}/{setting}");
+            self.want(owner, Key::Sysctl(Ns::Root, path), Value::Setting("0".to_owned()));
+        }
         let wire = PortAt { device: end.vlan.trunk.to_string(), vid: Some(end.vlan.vid) };
         self.cross_connect(owner, &wire, HookKind::Trunk, &port_end, &[end.address]);
         Some((kernel_end, Some(far_end.address.addr())))
