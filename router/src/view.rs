@@ -17,7 +17,7 @@ pub struct View {
     pub plan: Value,
     /// Each object's state, from what was read back.
     pub status: Value,
-    /// The machine and what was learnt: kernel, features, MACs, routes, BGP.
+    /// The machine and what was learnt: kernel, MACs, routes, BGP.
     pub facts: Value,
 }
 

@@ -1,6 +1,6 @@
 //! What the node's kernel is told, and what it is asked.
 //!
-//! Everything made here carries our mark: the device its alias, routes protocol 219. Only what
+//! Everything made here carries our mark: the device its alias, routes protocol 221. Only what
 //! carries it is ever changed or removed.
 //!
 //! - [`inventory`]: processors, memory, kernel, GPUs.

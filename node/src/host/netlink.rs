@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::HostError;
 
 /// Protocol id of every route that we make.
-pub const ROUTE_PROTOCOL: u8 = 219;
+pub const ROUTE_PROTOCOL: u8 = 221;
 
 /// A link as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

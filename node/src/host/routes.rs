@@ -200,8 +200,8 @@ mod tests {
         let wish = wish(&prefixes, &addresses, None);
         let first = wish.changes(&[route("0.0.0.0/0", UPLINK, Some("192.0.2.1"), 3)]).expect("changes");
         let expected = [
-            with_source(route("10.0.0.0/24", DEVICE, None, 219), "10.0.0.9"),
-            with_source(route("fd00::/64", DEVICE, None, 219), "fd00::9"),
+            with_source(route("10.0.0.0/24", DEVICE, None, 221), "10.0.0.9"),
+            with_source(route("fd00::/64", DEVICE, None, 221), "fd00::9"),
         ];
         assert_eq!((first.add.as_slice(), first.remove.len()), (expected.as_slice(), 0));
         assert_eq!(wish.changes(&first.add).expect("changes"), RouteChanges::default());
@@ -215,7 +215,7 @@ mod tests {
         let changes = wish(&prefixes, &addresses, Some(&path))
             .changes(std::slice::from_ref(&default))
             .expect("changes");
-        assert_eq!(changes.add[0], route("198.51.100.1/32", UPLINK, Some("192.0.2.1"), 219));
+        assert_eq!(changes.add[0], route("198.51.100.1/32", UPLINK, Some("192.0.2.1"), 221));
         let tunnel: Vec<_> = changes.add[1..].iter().map(|r| r.destination).collect();
         assert_eq!(tunnel, [net("0.0.0.0/1"), net("128.0.0.0/1")]);
         assert!(!changes.remove.contains(&default), "a foreign route is never removed");
@@ -238,10 +238,10 @@ mod tests {
     #[test]
     fn only_ours_are_removed() {
         let present = [
-            route("10.1.0.0/24", DEVICE, None, 219),
+            route("10.1.0.0/24", DEVICE, None, 221),
             route("10.2.0.0/24", DEVICE, None, 3),
-            route("10.3.0.0/24", UPLINK, None, 219),
-            route("198.51.100.1/32", UPLINK, None, 219),
+            route("10.3.0.0/24", UPLINK, None, 221),
+            route("198.51.100.1/32", UPLINK, None, 221),
             route("198.51.100.1/32", UPLINK, None, 3),
         ];
         let changes = wish(&[], &[], None).changes(&present).expect("changes");

@@ -97,7 +97,7 @@ impl Topology {
 
     /// Our routes in the node's main table.
     fn our_routes(&self) -> String {
-        ["-4", "-6"].map(|family| self.node_ns.ip(&[family, "route", "show", "proto", "219"])).concat()
+        ["-4", "-6"].map(|family| self.node_ns.ip(&[family, "route", "show", "proto", "221"])).concat()
     }
 
     /// Nothing of a node is left: device, routes, processes; what was there before still is.

@@ -76,7 +76,7 @@ async fn status(State(api): State<Arc<Api>>) -> Json<Seen> {
     Json(Seen { status: Some(as_value(&view.status)), ..seen })
 }
 
-/// The gateway's own facts: name, public halves of its keys, kernel, features, MACs, routes, BGP.
+/// The gateway's own facts: name, public halves of its keys, kernel, counters, MACs, routes, BGP.
 #[utoipa::path(get, path = "/facts", tag = "gateway", responses((status = 200, body = Value)))]
 async fn facts(State(api): State<Arc<Api>>) -> Json<Value> {
     let (_, view) = seen(&api);
@@ -86,6 +86,9 @@ async fn facts(State(api): State<Arc<Api>>) -> Json<Value> {
     facts.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
     facts.insert("wireguard_key".to_owned(), json!(secrets.wireguard_public()));
     facts.insert("tls_fingerprint".to_owned(), json!(secrets.tls_pin()));
+    if let Ok(uname) = nix::sys::utsname::uname() {
+        facts.insert("kernel".to_owned(), json!(uname.release().to_string_lossy()));
+    }
     if let Value::Object(learnt) = as_value(&view.facts) {
         facts.extend(learnt);
     }

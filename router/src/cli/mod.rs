@@ -124,7 +124,7 @@ enum Command {
     Plan,
     /// Show the state of each object.
     Status,
-    /// Show the gateway's own facts: keys, kernel, features, MACs, routes, BGP.
+    /// Show the gateway's own facts: keys, kernel, MACs, routes, BGP.
     Facts,
     /// Show what happened.
     Events {

@@ -21,10 +21,15 @@ use super::netlink::{Dump, KernelRoute, Netlink, failed, gone_is_fine, is_errno}
 use super::{DriverError, PROTOCOL_PLAN};
 
 /// Adds our addresses, neighbours and routes to `system`. On a device of ours all of them are ours.
-pub fn observe(dumps: &BTreeMap<Ns, Dump>, system: &mut System) {
+pub fn observe(dumps: &BTreeMap<Ns, Dump>, alias: &str, system: &mut System) {
+    let is_mark = |a: &str| a == alias || a.strip_prefix(alias).is_some_and(|rest| rest.starts_with(':'));
     for (ns, dump) in dumps {
-        let names: BTreeMap<u32, &str> =
-            dump.links.iter().filter(|l| l.alias.is_some()).map(|l| (l.index, l.name.as_str())).collect();
+        let names: BTreeMap<u32, &str> = dump
+            .links
+            .iter()
+            .filter(|l| l.alias.as_deref().is_some_and(is_mark))
+            .map(|l| (l.index, l.name.as_str()))
+            .collect();
         let ours = |index: u32| names.get(&index).filter(|n| n.starts_with("wt")).map(|n| (*n).to_owned());
         for (index, net) in &dump.addresses {
             if let Some(device) = ours(*index)
@@ -39,8 +44,9 @@ pub fn observe(dumps: &BTreeMap<Ns, Dump>, system: &mut System) {
             }
         }
         for route in dump.routes.iter().filter(|r| r.protocol == PROTOCOL_PLAN) {
-            // Over a device of the operator's the kernel chose it, by the next hop.
-            let device = route.oif.and_then(ours).unwrap_or_default();
+            // The device of an underlay route is the kernel's choice, by the next hop; tunnels say their source.
+            let chosen = *ns == Ns::Root && route.source.is_none();
+            let device = route.oif.and_then(ours).filter(|_| !chosen).unwrap_or_default();
             let value = Value::Route { via: route.via, source: route.source, metric: route.metric };
             system.insert(Key::Route(ns.clone(), route.prefix, device), value);
         }
@@ -163,7 +169,12 @@ async fn plan_route(
     let same_place = |r: &KernelRoute| {
         r.protocol == PROTOCOL_PLAN && r.prefix == route.prefix && (r.oif == route.oif || route.oif.is_none())
     };
-    add_route(netlink, &route).await.map_err(failed(op.to_string()))?;
+    let is_there = stale.iter().any(|r| same_place(r) && r.metric == route.metric);
+    if is_there {
+        add_route(netlink, &route).await.map_err(failed(op.to_string()))?;
+    } else {
+        add_new_route(netlink, &route, op).await?;
+    }
     for old in stale.iter().filter(|r| same_place(r) && r.metric != route.metric) {
         delete_route(netlink, old).await?;
     }
@@ -184,6 +195,16 @@ pub async fn add_route(netlink: &Netlink, route: &KernelRoute) -> Result<(), rtn
             netlink.handle.route().add(message).execute().await
         }
         other => other,
+    }
+}
+
+/// Adds a route where none of its prefix and metric may be: one that is there is not ours.
+async fn add_new_route(netlink: &Netlink, route: &KernelRoute, op: &Op) -> Result<(), DriverError> {
+    match netlink.handle.route().add(message(route)).execute().await {
+        Err(e) if is_errno(&e, &[libc::EEXIST]) => {
+            Err(DriverError::Foreign { what: format!("a route {} of metric {}", route.prefix, route.metric) })
+        }
+        other => other.map_err(failed(op.to_string())),
     }
 }
 

@@ -113,7 +113,7 @@ impl Drivers {
         }
         observed.devices = dumps[&Ns::Root].links.iter().map(|l| l.name.clone()).collect();
         links::observe(&dumps, &self.place.alias(), system);
-        addresses::observe(&dumps, system);
+        addresses::observe(&dumps, &self.place.alias(), system);
         let names: BTreeMap<u32, String> =
             dumps[&Ns::Root].links.iter().map(|l| (l.index, l.name.clone())).collect();
         self.datapath.observe(&names, system)?;

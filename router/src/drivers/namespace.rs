@@ -73,8 +73,10 @@ pub fn create(name: &str) -> Result<(), DriverError> {
     let target = path.clone();
     let made = thread::spawn(move || -> io::Result<()> {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        loopback_up()
+        loopback_up()?;
+        // Last: what has its name is whole.
+        mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(Into::into)
     });
     made.join().expect("the thread does not panic").map_err(|e| fail("make", e))
 }

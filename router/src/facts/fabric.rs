@@ -1,6 +1,6 @@
 //! The fabric as the facts see it: who we are, which VNIs mean what here, and the numbers of EVPN.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use watari_bgp::community::RouteTarget;
@@ -24,6 +24,8 @@ pub struct Fabric {
     pub asn: u32,
     /// Our Router's MAC.
     pub router_mac: MacAddr,
+    /// VTEPs at the far ends of our tunnels.
+    pub far: BTreeSet<Ipv4Addr>,
     /// Segments that are present here: VNI → L3VNI of the tenant.
     pub segments: BTreeMap<Vni, Vni>,
     /// Tenants that are present here: L3VNI → name.
@@ -46,6 +48,7 @@ impl Fabric {
             vtep: gateway.vtep,
             asn: gateway.asn.get(),
             router_mac: MacAddr(router_mac.octets()),
+            far: desired.tunnels().map(|(_, _, _, gateway)| gateway.vtep).collect(),
             segments,
             tenants,
             rds: distinguishers(gateway.vtep, all),
@@ -68,7 +71,7 @@ impl Fabric {
 fn distinguishers(vtep: Ipv4Addr, vnis: impl Iterator<Item = Vni>) -> BTreeMap<Vni, Rd> {
     let mut sorted: Vec<Vni> = vnis.collect();
     sorted.sort();
-    let mut taken = std::collections::BTreeSet::new();
+    let mut taken = BTreeSet::new();
     let mut rds = BTreeMap::new();
     for vni in sorted {
         let mut number = (vni.get() & 0xffff) as u16;

@@ -58,6 +58,9 @@ pub fn import(fabric: &Fabric, routes: &Routes) -> Imported {
                 for vni in targets(best).filter(|v| fabric.segments.contains_key(v)) {
                     let to = best.attrs.pmsi_tunnel.as_ref().and_then(|p| p.endpoint());
                     let to = if let Some(IpAddr::V4(v4)) = to { v4 } else { vtep };
+                    if !fabric.far.contains(&to) {
+                        continue;
+                    }
                     imported.flood.entry(vni).or_default().insert(to);
                 }
             }
@@ -74,10 +77,10 @@ pub fn import(fabric: &Fabric, routes: &Routes) -> Imported {
     imported
 }
 
-/// The gateway a route of somebody else leads to.
+/// The gateway a route of somebody else leads to: one that a tunnel leads to. Nobody is believed about others.
 fn vtep(fabric: &Fabric, best: &Best) -> Option<Ipv4Addr> {
     match (best.source, best.next_hop()?) {
-        (Source::Peer(_), IpAddr::V4(vtep)) if vtep != fabric.vtep => Some(vtep),
+        (Source::Peer(_), IpAddr::V4(vtep)) if fabric.far.contains(&vtep) => Some(vtep),
         _ => None,
     }
 }

@@ -49,6 +49,10 @@ impl KernelRoutes {
         imported: &Imported,
         may_remove: MayRemove,
     ) -> Result<(), DriverError> {
+        let here =
+            |ns: &String| tenants.values().any(|t| device::namespace(desired.gateway_name(), t) == *ns);
+        // A connection keeps its namespace alive: those of tenants that are gone are closed.
+        self.netlinks.retain(|ns, _| here(ns));
         let mut failed = Ok(());
         for (l3vni, tenant) in tenants {
             let ns = device::namespace(desired.gateway_name(), tenant);
@@ -118,17 +122,19 @@ fn campus_routes(
         .collect()
 }
 
+/// A route that the kernel refuses keeps no other one from its place.
 async fn sync_namespace(
     netlink: &Netlink,
     wanted: &Wanted,
     may_remove: MayRemove,
 ) -> Result<(), DriverError> {
-    let dump = netlink.dump().await?.routes;
+    let dump = netlink.routes().await?;
     let present: Vec<&KernelRoute> = dump.iter().filter(|r| r.protocol == PROTOCOL_LEARNT).collect();
+    let mut first = Ok(());
     for route in wanted.values() {
         if !present.contains(&route) {
             let what = format!("learnt route {}", route.prefix);
-            add_route(netlink, route).await.map_err(failed(what))?;
+            first = first.and(add_route(netlink, route).await.map_err(failed(what)));
         }
     }
     for old in present {
@@ -137,8 +143,8 @@ async fn sync_namespace(
         // Of the same prefix and metric, the new one has replaced it already where the kernel does so.
         let superseded = same_key.is_some_and(|new| new != old);
         if superseded || (same_key.is_none() && may) {
-            delete_route(netlink, old).await?;
+            first = first.and(delete_route(netlink, old).await);
         }
     }
-    Ok(())
+    first
 }

@@ -92,17 +92,19 @@ where
     V: watari_dataplane::Pod + PartialEq,
 {
     let present = table.entries()?;
-    for (key, value) in wanted {
-        if present.get(key) != Some(value) {
-            table.upsert(key, value)?;
-        }
-    }
+    let mut first = Ok(());
+    // What goes makes room for what comes.
     if remove {
         for key in present.keys().filter(|k| !wanted.contains_key(*k)) {
-            table.remove(key)?;
+            first = first.and(table.remove(key).map(drop).map_err(DriverError::from));
         }
     }
-    Ok(())
+    for (key, value) in wanted {
+        if present.get(key) != Some(value) {
+            first = first.and(table.upsert(key, value).map_err(DriverError::from));
+        }
+    }
+    first
 }
 
 /// Brings all tables of learnt facts to what is wanted. A station that is here is not remote.
@@ -122,13 +124,13 @@ pub fn write(
         let flags = if claim.sticky { MacRemote::STICKY } else { 0 };
         Some((MacKey::new(vni.get(), mac.0), MacRemote { vtep: vtep.octets(), flags }))
     });
-    sync(&maps.mac_remote, &macs.collect(), may_remove.evpn)?;
+    let stations = sync(&maps.mac_remote, &macs.collect(), may_remove.evpn);
     let neighbours = imported.neighbours.iter().filter(|((vni, _), mac)| !here.contains(&(*vni, **mac)));
     let neighbours = neighbours
         .map(|((vni, ip), mac)| (NeighKey::new(vni.get(), *ip), NeighRemote { mac: mac.0, flags: 0 }));
-    sync(&maps.nb_remote, &neighbours.collect(), may_remove.evpn)?;
-    flood(maps, imported, may_remove.evpn)?;
-    routes(maps, imported, campus, may_remove)
+    let addresses = sync(&maps.nb_remote, &neighbours.collect(), may_remove.evpn);
+    let flooded = flood(maps, imported, may_remove.evpn);
+    stations.and(addresses).and(flooded).and(routes(maps, imported, campus, may_remove))
 }
 
 fn flood(maps: &Dataplane, imported: &Imported, remove: bool) -> Result<(), DriverError> {

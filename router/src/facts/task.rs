@@ -192,14 +192,15 @@ impl Task {
         };
         self.tell(originate(desired, &fabric, &learnt)).await;
         let here: BTreeSet<_> = learnt.stations.keys().copied().collect();
-        tables::write(&self.maps, &imported, &here, &learnt.campus, may_remove)?;
-        self.kernel.sync(desired, &fabric.tenants, &self.best, &imported, may_remove).await?;
+        // What could not be written keeps nothing else from its place, and the facts from nobody.
+        let written = tables::write(&self.maps, &imported, &here, &learnt.campus, may_remove);
+        let routed = self.kernel.sync(desired, &fabric.tenants, &self.best, &imported, may_remove).await;
         let shown = show::Shown { maps: &self.maps, learnt: &learnt, imported: &imported, best: &self.best };
         let mut facts = show::facts(&shown);
         facts["announced"] = serde_json::json!(announced_nodes(desired, &fabric, &self.originated));
         show::bgp(&mut facts, &self.bgp, &self.numbers, self.is_restart, !self.awaiting.is_empty()).await;
         self.board.write(facts);
-        Ok(())
+        written.and(routed)
     }
 
     fn may_remove(&mut self) -> MayRemove {

@@ -116,6 +116,8 @@ impl Nodes {
 
 /// Whether everything that a node needs at this gateway is there, its tenant's device included.
 fn is_in_place(view: &View, name: &Name, tenant: &Name) -> bool {
-    let up = |path: String| view.status["objects"][path]["state"] == "up";
-    up(format!("nodes.{name}")) && up(format!("tenants.{tenant}"))
+    let state = |path: String| view.status["objects"][path]["state"].as_str().unwrap_or_default().to_owned();
+    // Down is a node from which nothing was heard yet: its place is there all the same.
+    ["up", "down"].contains(&state(format!("nodes.{name}")).as_str())
+        && state(format!("tenants.{tenant}")) == "up"
 }

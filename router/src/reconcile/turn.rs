@@ -89,6 +89,13 @@ impl Turns {
         if self.blind.as_deref() != Some(message.as_str()) {
             tracing::error!(%message, "the system could not be read back");
             self.brain.events().emit("error", format!("gateways.{}", self.brain.gateway()), message.clone());
+            let mut view = crate::view::View::clone(&self.brain.view().borrow());
+            view.settled = false;
+            if let Some(status) = view.status.as_object_mut() {
+                status.insert("settled".to_owned(), json!(false));
+                status.insert("error".to_owned(), json!(message));
+            }
+            self.brain.publish(view);
             self.blind = Some(message);
         }
     }
