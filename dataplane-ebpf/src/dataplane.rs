@@ -101,6 +101,19 @@ impl Dataplane {
         Self::from_pins(pins, adoption)
     }
 
+    /// Opens the datapath that is pinned in `folder`, if there is one that [`Dataplane::open`] would adopt.
+    /// Nothing is mounted, made, loaded or replaced: for those who only look.
+    ///
+    /// # Errors
+    /// A pin is there and cannot be opened.
+    pub fn open_existing(folder: &Path) -> Result<Option<Self>, Error> {
+        let pins = PinFolder::existing(folder);
+        if !pins.map("layout").exists() || judge(&pins)? != Adoption::Adopted {
+            return Ok(None);
+        }
+        Self::from_pins(pins, Adoption::Adopted).map(Some)
+    }
+
     /// What [`Dataplane::open`] found.
     #[must_use]
     pub fn adoption(&self) -> Adoption {

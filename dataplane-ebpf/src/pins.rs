@@ -55,6 +55,10 @@ impl PinFolder {
         fs::create_dir_all(path).map_err(|source| Error::PinFolder { path: path.to_owned(), source })?;
         Ok(Self(path.to_owned()))
     }
+    /// The folder as it is, or is not.
+    pub(crate) fn existing(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
