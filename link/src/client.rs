@@ -86,6 +86,16 @@ impl Client {
         Ok(client)
     }
 
+    /// Bounds every later request by `timeout`, which must not be zero.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`] if the system refuses.
+    pub fn set_timeout(&mut self, timeout: Duration) -> Result<(), ClientError> {
+        let stream = self.reader.get_ref();
+        stream.set_read_timeout(Some(timeout))?;
+        Ok(stream.set_write_timeout(Some(timeout))?)
+    }
+
     /// What the engine said about itself when this connection was made.
     pub fn hello(&self) -> &Hello {
         &self.hello

@@ -18,7 +18,6 @@ use sd_notify::NotifyState;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use utoipa_axum::router::OpenApiRouter;
 use watari_config::{Bootstrap, Document, Problem};
 
 use crate::api::auth::Token;
@@ -81,8 +80,8 @@ pub enum RunError {
     /// The runtime or a signal handler cannot be had.
     #[error("the runtime: {0}")]
     Runtime(#[from] std::io::Error),
-    /// The reconcile loop ended although nobody asked it to.
-    #[error("the reconcile loop ended by itself")]
+    /// A task that the daemon cannot do without ended although nobody asked it to.
+    #[error("a part that the daemon cannot do without ended by itself")]
     LoopEnded,
 }
 
@@ -189,7 +188,9 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
     let spawned = reconcile::spawn(brain.clone(), bootstrap.clone(), stop.clone()).await;
     let mut reconciling =
         spawned.map_err(|e| RunError::Dataplane { doing: "opening the dataplane", source: e.into() })?;
-    let router = api::router(Arc::new(api), others(&brain, &bootstrap, &stop));
+    // Dropped at the end of this function, it ends what has not ended by itself.
+    let (routes, mut nodes) = crate::nodes::start(&brain, &bootstrap, &stop);
+    let router = api::router(Arc::new(api), vec![routes]);
     let mut serving = tokio::spawn(listeners.serve(router, stop.clone()));
     tokio::spawn(watchdog(stop));
     notify(NotifyState::Ready);
@@ -200,6 +201,7 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
         _ = interrupted.recv() => Ok(()),
         _ = &mut reconciling => Err(RunError::LoopEnded),
         _ = &mut serving => Err(RunError::LoopEnded),
+        Some(_) = nodes.join_next() => Err(RunError::LoopEnded),
     };
     notify(NotifyState::Stopping);
     tracing::info!("ending; what forwards packets stays");
@@ -209,15 +211,6 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
         let _ = tokio::time::timeout(END_WAIT_MAX, reconciling).await;
     }
     ended
-}
-
-/// The routes that other modules bring to the API.
-fn others(
-    brain: &Arc<Brain>,
-    bootstrap: &Arc<Bootstrap>,
-    stop: &watch::Receiver<bool>,
-) -> Vec<OpenApiRouter> {
-    vec![crate::nodes::start(brain, bootstrap, stop)]
 }
 
 /// Tells the service manager, if there is one.

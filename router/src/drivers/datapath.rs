@@ -16,10 +16,12 @@ use watari_dataplane::{
     PortKey, PortKind, Prefix, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey,
     ensure_bpffs,
 };
-use watari_planner::item::{HookKind, Key, PortAt, System, TenantRoute, Value};
-use watari_planner::{Action, Op};
+use watari_planner::item::{HookKind, Key, Ns, PortAt, System, TenantRoute, Value};
+use watari_planner::{Action, Identity, Op};
 
-use super::DriverError;
+use super::netlink::{Netlink, Wakeup};
+use super::wireguard::Engines;
+use super::{DriverError, Drivers, Place};
 
 /// Name of each device by index, and the reverse.
 type Names = BTreeMap<u32, String>;
@@ -27,13 +29,28 @@ type Indices = BTreeMap<String, u32>;
 
 /// The eBPF datapath of this gateway.
 pub struct Datapath {
-    /// Maps and programs.
-    pub maps: Arc<Dataplane>,
+    /// Maps and programs; none for a look at a system that has none.
+    maps: Option<Arc<Dataplane>>,
 }
 
 /// How many flooded frames may come at once: a tenth of a second's worth, 32 at least.
 fn flood_burst(rate: u32) -> u32 {
     (rate / 10).max(32)
+}
+
+impl Drivers {
+    /// Opens what is there, for a look: loads, replaces, makes and starts nothing. What is not there is observed
+    /// as missing; no op is to be applied.
+    ///
+    /// # Errors
+    /// When a pin cannot be opened, or netlink is not to be had.
+    pub async fn look(place: Place, identity: Identity, wakeup: Wakeup) -> Result<Self, DriverError> {
+        let datapath = Datapath::look(&place.pins)?;
+        let root = Netlink::connect(&Ns::Root, wakeup.clone()).await?;
+        let engines = Engines::look(&place);
+        let netlinks = BTreeMap::from([(Ns::Root, root)]);
+        Ok(Self { place, identity, netlinks, datapath, engines, wakeup, indices: None })
+    }
 }
 
 impl Datapath {
@@ -43,7 +60,24 @@ impl Datapath {
     /// When bpffs cannot be mounted, or the kernel refuses a program or map.
     pub fn open(pins: &Path) -> Result<Self, DriverError> {
         ensure_bpffs(pins)?;
-        Ok(Self { maps: Arc::new(Dataplane::open(pins)?) })
+        Ok(Self { maps: Some(Arc::new(Dataplane::open(pins)?)) })
+    }
+
+    /// The datapath that is pinned, if [`Datapath::open`] would adopt it as it is; else one that has nothing.
+    /// Loads and changes nothing.
+    ///
+    /// # Errors
+    /// When a pin cannot be opened.
+    pub fn look(pins: &Path) -> Result<Self, DriverError> {
+        Ok(Self { maps: Dataplane::open_existing(pins)?.map(Arc::new) })
+    }
+
+    /// Maps and programs.
+    ///
+    /// # Errors
+    /// When none are loaded: after [`Datapath::look`] alone.
+    pub fn maps(&self) -> Result<&Arc<Dataplane>, DriverError> {
+        self.maps.as_ref().ok_or_else(|| DriverError::Missing { what: "the datapath".to_owned() })
     }
 
     /// Removes programs, maps and pins.
@@ -51,7 +85,8 @@ impl Datapath {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(self) -> Result<(), DriverError> {
-        match Arc::into_inner(self.maps) {
+        let Some(maps) = self.maps else { return Ok(()) };
+        match Arc::into_inner(maps) {
             Some(maps) => Ok(maps.remove()?),
             // Somebody still reads: whoever removes everything is alone.
             None => Err(DriverError::Foreign { what: "a reader of the datapath".to_owned() }),
@@ -63,7 +98,7 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be read.
     pub fn observe(&self, names: &Names, system: &mut System) -> Result<(), DriverError> {
-        let maps = &self.maps;
+        let Some(maps) = self.maps.as_deref() else { return Ok(()) };
         let config = maps.config()?;
         if config != Config::default() {
             system.insert(Key::GatewayEntry, gateway_value(&config, names));
@@ -92,31 +127,7 @@ impl Datapath {
             let value = Value::StaticNeighbour { mac: mac(entry.mac), own };
             system.insert(Key::StaticNeighbour(vni(key.vni), ip_from_bytes(key.ip)), value);
         }
-        self.observe_routes_and_ports(names, system)
-    }
-
-    fn observe_routes_and_ports(&self, names: &Names, system: &mut System) -> Result<(), DriverError> {
-        let maps = &self.maps;
-        for (prefix, route) in maps.routes.entries()? {
-            if route.origin == RouteOrigin::Plan as u8
-                && let Ok(net) = IpNet::new(prefix.address(), prefix.length())
-            {
-                system.insert(Key::TenantRoute(vni(prefix.tenant), net), route_value(&route, names));
-            }
-        }
-        for (key, port) in maps.ports.entries()? {
-            system.insert(Key::Port(port_at(names, key)), port_value(&port, names));
-        }
-        for (number, flood) in maps.flood_ports.entries()? {
-            let mut ports: Vec<_> = flood.as_slice().iter().map(|k| port_at(names, *k)).collect();
-            ports.sort();
-            system.insert(Key::FloodPorts(vni(number)), Value::Ports(ports));
-        }
-        for attachment in maps.attachments()? {
-            let device = name(names, attachment.ifindex);
-            system.insert(Key::Hook(device, hook_kind(attachment.hook)), Value::Present);
-        }
-        Ok(())
+        observe_routes_and_ports(maps, names, system)
     }
 
     /// Writes or removes one entry, or puts a program on a device or takes it off.
@@ -128,7 +139,7 @@ impl Datapath {
     }
 
     fn remove_item(&self, op: &Op, indices: &Indices) -> Result<(), DriverError> {
-        let maps = &self.maps;
+        let maps = self.maps()?;
         let gone = |device: &str| index(indices, device).ok();
         match &op.key {
             Key::GatewayEntry => maps.set_config(&Config::default())?,
@@ -164,7 +175,7 @@ impl Datapath {
     }
 
     fn write_item(&self, op: &Op, indices: &Indices) -> Result<(), DriverError> {
-        let maps = &self.maps;
+        let maps = self.maps()?;
         match (&op.key, &op.value) {
             (Key::GatewayEntry, Value::Gateway { vxlan, vxlan_port, vtep, anycast_mac, router_mac }) => {
                 maps.set_config(&Config {
@@ -226,8 +237,31 @@ impl Datapath {
             what: format!("number of attachments of VNI {vni}"),
             limit: watari_dataplane::abi::plan::FLOOD_PORTS_MAX,
         })?;
-        Ok(self.maps.flood_ports.upsert(&vni.get(), &flood)?)
+        Ok(self.maps()?.flood_ports.upsert(&vni.get(), &flood)?)
     }
+}
+
+fn observe_routes_and_ports(maps: &Dataplane, names: &Names, system: &mut System) -> Result<(), DriverError> {
+    for (prefix, route) in maps.routes.entries()? {
+        if route.origin == RouteOrigin::Plan as u8
+            && let Ok(net) = IpNet::new(prefix.address(), prefix.length())
+        {
+            system.insert(Key::TenantRoute(vni(prefix.tenant), net), route_value(&route, names));
+        }
+    }
+    for (key, port) in maps.ports.entries()? {
+        system.insert(Key::Port(port_at(names, key)), port_value(&port, names));
+    }
+    for (number, flood) in maps.flood_ports.entries()? {
+        let mut ports: Vec<_> = flood.as_slice().iter().map(|k| port_at(names, *k)).collect();
+        ports.sort();
+        system.insert(Key::FloodPorts(vni(number)), Value::Ports(ports));
+    }
+    for attachment in maps.attachments()? {
+        let device = name(names, attachment.ifindex);
+        system.insert(Key::Hook(device, hook_kind(attachment.hook)), Value::Present);
+    }
+    Ok(())
 }
 
 /// The device's name; `#<index>` of one that is gone.

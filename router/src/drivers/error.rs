@@ -50,6 +50,12 @@ pub enum DriverError {
     /// `watari-link` refused, or is not there.
     #[error("watari-link: {0}")]
     Link(#[from] watari_link::client::ClientError),
+    /// The same about `watari-link` as was said before: it was not asked again.
+    #[error("{message}")]
+    LinkAgain {
+        /// What was said.
+        message: String,
+    },
     /// `watari-link` could not be started.
     #[error("watari-link ({}) could not be started: {message}", path.display())]
     LinkStart {

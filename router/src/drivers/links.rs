@@ -100,7 +100,7 @@ pub async fn apply(drivers: &mut Drivers, op: &Op) -> Result<(), DriverError> {
 
 /// A device is made under a passing name and gets its own together with its mark: a kill in between leaves
 /// nothing that carries our name without our mark. What an interrupted making left is removed first.
-async fn passing(netlink: &Netlink, names: &[&str]) -> Result<(), DriverError> {
+pub(super) async fn passing(netlink: &Netlink, names: &[&str]) -> Result<(), DriverError> {
     for link in netlink.links().await?.iter().filter(|l| names.contains(&l.name.as_str())) {
         let gone = netlink.handle.link().del(link.index).execute().await;
         gone_is_fine(gone, format!("remove device {}", link.name))?;

@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use utoipa_axum::router::OpenApiRouter;
 use watari_config::bootstrap::Enrol;
 use watari_config::{Bootstrap, Name};
@@ -56,17 +57,23 @@ pub struct Nodes {
     measuring: Semaphore,
 }
 
-/// Starts everything that nodes need; answers the routes for the API. It ends when `stop` becomes true.
-pub fn start(brain: &Arc<Brain>, bootstrap: &Bootstrap, stop: &watch::Receiver<bool>) -> OpenApiRouter {
+/// Starts everything that nodes need; answers the routes for the API, and the tasks, each of which ends when
+/// `stop` becomes true. The daemon cannot do without any of them.
+pub fn start(
+    brain: &Arc<Brain>,
+    bootstrap: &Bootstrap,
+    stop: &watch::Receiver<bool>,
+) -> (OpenApiRouter, JoinSet<()>) {
     let nodes = Nodes::new(brain.clone(), bootstrap.enrol.clone());
+    let mut tasks = JoinSet::new();
     if let Some(enrol) = &bootstrap.enrol {
-        tokio::spawn(enrol::run(nodes.clone(), enrol.listen, stop.clone()));
+        tasks.spawn(enrol::run(nodes.clone(), enrol.listen, stop.clone()));
     }
-    tokio::spawn(internal::run(nodes.clone(), stop.clone()));
-    tokio::spawn(prove::run(nodes.clone(), stop.clone()));
-    tokio::spawn(lease::run(brain.clone(), stop.clone()));
-    tokio::spawn(responders::run(brain.clone(), stop.clone()));
-    routes::routes().merge(measure::routes()).with_state(nodes)
+    tasks.spawn(internal::run(nodes.clone(), stop.clone()));
+    tasks.spawn(prove::run(nodes.clone(), stop.clone()));
+    tasks.spawn(lease::run(brain.clone(), stop.clone()));
+    tasks.spawn(responders::run(brain.clone(), stop.clone()));
+    (routes::routes().merge(measure::routes()).with_state(nodes), tasks)
 }
 
 impl Nodes {

@@ -64,14 +64,20 @@ pub async fn spawn(
     let identity = Identity { wireguard_key: secrets.wireguard_public() };
     let drivers = Drivers::open(place.clone(), secrets.wireguard_private(), identity, wakeup.clone()).await?;
     let board = Board::default();
-    let facts =
-        crate::facts::spawn(brain.clone(), drivers.datapath.maps.clone(), board.clone(), stop.clone())?;
+    let maps = drivers.datapath.maps()?.clone();
+    let mut facts = crate::facts::spawn(brain.clone(), maps, board.clone(), stop.clone())?;
     watch_link(place.link_socket, wakeup.clone());
     let turns = Turns::new(brain.clone(), drivers, board);
     Ok(tokio::spawn(async move {
-        run(brain, turns, wakeup, stop).await;
-        // What was learnt is kept in the tables; its task ends by the same signal.
-        let _ = facts.await;
+        tokio::select! {
+            () = run(brain, turns, wakeup, stop) => {
+                // What was learnt is kept in the tables; its task ends by the same signal.
+                let _ = facts.await;
+            }
+            // Without it, or without BGP, which ends it, nothing is learnt any more: the daemon ends, to be started
+            // anew.
+            ended = &mut facts => tracing::info!(?ended, "the task of the facts has ended"),
+        }
     }))
 }
 
@@ -117,8 +123,7 @@ fn watch_link(socket: PathBuf, wakeup: Arc<Notify>) {
     });
 }
 
-/// The plan for the stored document, made without a running daemon. Nothing is changed but that the datapath is
-/// loaded where it was not yet.
+/// The plan for the stored document, made without a running daemon. Nothing is changed, loaded or started.
 ///
 /// # Errors
 /// When the system cannot be read.
@@ -126,7 +131,7 @@ pub async fn preview(brain: &Brain, bootstrap: &Bootstrap) -> Result<Plan, Drive
     let wakeup = Arc::new(Notify::new());
     let secrets = brain.secrets();
     let identity = Identity { wireguard_key: secrets.wireguard_public() };
-    let mut drivers = Drivers::open(place(bootstrap), secrets.wireguard_private(), identity, wakeup).await?;
+    let mut drivers = Drivers::look(place(bootstrap), identity, wakeup).await?;
     let desired = brain.desired();
     let mut observed = drivers.observe().await?;
     let wanted = watari_planner::wanted::wanted(&desired, &observed);

@@ -19,8 +19,8 @@ use watari_planner::wanted::Wanted;
 use watari_planner::{Engine, Observed};
 
 use super::genetlink::{self, Device, PeerChange};
-use crate::drivers::DriverError;
 use crate::drivers::netlink::{Link, Netlink, failed, gone_is_fine};
+use crate::drivers::{DriverError, links};
 
 /// What rtnetlink calls the kind.
 pub(super) const KIND: &str = "wireguard";
@@ -134,13 +134,16 @@ pub(super) async fn remove(root: &Netlink, link: &Link) -> Result<(), DriverErro
     gone_is_fine(gone, format!("remove device {}", link.name))
 }
 
+/// Makes a device under a passing name; its own comes together with its mark.
 async fn make(root: &Netlink, name: &str, alias: &str) -> Result<u32, DriverError> {
-    let made = root.handle.link().add(LinkWireguard::new(name).build()).execute().await;
+    let unnamed = format!("{name}q");
+    links::passing(root, &[&unnamed]).await?;
+    let made = root.handle.link().add(LinkWireguard::new(&unnamed).build()).execute().await;
     made.map_err(failed(format!("make wireguard device {name}")))?;
-    let index = root.index(name).await?;
-    let message = LinkUnspec::new_with_index(index).alias(alias).build();
-    let marked = root.handle.link().set(message).execute().await;
-    marked.map_err(failed(format!("mark device {name}")))?;
+    let index = root.index(&unnamed).await?;
+    let message = LinkUnspec::new_with_index(index).name(name).alias(alias).build();
+    let named = root.handle.link().set(message).execute().await;
+    named.map_err(failed(format!("name device {name}")))?;
     Ok(index)
 }
 

@@ -48,6 +48,14 @@ impl Engines {
         }
     }
 
+    /// Engines that are only looked at: `watari-link` is not started, and what does not run has nothing.
+    pub fn look(place: &Place) -> Self {
+        // No device is made with this key.
+        let mut engines = Self::new(place, [1; 32]);
+        engines.user.never_start();
+        engines
+    }
+
     /// Adds devices, probes and the state of tunnels to `observed`. An engine that does not answer has
     /// nothing; the ops that follow will say why.
     pub fn observe(&mut self, root: &Dump, alias: &str, observed: &mut Observed) {
@@ -137,8 +145,11 @@ impl Engines {
         root: &Netlink,
     ) -> Result<(), DriverError> {
         if let Some(kernel) = &mut self.kernel {
-            if in_kernel.is_none() {
-                self.user.remove(name)?;
+            // The kernel's engine needs no other; where a device in user space stands in its way, making it fails.
+            if in_kernel.is_none()
+                && let Err(error) = self.user.remove(name)
+            {
+                tracing::warn!(%error, device = name, "watari-link cannot be asked to let go of the device");
             }
             return kernel.set(root, in_kernel, name, device, &self.alias).await;
         }

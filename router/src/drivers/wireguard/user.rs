@@ -1,9 +1,11 @@
 //! The user-space engine: a client of `watari-link`, which is started where nobody answers.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use watari_config::WgKey;
-use watari_link::client::{Client, ClientError};
+use watari_link::client::{Client, ClientError, REQUEST_TIMEOUT};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{DeviceConfig, DeviceStatus, PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig};
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
@@ -12,29 +14,72 @@ use watari_planner::{Engine, Observed};
 use crate::drivers::netlink::Dump;
 use crate::drivers::{DriverError, Place};
 
+/// How long a look may wait for an answer: the loop waits with it.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest time that an engine which failed is left alone.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// A connection to `watari-link`, made anew when it breaks.
 pub(super) struct UserEngine {
     place: Place,
     private_key: [u8; 32],
     client: Option<Client>,
+    /// Whether an engine that is not there is started.
+    may_start: bool,
+    /// Why the engine could not be started or did not answer, while it is left alone.
+    failed: Option<Failed>,
+}
+
+/// A failure that is answered again, without another try, until its time is over.
+struct Failed {
+    message: String,
+    wait: Duration,
+    next: Instant,
 }
 
 impl UserEngine {
     /// An engine that is not connected yet.
     pub(super) fn new(place: &Place, private_key: [u8; 32]) -> Self {
-        Self { place: place.clone(), private_key, client: None }
+        Self { place: place.clone(), private_key, client: None, may_start: true, failed: None }
     }
 
-    /// Runs `f` on the connection. A broken one is forgotten, so that the next call makes another; an engine
-    /// that is not there is started.
-    fn with<T>(&mut self, f: impl Fn(&mut Client) -> Result<T, ClientError>) -> Result<T, DriverError> {
+    /// From now on no engine is started; one that does not run has no devices and no probes.
+    pub(super) fn never_start(&mut self) {
+        self.may_start = false;
+    }
+
+    /// Runs `f` on the connection, `timeout` for each answer. A broken connection is forgotten, so that the next
+    /// call makes another; an engine that is not there is started. One that failed is left alone for 1, 2, 4 … 30
+    /// seconds: what it said is said again meanwhile.
+    fn with<T>(
+        &mut self,
+        timeout: Duration,
+        f: impl Fn(&mut Client) -> Result<T, ClientError>,
+    ) -> Result<T, DriverError> {
+        if let Some(failed) = self.failed.as_ref().filter(|failed| Instant::now() < failed.next) {
+            return Err(DriverError::LinkAgain { message: failed.message.clone() });
+        }
+        let done = blocking(|| self.ask(timeout, f));
+        match &done {
+            // An engine that refuses is well.
+            Ok(_) | Err(DriverError::Link(ClientError::Refused(_))) => self.failed = None,
+            Err(error) => self.failed = Some(Failed::after(self.failed.take(), error)),
+        }
+        done
+    }
+
+    fn ask<T>(
+        &mut self,
+        timeout: Duration,
+        f: impl Fn(&mut Client) -> Result<T, ClientError>,
+    ) -> Result<T, DriverError> {
         let mut client = match self.client.take() {
             Some(client) => client,
-            None => self.connect()?,
+            None => self.connect(timeout)?,
         };
-        let mut done = f(&mut client);
+        let mut done = client.set_timeout(timeout).and_then(|()| f(&mut client));
         if matches!(done, Err(ClientError::Closed | ClientError::Io(_))) {
-            client = self.connect()?;
+            client = self.connect(timeout)?;
             done = f(&mut client);
         }
         if !matches!(done, Err(ClientError::Closed | ClientError::Io(_) | ClientError::Protocol(_))) {
@@ -43,9 +88,9 @@ impl UserEngine {
         Ok(done?)
     }
 
-    fn connect(&self) -> Result<Client, DriverError> {
-        match Client::connect(&self.place.link_socket) {
-            Err(error) if error.is_not_running() => self.start(),
+    fn connect(&self, timeout: Duration) -> Result<Client, DriverError> {
+        match Client::connect_timeout(&self.place.link_socket, timeout) {
+            Err(error) if error.is_not_running() && self.may_start => self.start(),
             other => Ok(other?),
         }
     }
@@ -60,12 +105,26 @@ impl UserEngine {
         Ok(Client::connect(link_socket)?)
     }
 
+    /// What a look finds; nothing where no engine runs and none is to be started.
+    fn look<T: Default>(
+        &mut self,
+        f: impl Fn(&mut Client) -> Result<T, ClientError>,
+    ) -> Result<T, DriverError> {
+        match self.with(LOOK_TIMEOUT, f) {
+            Err(DriverError::Link(error)) if error.is_not_running() && !self.may_start => {
+                self.failed = None;
+                Ok(T::default())
+            }
+            other => other,
+        }
+    }
+
     /// All devices of the engine.
     ///
     /// # Errors
     /// When it does not answer.
     pub(super) fn devices(&mut self) -> Result<Vec<DeviceStatus>, DriverError> {
-        self.with(Client::list_devices)
+        self.look(Client::list_devices)
     }
 
     /// All probes of the engine.
@@ -73,7 +132,7 @@ impl UserEngine {
     /// # Errors
     /// When it does not answer.
     pub(super) fn probes(&mut self) -> Result<Vec<ProbeStatus>, DriverError> {
-        Ok(self.with(Client::list_probes)?.probes)
+        self.look(|client| Ok(client.list_probes()?.probes))
     }
 
     /// Makes a device be so.
@@ -96,7 +155,7 @@ impl UserEngine {
             mtu: device.mtu,
             peers: peers.collect(),
         };
-        self.with(|client| client.set_device(config.clone())).map(drop)
+        self.with(REQUEST_TIMEOUT, |client| client.set_device(config.clone())).map(drop)
     }
 
     /// Removes a device.
@@ -104,7 +163,7 @@ impl UserEngine {
     /// # Errors
     /// When the engine does not answer.
     pub(super) fn remove(&mut self, name: &str) -> Result<(), DriverError> {
-        self.with(|client| client.remove_device(name)).map(drop)
+        self.with(REQUEST_TIMEOUT, |client| client.remove_device(name)).map(drop)
     }
 
     /// Makes the set of probes be so.
@@ -113,17 +172,34 @@ impl UserEngine {
     /// When the engine refuses.
     pub(super) fn set_probes(&mut self, probes: Vec<ProbeConfig>) -> Result<(), DriverError> {
         let config = ProbesConfig { probes, ..ProbesConfig::default() };
-        self.with(|client| client.set_probes(config.clone())).map(drop)
+        self.with(REQUEST_TIMEOUT, |client| client.set_probes(config.clone())).map(drop)
     }
 
     /// Ends the engine and removes its devices; one that does not run is not started for it.
     pub(super) fn shutdown(&mut self) {
         let client = self.client.take().map_or_else(|| Client::connect(&self.place.link_socket), Ok);
-        if let Ok(client) = client
-            && let Err(error) = client.shutdown(true)
+        if let Ok(mut client) = client
+            && let Err(error) =
+                blocking(|| client.set_timeout(REQUEST_TIMEOUT).and_then(|()| client.shutdown(true)))
         {
             tracing::warn!(%error, "watari-link could not be ended");
         }
+    }
+}
+
+impl Failed {
+    /// The failure `error` that came after `before`.
+    fn after(before: Option<Self>, error: &DriverError) -> Self {
+        let wait = before.map_or(Duration::from_secs(1), |failed| (failed.wait * 2).min(WAIT_MAX));
+        Self { message: error.to_string(), wait, next: Instant::now() + wait }
+    }
+}
+
+/// Runs what waits for the engine without keeping other tasks of the runtime waiting, where it can be told so.
+fn blocking<T>(f: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(f),
+        _ => f(),
     }
 }
 
@@ -153,4 +229,51 @@ pub(super) fn observe_device(device: &DeviceStatus, root: &Dump, observed: &mut 
         device.peers.iter().map(|p| (p.public_key.to_string(), p.last_handshake_age_ms.map(|ms| ms / 1000)));
     observed.handshakes.insert(device.name.clone(), ages.collect());
     observed.engines.insert(device.name.clone(), Engine::User);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An engine whose program cannot be started, with a folder of its own.
+    fn engine() -> (tempfile::TempDir, UserEngine) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Place {
+            gateway: "gw".parse().expect("a name"),
+            pins: folder.path().join("pins"),
+            link_socket: folder.path().join("link.sock"),
+            link_state: folder.path().join("link.state"),
+            link_binary: folder.path().join("watari-link"),
+            kernel_wireguard: false,
+        };
+        (folder, UserEngine::new(&place, [1; 32]))
+    }
+
+    #[test]
+    fn a_failed_start_is_answered_again_until_its_time_is_over() {
+        let (folder, mut engine) = engine();
+        let first = engine.devices().expect_err("no program");
+        assert!(matches!(first, DriverError::LinkStart { .. }), "{first}");
+        let log = folder.path().join("link.state.log");
+        std::fs::remove_file(&log).expect("each try opens the log");
+        let again = engine.remove("wtt1").expect_err("not tried again");
+        assert_eq!(again.to_string(), first.to_string());
+        assert!(!log.exists(), "it was tried again at once");
+
+        let failed = engine.failed.as_mut().expect("a failure");
+        assert_eq!(failed.wait, Duration::from_secs(1));
+        failed.next = Instant::now();
+        let second = engine.probes().expect_err("no program");
+        assert!(matches!(second, DriverError::LinkStart { .. }), "{second}");
+        assert_eq!(engine.failed.as_ref().map(|f| f.wait), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_look_starts_nothing_and_finds_nothing() {
+        let (folder, mut engine) = engine();
+        engine.never_start();
+        assert!(engine.devices().expect("nothing").is_empty());
+        assert!(engine.probes().expect("nothing").is_empty());
+        assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0);
+    }
 }
