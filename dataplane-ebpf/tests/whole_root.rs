@@ -171,6 +171,23 @@ fn root_tables_of_another_layout_are_made_anew() {
 }
 
 #[test]
+fn root_a_look_opens_what_would_be_adopted_and_makes_nothing() {
+    let rig = heard("look");
+    let seen = Dataplane::open_existing(&rig.folder).unwrap().expect("it would be adopted");
+    assert_eq!(seen.adoption(), Adoption::Adopted);
+    assert_eq!(seen.ports.entries().unwrap(), rig.dataplane.ports.entries().unwrap());
+
+    let program = rig.folder.join("wtp-trunk");
+    std::fs::remove_file(&program).unwrap();
+    assert!(Dataplane::open_existing(&rig.folder).unwrap().is_none());
+    assert!(!program.exists(), "it was replaced");
+
+    let nowhere = rig.folder.with_extension("none");
+    assert!(Dataplane::open_existing(&nowhere).unwrap().is_none());
+    assert!(!nowhere.exists());
+}
+
+#[test]
 fn root_handles_read_back_what_was_written() {
     let rig = heard("handles");
     let d = &rig.dataplane;
