@@ -69,6 +69,31 @@ pub fn read_local(
     Ok(local)
 }
 
+/// Prefixes that were learnt before our restart and are kept until the peers have told everything again: of campus
+/// routers, and of other gateways. They are told on like learnt ones, else each side would hear for a moment that
+/// what is behind the other has gone.
+///
+/// # Errors
+/// When the routes cannot be read.
+pub fn kept(maps: &Dataplane, may_remove: MayRemove) -> Result<[BTreeSet<(Vni, IpNet)>; 2], DriverError> {
+    let [mut campus, mut fabric] = [BTreeSet::new(), BTreeSet::new()];
+    if may_remove.evpn && may_remove.unicast {
+        return Ok([campus, fabric]);
+    }
+    for (prefix, route) in maps.routes.entries()? {
+        let (Ok(tenant), Ok(net)) = (Vni::new(prefix.tenant), IpNet::new(prefix.address(), prefix.length()))
+        else {
+            continue;
+        };
+        if route.origin == RouteOrigin::Bgp as u8 && !may_remove.unicast {
+            campus.insert((tenant, net));
+        } else if route.origin == RouteOrigin::Evpn as u8 && !may_remove.evpn {
+            fabric.insert((tenant, net));
+        }
+    }
+    Ok([campus, fabric])
+}
+
 /// Removes stations that moved away, with their addresses.
 ///
 /// # Errors

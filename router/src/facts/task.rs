@@ -184,11 +184,12 @@ impl Task {
         let imported = import(&fabric, self.best.get(&EVPN).unwrap_or(&empty));
         let decision = self.hosts.decide(fabric.vtep, &local.stations, &imported.claims);
         tables::forget(&self.maps, &decision.forget)?;
+        let [kept_campus, kept_fabric] = tables::kept(&self.maps, may_remove)?;
         let learnt = Learnt {
             stations: decision.advertise,
             addresses: local.addresses,
-            campus: self.campus(&fabric),
-            fabric: imported.prefixes.keys().copied().collect(),
+            campus: self.campus(&fabric).union(&kept_campus).copied().collect(),
+            fabric: imported.prefixes.keys().chain(&kept_fabric).copied().collect(),
         };
         self.tell(originate(desired, &fabric, &learnt)).await;
         let here: BTreeSet<_> = learnt.stations.keys().copied().collect();
