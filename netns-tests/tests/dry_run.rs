@@ -38,7 +38,8 @@ fn everything(gateway: &Gateway) -> Result<String> {
 fn dry_run(gateway: &Gateway) -> Result<usize> {
     let before = everything(gateway)?;
     let config = gateway.config();
-    let said = gateway.cli(&["--json", "run", "--dry-run", "--config", config.to_str().unwrap_or_default()])?;
+    let said =
+        gateway.cli(&["--json", "run", "--dry-run", "--config", config.to_str().unwrap_or_default()])?;
     let after = everything(gateway)?;
     ensure!(before == after, "before the dry run:\n{before}\nafter it:\n{after}");
     let plan: Value = serde_json::from_str(&said)?;
