@@ -103,15 +103,21 @@ impl Turns {
     async fn carry_out(&mut self, plan: &Plan) {
         // What is undone in a settled generation was undone by somebody else.
         let is_repair = self.settled_generation == Some(plan.generation);
+        let mut probes = Vec::new();
         for op in &plan.ops {
             if !self.retries.is_due(&op.key, &op.value, Instant::now()) {
                 continue;
             }
-            let done = self.drivers.apply(op).await;
-            self.note(op, done, is_repair);
+            match self.drivers.apply(op).await {
+                // They go to the engine together: whether they are there, the flush says.
+                Ok(()) if matches!(op.key, Key::Probe(_)) => probes.push(op),
+                done => self.note(op, done, is_repair),
+            }
         }
-        if let Err(error) = self.drivers.flush() {
-            tracing::warn!(%error, "probes could not be set");
+        let flushed = self.drivers.flush().map_err(|error| error.to_string());
+        for op in probes {
+            let done = flushed.clone().map_err(|message| DriverError::LinkAgain { message });
+            self.note(op, done, is_repair);
         }
     }
 
