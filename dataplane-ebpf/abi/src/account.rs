@@ -196,12 +196,12 @@ pub struct Event {
     pub vni: u32,
     /// An [`EventKind`].
     pub kind: u8,
-    /// Zero.
-    pub pad: u8,
+    /// A beacon's flags ([`crate::beacon`]); else zero.
+    pub flags: u8,
     /// The MAC concerned, or zero.
     pub mac: MacBytes,
-    /// Zero.
-    pub pad2: u32,
+    /// The segment that a beacon names; else zero.
+    pub origin_vni: u32,
     /// The address concerned, or zero.
     pub ip: IpBytes,
 }

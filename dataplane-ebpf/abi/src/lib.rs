@@ -11,6 +11,7 @@
 //! pinned maps of another version makes new ones instead of adopting them.
 
 pub mod account;
+pub mod beacon;
 pub mod limits;
 pub mod meta;
 pub mod plan;

@@ -100,7 +100,7 @@ impl Pkt {
             return;
         };
         let (port, vni) = (self.meta().port, self.meta().vni);
-        record.write(Event { time_ns: now, port, vni, kind: kind as u8, pad: 0, mac, pad2: 0, ip });
+        record.write(Event { time_ns: now, port, vni, kind: kind as u8, flags: 0, mac, origin_vni: 0, ip });
         record.submit(0);
     }
 
