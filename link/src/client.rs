@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::protocol::{
-    Answer, Changed, DeviceConfig, DeviceName, DeviceStatus, Event, EventFrame, Hello, HelloRequest,
-    LINE_BYTES_MAX, PROTOCOL_VERSION, ProbesConfig, ProbesStatus, Refusal, Request, RequestFrame,
-    ResponseFrame, ShutdownRequest,
+    Answer, BeaconConfig, BeaconStatus, BeaconsConfig, Changed, DeviceConfig, DeviceName, DeviceStatus,
+    Event, EventFrame, Hello, HelloRequest, LINE_BYTES_MAX, PROTOCOL_VERSION, ProbesConfig, ProbesStatus,
+    Refusal, Request, RequestFrame, ResponseFrame, ShutdownRequest,
 };
 
 /// How long a request may take before the engine counts as hung, unless told otherwise.
@@ -147,6 +147,25 @@ impl Client {
         }
     }
 
+    /// Makes the set of beacons be exactly so; one whose device, tags and VNI stay keeps its age.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn set_beacons(&mut self, beacons: Vec<BeaconConfig>) -> Result<Changed, ClientError> {
+        self.change(Request::SetBeacons(BeaconsConfig { beacons }))
+    }
+
+    /// Every beacon with its state, ordered by device and tags.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn list_beacons(&mut self) -> Result<Vec<BeaconStatus>, ClientError> {
+        match self.request(Request::ListBeacons)? {
+            Answer::Beacons(beacons) => Ok(beacons),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Stops the engine, see [`ShutdownRequest::remove`], and waits until it has ended.
     ///
     /// # Errors
@@ -243,6 +262,7 @@ fn unexpected(answer: &Answer) -> ClientError {
         Answer::Hello(_) => "hello",
         Answer::Devices(_) => "devices",
         Answer::Probes(_) => "probes",
+        Answer::Beacons(_) => "beacons",
         Answer::Changed(_) => "changed",
         Answer::Subscribed => "subscribed",
         Answer::Stopping => "stopping",

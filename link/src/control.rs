@@ -5,17 +5,21 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use crate::beacon::BeaconShell;
 use crate::engine::{Engine, EngineError, LastEndpoints, TunError};
 use crate::events::EventHub;
 use crate::probe::ProbeShell;
-use crate::protocol::{Answer, Changed, DeviceConfig, DeviceName, ProbesConfig, Refusal, RefusalCode};
+use crate::protocol::{
+    Answer, BeaconsConfig, Changed, DeviceConfig, DeviceName, ProbesConfig, Refusal, RefusalCode,
+};
 use crate::state::{State, StateFile};
 use crate::validate;
 
-/// Engine, probes and their stored configuration.
+/// Engine, probes, beacons and their stored configuration.
 pub(crate) struct Control {
     engine: Engine,
     probes: ProbeShell,
+    beacons: BeaconShell,
     state: State,
     file: StateFile,
 }
@@ -46,7 +50,8 @@ impl Control {
         }
         let probes = ProbeShell::start(Arc::clone(events))?;
         probes.set(state.probes.clone());
-        Ok(Self { engine, probes, state, file })
+        let beacons = BeaconShell::start(&state.beacons)?;
+        Ok(Self { engine, probes, beacons, state, file })
     }
 
     pub(crate) fn list_devices(&self) -> Answer {
@@ -97,6 +102,21 @@ impl Control {
         Ok(Answer::Changed(Changed { touched }))
     }
 
+    pub(crate) fn list_beacons(&self) -> Answer {
+        Answer::Beacons(self.beacons.list())
+    }
+
+    pub(crate) fn set_beacons(&mut self, wanted: BeaconsConfig) -> Result<Answer, Refusal> {
+        validate::beacons(&wanted)?;
+        let touched = self.beacons.set(wanted.beacons);
+        let stored = self.beacons.stored();
+        if self.state.beacons != stored {
+            self.state.beacons = stored;
+            self.store()?;
+        }
+        Ok(Answer::Changed(Changed { touched }))
+    }
+
     /// Stores where peers are, if any moved since the last time.
     pub(crate) fn store_endpoints(&mut self) {
         if !self.engine.take_moved() {
@@ -118,6 +138,7 @@ impl Control {
                 tracing::error!(device = name, error = chain(&error), "not removed");
             }
         }
+        self.beacons.set(Vec::new());
         self.state = State::default();
         if let Err(refusal) = self.store() {
             tracing::error!(%refusal, "the stored configuration stays");

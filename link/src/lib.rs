@@ -1,10 +1,12 @@
-//! `watari-link`: the user-space WireGuard engine and path prober of Watari, a process of its own.
+//! `watari-link`: the user-space WireGuard engine, path prober and beacon sender of Watari, a process
+//! of its own.
 //!
 //! It has no policy: it is told what to do over one Unix socket, and goes on forwarding and
 //! answering probes while the brain is away. This library is both sides of that socket:
 //! [`protocol`] (what is said), [`client`] (how to say it), [`spawn`] (how to start an engine that
 //! outlives its starter), and the engine itself behind [`daemon::run`].
 
+mod beacon;
 mod control;
 mod engine;
 mod events;

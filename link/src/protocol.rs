@@ -46,6 +46,12 @@ pub const PROBE_TIME_MAX_MS: u32 = 60_000;
 pub const PROBE_PORT_DEFAULT: u16 = 4790;
 /// Longest name of a probe, in bytes.
 pub const PROBE_NAME_BYTES_MAX: usize = 128;
+/// Most beacons of one engine: as many as a datapath has ports.
+pub const BEACONS_MAX: usize = 4096;
+/// Time between two beacons of one place, in milliseconds.
+pub const BEACON_INTERVAL_MS: u32 = 200;
+/// Most tags of a beacon's frame.
+pub const BEACON_TAGS_MAX: usize = 2;
 /// Longest link alias, in bytes (the kernel's `IFALIASZ` less its terminator).
 pub const ALIAS_BYTES_MAX: usize = 255;
 /// Longest name of a device, in bytes (the kernel's `IFNAMSIZ` less its terminator).
@@ -77,6 +83,10 @@ pub enum Request {
     SetProbes(ProbesConfig),
     /// Read back every probe with its state. Answered by [`Answer::Probes`].
     ListProbes,
+    /// Make the set of beacons be exactly so. Answered by [`Answer::Changed`].
+    SetBeacons(BeaconsConfig),
+    /// Read back every beacon with its state. Answered by [`Answer::Beacons`].
+    ListBeacons,
     /// Send events on this connection from now on. Answered by [`Answer::Subscribed`].
     Subscribe,
     /// Stop the engine. Answered by [`Answer::Stopping`] before it does.
@@ -194,6 +204,45 @@ pub struct ProbeConfig {
     pub dead_after_ms: u32,
 }
 
+/// The set of beacons as it is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeaconsConfig {
+    /// Each (device, tags) once.
+    pub beacons: Vec<BeaconConfig>,
+}
+
+/// A frame that is sent every [`BEACON_INTERVAL_MS`], so that whoever sees it elsewhere knows that the two places
+/// are one broadcast domain. Its form is `watari_abi::beacon`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeaconConfig {
+    /// Device it leaves by. It may come and go.
+    pub device: String,
+    /// Tags of the frame, the outer one first; [`BEACON_TAGS_MAX`] at most.
+    #[serde(default)]
+    pub tags: Vec<VlanTag>,
+    /// Router's MAC of the gateway: an individual address.
+    pub origin: [u8; 6],
+    /// Segment that the place belongs to, 1–16777215.
+    pub vni: u32,
+    /// Which place of the gateway it is.
+    pub port_id: u64,
+    /// The place is blocked: said in the frame.
+    #[serde(default)]
+    pub blocked: bool,
+}
+
+/// A tag of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VlanTag {
+    /// 33024 (0x8100, IEEE 802.1Q customer tag) or 34984 (0x88a8, service tag).
+    pub tpid: u16,
+    /// VLAN, 1–4094.
+    pub vid: u16,
+}
+
 /// How to stop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -244,6 +293,8 @@ pub enum Answer {
     Devices(Vec<DeviceStatus>),
     /// To [`Request::ListProbes`], ordered by name.
     Probes(ProbesStatus),
+    /// To [`Request::ListBeacons`], ordered by device and tags.
+    Beacons(Vec<BeaconStatus>),
     /// To the verbs that change something.
     Changed(Changed),
     /// To [`Request::Subscribe`].
@@ -437,6 +488,23 @@ pub struct ProbeStatus {
     /// Requests of the far side answered for it.
     pub answered: u64,
     /// What keeps it from sending (no such device, no such address), if anything does.
+    pub error: Option<String>,
+}
+
+/// A beacon as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeaconStatus {
+    /// As configured.
+    pub config: BeaconConfig,
+    /// Since when this place has been sending for this segment, in milliseconds since the Unix epoch, UTC. It outlives
+    /// the process.
+    pub since_ms: u64,
+    /// Frames sent since the engine started.
+    pub sent: u64,
+    /// Frames that could not be sent since the engine started.
+    pub failed: u64,
+    /// Why the last one could not be sent (no such device, device down), if it could not.
     pub error: Option<String>,
 }
 

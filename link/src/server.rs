@@ -118,6 +118,8 @@ impl Server {
             Request::RemoveDevice(name) => control().remove_device(&name),
             Request::SetProbes(probes) => control().set_probes(probes),
             Request::ListProbes => Ok(control().list_probes()),
+            Request::SetBeacons(beacons) => control().set_beacons(beacons),
+            Request::ListBeacons => Ok(control().list_beacons()),
             Request::Subscribe => Ok(Answer::Subscribed),
             Request::Shutdown(how) => {
                 *lock(&self.stop.asked) = Some(how.remove);

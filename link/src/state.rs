@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::LastEndpoints;
-use crate::protocol::{DeviceConfig, ProbesConfig};
+use crate::protocol::{BeaconConfig, BeaconsConfig, DeviceConfig, ProbesConfig};
 use crate::validate;
 
 /// Version of the file's form.
@@ -42,6 +42,17 @@ pub(crate) struct State {
     /// Where peers were last, by device.
     pub(crate) endpoints: BTreeMap<String, LastEndpoints>,
     pub(crate) probes: ProbesConfig,
+    /// Absent in files of versions that sent none.
+    #[serde(default)]
+    pub(crate) beacons: Vec<StoredBeacon>,
+}
+
+/// A beacon and since when it has been sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoredBeacon {
+    pub(crate) config: BeaconConfig,
+    pub(crate) since_ms: u64,
 }
 
 impl Default for State {
@@ -51,6 +62,7 @@ impl Default for State {
             devices: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             probes: ProbesConfig::default(),
+            beacons: Vec::new(),
         }
     }
 }
@@ -66,7 +78,9 @@ impl State {
             }
             validate::device(device).map_err(|refusal| format!("devices.{name}: {refusal}"))?;
         }
-        validate::probes(&self.probes).map_err(|refusal| refusal.to_string())
+        validate::probes(&self.probes).map_err(|refusal| refusal.to_string())?;
+        let beacons = self.beacons.iter().map(|stored| stored.config.clone()).collect();
+        validate::beacons(&BeaconsConfig { beacons }).map_err(|refusal| refusal.to_string())
     }
 }
 

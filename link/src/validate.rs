@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::protocol::{
-    ALIAS_BYTES_MAX, ALLOWED_IPS_MAX, DEVICE_NAME_BYTES_MAX, DeviceConfig, MTU_MAX, MTU_MIN, PEERS_MAX,
-    PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX, PeerConfig, ProbeConfig,
-    ProbesConfig, Refusal, RefusalCode,
+    ALIAS_BYTES_MAX, ALLOWED_IPS_MAX, BEACON_TAGS_MAX, BEACONS_MAX, BeaconConfig, BeaconsConfig,
+    DEVICE_NAME_BYTES_MAX, DeviceConfig, MTU_MAX, MTU_MIN, PEERS_MAX, PROBE_INTERVAL_MIN_MS,
+    PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX, PeerConfig, ProbeConfig, ProbesConfig, Refusal,
+    RefusalCode,
 };
 
 fn invalid(field: impl Into<String>, message: impl Into<String>) -> Refusal {
@@ -133,10 +134,53 @@ fn probe(config: &ProbeConfig, at: &impl Fn(&str) -> String) -> Result<(), Refus
     Ok(())
 }
 
+/// Ethernet types of tags (IEEE 802.1Q §9.6): customer and service.
+const TAG_TYPES: [u16; 2] = [0x8100, 0x88a8];
+
+/// Checks a set of beacons.
+pub(crate) fn beacons(config: &BeaconsConfig) -> Result<(), Refusal> {
+    if config.beacons.len() > BEACONS_MAX {
+        let message = format!("an engine has {BEACONS_MAX} beacons at most");
+        return Err(refuse(RefusalCode::Limit, "beacons", message));
+    }
+    let mut places = BTreeSet::new();
+    for (position, beacon) in config.beacons.iter().enumerate() {
+        let at = |field: &str| format!("beacons[{position}].{field}");
+        self::beacon(beacon, &at)?;
+        if !places.insert((&beacon.device, &beacon.tags)) {
+            return Err(invalid(at("tags"), "this place has a beacon already"));
+        }
+    }
+    Ok(())
+}
+
+fn beacon(config: &BeaconConfig, at: &impl Fn(&str) -> String) -> Result<(), Refusal> {
+    device_name(&at("device"), &config.device)?;
+    if config.tags.len() > BEACON_TAGS_MAX {
+        return Err(invalid(at("tags"), format!("a frame has {BEACON_TAGS_MAX} tags at most")));
+    }
+    for (number, tag) in config.tags.iter().enumerate() {
+        if !TAG_TYPES.contains(&tag.tpid) {
+            return Err(invalid(at(&format!("tags[{number}].tpid")), "must be 33024 or 34984"));
+        }
+        if !(1..=4094).contains(&tag.vid) {
+            return Err(invalid(at(&format!("tags[{number}].vid")), "must be 1 to 4094"));
+        }
+    }
+    if config.origin[0] & 1 != 0 || config.origin == [0; 6] {
+        return Err(invalid(at("origin"), "must be one device's address"));
+    }
+    if !(1..1 << 24).contains(&config.vni) {
+        return Err(invalid(at("vni"), "must be 1 to 16777215"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::key::{PrivateKey, PublicKey};
+    use crate::protocol::VlanTag;
 
     fn good_device() -> DeviceConfig {
         let peer = |n: u8, allowed: &str| PeerConfig {
@@ -216,5 +260,36 @@ mod tests {
         assert_eq!(probe_field(|p| p.probes[0].interval_ms = 9), "probes[0].interval_ms");
         assert_eq!(probe_field(|p| p.probes[0].dead_after_ms = 199), "probes[0].dead_after_ms");
         assert_eq!(probe_field(|p| p.probes[0].local = "224.0.0.1".parse().unwrap()), "probes[0].local");
+    }
+
+    fn beacon_field(change: impl FnOnce(&mut BeaconsConfig)) -> String {
+        let tag = VlanTag { tpid: 0x8100, vid: 7 };
+        let one = BeaconConfig {
+            device: "eth1".to_owned(),
+            tags: vec![tag],
+            origin: [2, 0, 0, 0, 0, 1],
+            vni: 1000,
+            port_id: 1,
+            blocked: false,
+        };
+        let mut two = one.clone();
+        two.tags[0].vid = 8;
+        let mut config = BeaconsConfig { beacons: vec![one, two] };
+        beacons(&config).unwrap();
+        change(&mut config);
+        beacons(&config).unwrap_err().field.unwrap()
+    }
+
+    #[test]
+    fn a_beacon_is_refused_by_the_field_at_fault() {
+        assert_eq!(beacon_field(|b| b.beacons[1].tags[0].vid = 7), "beacons[1].tags");
+        assert_eq!(beacon_field(|b| b.beacons[1].tags[0].vid = 4095), "beacons[1].tags[0].vid");
+        assert_eq!(beacon_field(|b| b.beacons[1].tags[0].tpid = 0x9100), "beacons[1].tags[0].tpid");
+        assert_eq!(beacon_field(|b| b.beacons[0].tags = vec![b.beacons[0].tags[0]; 3]), "beacons[0].tags");
+        assert_eq!(beacon_field(|b| b.beacons[0].device.clear()), "beacons[0].device");
+        assert_eq!(beacon_field(|b| b.beacons[0].origin[0] = 3), "beacons[0].origin");
+        assert_eq!(beacon_field(|b| b.beacons[0].origin = [0; 6]), "beacons[0].origin");
+        assert_eq!(beacon_field(|b| b.beacons[0].vni = 1 << 24), "beacons[0].vni");
+        assert_eq!(beacon_field(|b| b.beacons = vec![b.beacons[0].clone(); BEACONS_MAX + 1]), "beacons");
     }
 }
