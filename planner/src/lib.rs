@@ -12,16 +12,19 @@
 //! * [`wanted`]: one file for each kind of object says which items it needs.
 //! * [`mod@plan`]: one subtraction for all kinds of item: wanted − present is made, present − wanted is removed.
 //! * [`mod@status`]: the state of each object.
+//! * [`loops`]: which attachments are blocked because they would close a loop.
 //!
 //! Learned facts (routes, MACs) do not pass through here: they are deltas by key, see the daemon.
 
 pub mod item;
+pub mod loops;
 pub mod observed;
 pub mod plan;
 pub mod status;
 pub mod wanted;
 
 pub use item::{Key, System, Value};
+pub use loops::{LoopPeer, Loops, OwnPort, Verdict};
 pub use observed::{Engine, Identity, Observed, TunnelHealth};
 pub use plan::{Action, Op, Plan, plan};
 pub use status::{ObjectState, ObjectStatus, Status, status};
