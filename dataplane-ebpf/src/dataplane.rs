@@ -11,13 +11,13 @@ use aya::{
     },
 };
 use watari_abi::{
-    Bucket, Config, FloodPorts, FloodVteps, Hook, MacKey, MacLocal, MacRemote, MacStatic, NeighKey,
-    NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortKey, Segment, Stage, Tenant, TunnelKey,
-    layout_number,
+    Bucket, Config, Entry, FloodPorts, FloodVteps, GuardMacKey, Hook, IpBytes, MacKey, MacLocal, MacRemote,
+    MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortBucketKey, PortKey,
+    Remote, Segment, Stage, Tenant, TunnelKey, Watch, Wire, layout_number,
 };
 
 use crate::{
-    Error, Events, Routes, Stats, Table,
+    Error, Events, GuardIps, Routes, Stats, Table,
     object::{self, MAPS, OBJECT, fingerprint, program_of},
     pins::{PinFolder, unpin},
 };
@@ -40,6 +40,9 @@ pub struct Dataplane {
     pub(crate) pins: PinFolder,
     adoption: Adoption,
     config: std::sync::Mutex<Array<MapData, Config>>,
+    watch: std::sync::Mutex<Array<MapData, Watch>>,
+    /// The page of test runs; whoever holds it runs.
+    pub(crate) page: std::sync::Mutex<Array<MapData, Entry>>,
     /// Ports: what to do with frames of a device and VLAN. Writer: the plan.
     pub ports: Table<PortKey, Port>,
     /// Segments and L3VNIs by VNI. Writer: the plan.
@@ -50,6 +53,18 @@ pub struct Dataplane {
     pub nodes: Table<NodeKey, Node>,
     /// VTEPs bound to tunnel devices; the value is 1. Writer: the plan.
     pub vteps: Table<TunnelKey, u32>,
+    /// What is known of remote gateways, by VTEP. Writer: the plan.
+    pub remotes: Table<IpBytes, Remote>,
+    /// Where `direct` tunnels meet the wire, by the kernel's end of their veth. Writer: the plan.
+    pub wires: Table<u32, Wire>,
+    /// MACs that guarded attachments may use; the value is 1. Writer: the plan.
+    pub guard_macs: Table<GuardMacKey, u32>,
+    /// Prefixes that guarded attachments may use. Writer: the plan.
+    pub guard_ips: GuardIps,
+    /// MACs learnt on limited attachments. Writer: the programs; the brain sets what it has counted.
+    pub port_macs: Table<PortKey, u32>,
+    /// Rates of attachments. Writer: the programs.
+    pub port_buckets: Table<PortBucketKey, Bucket>,
     /// Pinned MAC addresses. Writer: the plan.
     pub mac_static: Table<MacKey, MacStatic>,
     /// MAC addresses learnt on attachments. Writer: the programs; the brain only removes what is too old or gone.
@@ -131,7 +146,7 @@ impl Dataplane {
     /// # Errors
     /// The kernel refused.
     pub fn config(&self) -> Result<Config, Error> {
-        self.lock_config().get(&0, 0).map_err(|error| Error::map("config", "look up", error))
+        lock(&self.config).get(&0, 0).map_err(|error| Error::map("config", "look up", error))
     }
 
     /// Tells the programs about this gateway.
@@ -139,7 +154,23 @@ impl Dataplane {
     /// # Errors
     /// The kernel refused.
     pub fn set_config(&self, config: &Config) -> Result<(), Error> {
-        self.lock_config().set(0, config, 0).map_err(|error| Error::map("config", "write", error))
+        lock(&self.config).set(0, config, 0).map_err(|error| Error::map("config", "write", error))
+    }
+
+    /// What is being looked at; see [`Watch`].
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn watch(&self) -> Result<Watch, Error> {
+        lock(&self.watch).get(&0, 0).map_err(|error| Error::map("watch", "look up", error))
+    }
+
+    /// Starts or ends looking at live traffic.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_watch(&self, watch: &Watch) -> Result<(), Error> {
+        lock(&self.watch).set(0, watch, 0).map_err(|error| Error::map("watch", "write", error))
     }
 
     /// A reader of the ring buffer of events. Only one should be used at a time.
@@ -158,16 +189,19 @@ impl Dataplane {
         self.pins.remove_all()
     }
 
-    fn lock_config(&self) -> std::sync::MutexGuard<'_, Array<MapData, Config>> {
-        self.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     fn from_pins(pins: PinFolder, adoption: Adoption) -> Result<Self, Error> {
         let open = |name: &'static str| open_map(&pins, name);
-        let config = Array::try_from(open("config")?).map_err(|error| Error::map("config", "open", error))?;
         Ok(Self {
             adoption,
-            config: std::sync::Mutex::new(config),
+            config: array(&pins, "config")?,
+            watch: array(&pins, "watch")?,
+            page: array(&pins, "page")?,
+            remotes: Table::new("remotes", open("remotes")?)?,
+            wires: Table::new("wires", open("wires")?)?,
+            guard_macs: Table::new("guard_macs", open("guard_macs")?)?,
+            guard_ips: GuardIps::new(open("guard_ips")?)?,
+            port_macs: Table::new("port_macs", open("port_macs")?)?,
+            port_buckets: Table::new("portbuckets", open("portbuckets")?)?,
             ports: Table::new("ports", open("ports")?)?,
             segments: Table::new("segments", open("segments")?)?,
             tenants: Table::new("tenants", open("tenants")?)?,
@@ -187,6 +221,18 @@ impl Dataplane {
             pins,
         })
     }
+}
+
+fn array<V: aya::Pod>(
+    pins: &PinFolder,
+    name: &'static str,
+) -> Result<std::sync::Mutex<Array<MapData, V>>, Error> {
+    let array = Array::try_from(open_map(pins, name)?).map_err(|error| Error::map(name, "open", error))?;
+    Ok(std::sync::Mutex::new(array))
+}
+
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn open_map(pins: &PinFolder, name: &'static str) -> Result<Map, Error> {

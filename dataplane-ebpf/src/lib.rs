@@ -22,6 +22,7 @@ mod attach;
 mod dataplane;
 mod error;
 mod events;
+mod guard_ips;
 mod host_vlan;
 mod object;
 mod packet_run;
@@ -34,6 +35,7 @@ pub use attach::Attachment;
 pub use dataplane::{Adoption, Dataplane};
 pub use error::Error;
 pub use events::Events;
+pub use guard_ips::{GuardIps, GuardPrefix};
 pub use host_vlan::{attach_host_vlan, detach_host_vlan};
 pub use packet_run::{Outcome, Packet};
 pub use pins::ensure_bpffs;
@@ -44,7 +46,9 @@ pub use table::Table;
 pub use aya::Pod;
 pub use watari_abi as abi;
 pub use watari_abi::{
-    Bucket, Config, Counter, DropReason, Event, EventKind, FloodPorts, FloodVteps, Hook, MacKey, MacLocal,
-    MacRemote, MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortKey,
-    PortKind, PortStats, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey, Verdict,
+    Bucket, Config, Counter, DropReason, Event, EventKind, FloodPorts, FloodVteps, GuardIp, GuardMacKey,
+    Hook, MacKey, MacLocal, MacRemote, MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node,
+    NodeKey, Port, PortBucketKey, PortKey, PortKind, PortStats, Remote, Route, RouteKind, RouteOrigin,
+    SampleHead, Segment, SegmentKind, Step, StepKind, Tenant, TunnelKey, Verdict, Watch, Wire, ip_bytes,
+    ip_from_bytes,
 };

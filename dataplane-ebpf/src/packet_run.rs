@@ -4,15 +4,14 @@
 //! (it learns and counts), except that copies are counted and not sent and the frame itself goes nowhere.
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use watari_abi::{Hook, Ip4Bytes, Meta, PortKey, Verdict};
+use watari_abi::{Entry, Hook, IpBytes, Meta, PortKey, Report, Step, Verdict, trace::STEPS_MAX};
 
-use crate::{Dataplane, Error, object::ENTRY};
+use crate::{Dataplane, Error, dataplane::lock, object::ENTRY};
 
-/// Bytes of `struct __sk_buff` up to and with `cb`, and where `cb` starts in it.
-const CONTEXT_BYTES: usize = 68;
-const CB_OFFSET: usize = 48;
-/// The kernel gives the whole structure back or none of it: at least its size.
-const CONTEXT_OUT_BYTES: usize = 512;
+/// Bytes of `struct __sk_buff` up to and with `mark`.
+const CONTEXT_BYTES: usize = 12;
+/// Where `mark` is in it.
+const MARK_OFFSET: usize = 8;
 /// Room for what the pipeline adds to a frame.
 const GROWTH_BYTES: usize = 256;
 
@@ -26,7 +25,7 @@ pub struct Packet<'a> {
     /// VNI, for [`Hook::Vxlan`].
     pub vni: u32,
     /// Outer source, for [`Hook::Vxlan`].
-    pub vtep: Ip4Bytes,
+    pub vtep: IpBytes,
     /// `skb->mark`; [`watari_abi::TUNNEL_MARK`] for VXLAN out of a tunnel.
     pub mark: u32,
     /// The frame, with an Ethernet header in any case, 14 bytes at least.
@@ -37,11 +36,11 @@ impl<'a> Packet<'a> {
     /// A frame from a trunk or interface.
     #[must_use]
     pub fn from_port(hook: Hook, port: PortKey, frame: &'a [u8]) -> Self {
-        Self { hook, port, vni: 0, vtep: [0; 4], mark: 0, frame }
+        Self { hook, port, vni: 0, vtep: [0; 16], mark: 0, frame }
     }
     /// A frame out of VXLAN that came through a tunnel.
     #[must_use]
-    pub fn from_vtep(vxlan_ifindex: u32, vni: u32, vtep: Ip4Bytes, frame: &'a [u8]) -> Self {
+    pub fn from_vtep(vxlan_ifindex: u32, vni: u32, vtep: IpBytes, frame: &'a [u8]) -> Self {
         let port = PortKey::untagged(vxlan_ifindex);
         Self { hook: Hook::Vxlan, port, vni, vtep, mark: watari_abi::TUNNEL_MARK, frame }
     }
@@ -56,6 +55,10 @@ pub struct Outcome {
     pub action: i32,
     /// The frame as it would be sent, without the tag.
     pub frame: Vec<u8>,
+    /// The device and tags by which it leaves; of a packet for a remote gateway, those of the outer packet.
+    pub out: PortKey,
+    /// How it came to that: only of a trace.
+    pub steps: Vec<Step>,
 }
 
 impl Dataplane {
@@ -77,41 +80,43 @@ impl Dataplane {
 
     fn run_entry(&self, packet: &Packet<'_>, flags: u8) -> Result<Outcome, Error> {
         let failed = |error| Error::program(ENTRY, error);
+        let on_page = |error| Error::map("page", "use", error);
         let program = SchedClassifier::from_pin(self.pins.program(ENTRY)).map_err(failed)?;
-        let context = context_in(packet, flags);
-        let mut context_out = [0; CONTEXT_OUT_BYTES];
+        let mut context = [0; CONTEXT_BYTES];
+        context[MARK_OFFSET..].copy_from_slice(&packet.mark.to_ne_bytes());
         let mut frame = vec![0; packet.frame.len() + GROWTH_BYTES];
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet.frame);
         options.data_out = Some(&mut frame);
         options.ctx_in = Some(&context);
-        options.ctx_out = Some(&mut context_out);
+        let mut page = lock(&self.page);
+        page.set(0, page_of(packet, flags), 0).map_err(on_page)?;
         let result = program.test_run(options).map_err(failed)?;
+        let seen = page.get(&0, 0).map_err(on_page)?;
+        drop(page);
         frame.truncate(result.data_size_out as usize);
-        Ok(Outcome { verdict: verdict(&context_out), action: result.return_value as i32, frame })
+        let steps = seen.steps.iter().take(seen.count as usize).copied().collect();
+        Ok(Outcome {
+            verdict: Verdict::from_report(&seen.report),
+            action: result.return_value as i32,
+            frame,
+            out: seen.report.port,
+            steps,
+        })
     }
 }
 
-fn context_in(packet: &Packet<'_>, flags: u8) -> [u8; CONTEXT_BYTES] {
-    let words = [
-        packet.port.ifindex,
-        u32::from(packet.port.inner) << 16 | u32::from(packet.port.outer),
-        packet.vni,
-        u32::from_be_bytes(packet.vtep),
-        u32::from(flags) << 16 | packet.hook as u32,
-    ];
-    let mut context = [0; CONTEXT_BYTES];
-    context[8..12].copy_from_slice(&packet.mark.to_ne_bytes());
-    for (word, place) in words.iter().zip(context[CB_OFFSET..].chunks_exact_mut(4)) {
-        place.copy_from_slice(&word.to_ne_bytes());
+fn page_of(packet: &Packet<'_>, flags: u8) -> Entry {
+    Entry {
+        hook: packet.hook as u8,
+        flags,
+        pad: 0,
+        vni: packet.vni,
+        port: packet.port,
+        vtep: packet.vtep,
+        report: Report::default(),
+        count: 0,
+        pad2: 0,
+        steps: [Step::default(); STEPS_MAX],
     }
-    context
-}
-
-fn verdict(context: &[u8; CONTEXT_OUT_BYTES]) -> Verdict {
-    let mut words = [0; 5];
-    for (word, place) in words.iter_mut().zip(context[CB_OFFSET..].chunks_exact(4)) {
-        *word = u32::from_ne_bytes(place.try_into().unwrap_or_default());
-    }
-    Verdict::from_cb(words)
 }

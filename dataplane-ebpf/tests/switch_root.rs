@@ -146,7 +146,7 @@ fn root_a_source_that_cannot_be_is_dropped_and_not_learnt() {
     rig.expect_drop(&from_a(&plain(HOST_B, ROUTER)), DropReason::SourceMacOwn, &[]);
     rig.expect_drop(&from_a(&plain(HOST_B, NODE_MAC)), DropReason::SourceMacPinned, &[]);
     rig.expect_drop(&from_far(&plain(HOST_B, NODE_MAC)), DropReason::SourceMacPinned, &[]);
-    let sticky = MacRemote { vtep: FAR, flags: MacRemote::STICKY };
+    let sticky = MacRemote { vtep: FAR, flags: MacRemote::STICKY, sequence: 0 };
     rig.dataplane.mac_remote.upsert(&MacKey::new(L2, HOST_R), &sticky).unwrap();
     rig.expect_drop(&from_a(&plain(HOST_B, HOST_R)), DropReason::SourceMacPinned, &[]);
     assert_eq!(rig.dataplane.mac_local.entries().unwrap().len(), 1);

@@ -26,12 +26,13 @@ struct Gateway {
     rig: Rig,
     space: Netns,
     number: u8,
+    own_encap: bool,
 }
 
 impl Gateway {
-    fn new(name: &str, number: u8) -> Self {
+    fn new(name: &str, number: u8, own_encap: bool) -> Self {
         let rig = Rig::bare(&format!("{name}{number}"));
-        Self { rig, space: Netns::new(&format!("{name}g{number}")), number }
+        Self { rig, space: Netns::new(&format!("{name}g{number}")), number, own_encap }
     }
 
     fn index(&self, device: &str) -> u32 {
@@ -54,6 +55,7 @@ impl Gateway {
         space.ip(&format!("link add wtvx4789 type vxlan external dstport {PORT} nolearning"));
         space.ip(&format!("addr add 10.255.0.{mine}/32 dev wtvx4789"));
         space.ip("link set wtvx4789 up");
+        space.run("sysctl -qw net.ipv4.conf.wtvx4789.forwarding=1");
         space.ip(&format!(
             "route add 10.255.0.{other}/32 via 192.0.2.{other} dev wtd0 src 10.255.0.{mine} proto 219"
         ));
@@ -62,9 +64,12 @@ impl Gateway {
         let mut port = Port::cross(end);
         port.answer_mac = space.mac_of("wtd0");
         port.answer_v4 = [192, 0, 2, mine];
+        port.flags |= Port::TUNNEL;
+        port.tunnel_ifindex = self.index("wtd0");
+        d.wires.upsert(&port.tunnel_ifindex, &Wire { port: wire }).unwrap();
         d.ports.upsert(&wire, &port).unwrap();
         d.ports.upsert(&end, &Port::cross(wire)).unwrap();
-        let bound = TunnelKey { ifindex: self.index("wtd0"), vtep: [10, 255, 0, other] };
+        let bound = TunnelKey { ifindex: self.index("wtd0"), vtep: rig::v4([10, 255, 0, other]) };
         d.vteps.upsert(&bound, &1).unwrap();
         for (device, hook) in
             [("w", Hook::Trunk), ("wtd0p", Hook::Cross), ("wtd0", Hook::Tunnel), ("wtvx4789", Hook::Vxlan)]
@@ -79,24 +84,31 @@ impl Gateway {
         let config = Config {
             vxlan_ifindex: self.index("wtvx4789"),
             vxlan_port: PORT,
-            pad: 0,
-            local_vtep: [10, 255, 0, mine],
+            flags: if self.own_encap { Config::OWN_ENCAP } else { 0 },
+            dscp: Config::DSCP_INNER,
+            local_vtep: rig::v4([10, 255, 0, mine]),
             anycast_mac: ANYCAST,
             router_mac: [0x02, 0x57, 0x54, 1, 0, mine],
         };
         d.set_config(&config).unwrap();
-        d.segments.upsert(&L2, &Segment::l2(1, 1000, 100)).unwrap();
+        d.segments.upsert(&L2, &self.l2()).unwrap();
         d.ports.upsert(&attachment, &Port::segment(1, L2)).unwrap();
         d.flood_ports.upsert(&L2, &FloodPorts::new(&[attachment]).unwrap()).unwrap();
-        d.flood_vteps.upsert(&L2, &FloodVteps::new(&[[10, 255, 0, other]]).unwrap()).unwrap();
+        d.flood_vteps.upsert(&L2, &FloodVteps::new(&[rig::v4([10, 255, 0, other])]).unwrap()).unwrap();
         let route = Route::connected(L2, rig::ip("10.0.0.1"));
         d.routes.upsert(&Prefix::new(1, rig::ip("10.0.0.0"), 24).unwrap(), &route).unwrap();
+    }
+
+    fn l2(&self) -> Segment {
+        let mut segment = Segment::l2(1, 1000, 100);
+        segment.flags |= Segment::PLAIN_DEVICES;
+        segment
     }
 
     /// What EVPN would bring: the other side's host.
     fn knows(&self, mac: [u8; 6], addresses: [&str; 2]) {
         let d = &self.rig.dataplane;
-        let remote = MacRemote { vtep: [10, 255, 0, 3 - self.number], flags: 0 };
+        let remote = MacRemote { vtep: rig::v4([10, 255, 0, 3 - self.number]), flags: 0, sequence: 0 };
         d.mac_remote.upsert(&MacKey::new(L2, mac), &remote).unwrap();
         for address in addresses {
             let neighbour = NeighRemote { mac, flags: 0 };
@@ -118,9 +130,14 @@ struct Bench {
 
 impl Bench {
     fn new(name: &str) -> Self {
+        Self::with(name, true)
+    }
+
+    /// `own_encap`: the programs write VXLAN themselves.
+    fn with(name: &str, own_encap: bool) -> Self {
         let bench = Self {
-            a: Gateway::new(name, 1),
-            b: Gateway::new(name, 2),
+            a: Gateway::new(name, 1, own_encap),
+            b: Gateway::new(name, 2, own_encap),
             host_a: Netns::new(&format!("{name}ha")),
             host_b: Netns::new(&format!("{name}hb")),
         };
@@ -154,6 +171,21 @@ impl Bench {
 #[test]
 fn root_two_sites_are_one_network_over_vxlan_at_full_size() {
     let bench = Bench::new("vx");
+    at_full_size(&bench);
+    // One end by the device, for what it does not know yet, would be the first packets' way only.
+    let (own, device) = (bench.a.counter("encapsulated"), bench.a.counter("through-device"));
+    assert!(own > 1000 && device < own / 10, "{own} encapsulated, {device} through the device");
+    assert!(bench.b.counter("decapsulated") > 1000);
+}
+
+#[test]
+fn root_the_vxlan_device_does_the_same() {
+    let bench = Bench::with("vxd", false);
+    at_full_size(&bench);
+    assert_eq!(bench.a.counter("encapsulated") + bench.b.counter("decapsulated"), 0);
+}
+
+fn at_full_size(bench: &Bench) {
     bench.exchange();
     for to in ["10.0.0.11", "fd00::11"] {
         wait_until(to, || bench.host_a.try_run(&format!("ping -c 1 -W 1 {to}")).0);
@@ -182,7 +214,7 @@ fn root_a_host_that_nobody_knows_is_found_by_one_question_over_the_mesh() {
     let bench = Bench::new("bum");
     // Each gateway knows the other's MACs, but not its neighbours: the question itself must cross.
     for (gateway, host) in [(&bench.a, &bench.host_b), (&bench.b, &bench.host_a)] {
-        let remote = MacRemote { vtep: [10, 255, 0, 3 - gateway.number], flags: 0 };
+        let remote = MacRemote { vtep: rig::v4([10, 255, 0, 3 - gateway.number]), flags: 0, sequence: 0 };
         let key = MacKey::new(L2, host.mac_of("eth0"));
         gateway.rig.dataplane.mac_remote.upsert(&key, &remote).unwrap();
     }

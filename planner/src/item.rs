@@ -98,6 +98,8 @@ pub enum Key {
     SegmentEntry(Vni),
     /// A VTEP that VXLAN may come from, out of this device.
     TunnelVtep(String, Ipv4Addr),
+    /// Where the packets of a `direct` tunnel meet the wire, by the kernel's end of its veth.
+    Wire(String),
     /// An address of a node behind this device.
     NodeEntry(String, IpAddr),
     /// A pinned MAC of a segment.
@@ -187,9 +189,14 @@ pub enum Value {
         flood_unknown: bool,
         /// Copied frames per second.
         flood_rate: u32,
+        /// Every device behind which the tenant's hosts are takes an aggregate that was decapsulated.
+        plain: bool,
     },
     /// A VNI of routed traffic; its number is the tenant's.
-    L3Segment,
+    L3Segment {
+        /// As that of its broadcast domains.
+        plain: bool,
+    },
     /// A node behind a device.
     Node {
         /// Its segment.
@@ -231,9 +238,13 @@ pub enum Value {
         peer: PortAt,
         /// MAC, IPv4 and IPv6 address to answer questions for.
         answer: Option<(Mac, Option<Ipv4Addr>, Option<std::net::Ipv6Addr>)>,
+        /// The kernel's end of the veth, where a `direct` tunnel comes out of the wire.
+        tunnel: Option<String>,
     },
     /// Ports, sorted.
     Ports(Vec<PortAt>),
+    /// A place on a wire.
+    Wire(PortAt),
     /// A path probe.
     Probe {
         /// Our address.
@@ -309,6 +320,7 @@ impl fmt::Display for Key {
             Self::TenantEntry(vni) => write!(f, "datapath tenant {vni}"),
             Self::SegmentEntry(vni) => write!(f, "datapath vni {vni}"),
             Self::TunnelVtep(device, vtep) => write!(f, "datapath vtep {vtep} behind {device}"),
+            Self::Wire(device) => write!(f, "datapath wire of {device}"),
             Self::NodeEntry(device, ip) => write!(f, "datapath node {ip} behind {device}"),
             Self::StaticMac(vni, mac) => write!(f, "datapath mac {mac} of vni {vni}"),
             Self::StaticNeighbour(vni, ip) => write!(f, "datapath neighbour {ip} of vni {vni}"),

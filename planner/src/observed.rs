@@ -54,6 +54,8 @@ pub struct Observed {
     pub system: System,
     /// All devices of the gateway's namespace, ours and others'.
     pub devices: BTreeSet<String>,
+    /// Those among them that take an aggregate which the programs have decapsulated: veth.
+    pub plain_devices: BTreeSet<String>,
     /// Tunnels by their probes.
     pub tunnels: BTreeMap<Name, TunnelHealth>,
     /// Seconds since the last handshake with each WireGuard peer, by device and key.
@@ -72,6 +74,7 @@ impl Observed {
             identity,
             system: System::new(),
             devices: BTreeSet::new(),
+            plain_devices: BTreeSet::new(),
             tunnels: BTreeMap::new(),
             handshakes: BTreeMap::new(),
             engines: BTreeMap::new(),

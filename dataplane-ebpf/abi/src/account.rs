@@ -93,11 +93,37 @@ numbered! {
         WrongVni = 29, "wrong-vni";
         /// Source address is a group, loopback or unspecified address.
         SourceIpInvalid = 30, "source-ip-invalid";
+        /// The attachment is blocked: it would close a loop.
+        LoopBlocked = 31, "loop-blocked";
+        /// Source MAC is not one that the attachment may use.
+        GuardMac = 32, "guard-mac";
+        /// Source address is not one that the attachment may use.
+        GuardIp = 33, "guard-ip";
+        /// ARP or ND claims an address that the attachment may not use.
+        GuardNeighbour = 34, "guard-neighbour";
+        /// A DHCP server speaks where none may (DHCPv4 and DHCPv6).
+        GuardDhcpServer = 35, "guard-dhcp-server";
+        /// A router advertisement or redirect where no router may be (RFC 6105, RFC 7113).
+        GuardRouter = 36, "guard-router";
+        /// The attachment has as many MACs as it may have; this one is not among them.
+        MacLimit = 37, "mac-limit";
+        /// More broadcast, multicast and unknown unicast than the attachment may send.
+        StormRate = 38, "storm-rate";
+        /// The IPv6 header chain is too long or too broken to be judged by a guard (RFC 7113 §3).
+        HeaderChain = 39, "header-chain";
+        /// Larger than the way to the far gateway carries; the sender was told.
+        TooBig = 40, "too-big";
+        /// Larger than the way to the far gateway carries; the sender was not told (rate, or nobody to tell).
+        TooBigSilent = 41, "too-big-silent";
+        /// Congestion was marked on the outer header of a packet that cannot carry the mark (RFC 6040 §4.2).
+        EcnInvalid = 42, "ecn-invalid";
+        /// VXLAN with flags or headers that contradict themselves (RFC 7348 §5).
+        VxlanInvalid = 43, "vxlan-invalid";
     }
 }
 
 /// Entries of the map `counters`.
-pub const COUNTERS_MAX: u32 = 32;
+pub const COUNTERS_MAX: u32 = 64;
 
 numbered! {
     /// What the pipeline did by itself: index into the per-CPU map `counters`.
@@ -140,8 +166,30 @@ numbered! {
         Routed = 18, "routed";
         /// VXLAN out of a tunnel was accepted.
         TunnelAccepted = 19, "tunnel-accepted";
-        /// Reserved for the clamp of the TCP segment size.
+        /// A TCP segment size was clamped to what the way to a far gateway carries.
         MssClamped = 20, "mss-clamped";
+        /// A packet was encapsulated by the programs themselves.
+        Encapsulated = 21, "encapsulated";
+        /// A packet was decapsulated by the programs themselves.
+        Decapsulated = 22, "decapsulated";
+        /// A packet for a far gateway went through the VXLAN device.
+        ThroughDevice = 23, "through-device";
+        /// "Fragmentation needed" or "packet too big" was sent to the sender of a switched packet.
+        TooBigSent = 24, "too-big-sent";
+        /// A packet was larger than the way to a far gateway carries and was left to be fragmented.
+        Fragmented = 25, "fragmented";
+        /// A beacon of the loop guard was seen.
+        BeaconSeen = 26, "beacon-seen";
+        /// A gratuitous announcement that says nothing new was kept from the far gateways.
+        AnnouncementKept = 27, "announcement-kept";
+        /// Congestion of the outer header was copied to the inner one (RFC 6040 §4.2).
+        EcnMarked = 28, "ecn-marked";
+        /// A packet was written to the ring buffer `samples`.
+        Sampled = 29, "sampled";
+        /// The ring buffer `samples` had no room.
+        SampleLost = 30, "sample-lost";
+        /// A table of rates or counts of attachments is full: its guard does not hold for that attachment.
+        GuardTableFull = 31, "guard-table-full";
     }
 }
 
@@ -181,6 +229,15 @@ numbered! {
         Gleaned = 7, "gleaned";
         /// A frame with our own source MAC came back: a loop.
         OwnMacSeen = 8, "own-mac-seen";
+        /// A beacon of the loop guard: `mac` is the origin's Router's MAC, `ip` holds `since_ms` and the port
+        /// id as in [`crate::beacon`].
+        Beacon = 9, "beacon";
+        /// An attachment has as many MACs as it may have.
+        MacLimit = 10, "mac-limit";
+        /// An attachment sends more broadcast, multicast and unknown unicast than it may.
+        StormRate = 11, "storm-rate";
+        /// A guard dropped a packet of an attachment.
+        Guarded = 12, "guarded";
     }
 }
 

@@ -16,20 +16,24 @@ pub mod limits;
 pub mod meta;
 pub mod plan;
 pub mod table;
+pub mod trace;
+pub mod watch;
 
 pub use account::{Counter, DropReason, Event, EventKind, PortStats};
 pub use meta::{Hook, Meta, Scratch, Stage, Verdict};
 pub use plan::{
-    Config, FloodPorts, FloodVteps, Node, NodeKey, Port, PortKey, PortKind, Segment, SegmentKind, Tenant,
-    TunnelKey,
+    Config, FloodPorts, FloodVteps, GuardIp, GuardIpKey, GuardMacKey, Node, NodeKey, Port, PortKey, PortKind,
+    Remote, Segment, SegmentKind, Tenant, TunnelKey, Wire,
 };
 pub use table::{
-    Bucket, MacKey, MacLocal, MacRemote, MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Route,
-    RouteKey4, RouteKey6, RouteKind, RouteOrigin,
+    Bucket, MacKey, MacLocal, MacRemote, MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic,
+    PortBucketKey, Route, RouteKey4, RouteKey6, RouteKind, RouteOrigin,
 };
+pub use trace::{Entry, Report, Step, StepKind};
+pub use watch::{Sample, SampleHead, Watch};
 
 /// Version of all layouts and of their meaning together.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// One number for [`LAYOUT_VERSION`], the sizes of all layouts and the limits of all maps: pinned maps
 /// are adopted only under the same number.
@@ -51,6 +55,10 @@ pub const fn layout_number() -> u64 {
         size_of::<FloodPorts>() + size_of::<FloodVteps>() * 4096,
         size_of::<Bucket>() + size_of::<PortStats>() * 256,
         size_of::<Event>() + size_of::<Scratch>() * 256,
+        size_of::<Remote>() + size_of::<Wire>() * 256,
+        size_of::<GuardMacKey>() + size_of::<GuardIpKey>() * 256 + size_of::<GuardIp>() * 4096,
+        size_of::<PortBucketKey>() + size_of::<Entry>() * 256,
+        size_of::<Watch>() + size_of::<Sample>() * 256,
         limits::SUM as usize,
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -101,9 +109,13 @@ mod pod {
     pod!(
         Bucket,
         Config,
+        Entry,
         Event,
         FloodPorts,
         FloodVteps,
+        GuardIp,
+        GuardIpKey,
+        GuardMacKey,
         MacKey,
         MacLocal,
         MacRemote,
@@ -116,13 +128,17 @@ mod pod {
         Node,
         NodeKey,
         Port,
+        PortBucketKey,
         PortKey,
         PortStats,
+        Remote,
         Route,
         RouteKey4,
         RouteKey6,
         Segment,
         Tenant,
         TunnelKey,
+        Watch,
+        Wire,
     );
 }

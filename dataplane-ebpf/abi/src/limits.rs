@@ -24,6 +24,18 @@ pub const NB_LOCAL_MAX: u32 = 65_536;
 pub const NB_REMOTE_MAX: u32 = 262_144;
 /// Routes of all tenants, per address family.
 pub const ROUTES_MAX: u32 = 262_144;
+/// Remote gateways.
+pub const REMOTES_MAX: u32 = 4096;
+/// Devices of `direct` tunnels.
+pub const WIRES_MAX: u32 = 1024;
+/// MAC addresses that guarded attachments may use.
+pub const GUARD_MACS_MAX: u32 = 65_536;
+/// Prefixes that guarded attachments may use.
+pub const GUARD_IPS_MAX: u32 = 65_536;
+/// Attachments whose MACs are counted or whose rates are limited.
+pub const PORT_LIMITS_MAX: u32 = 8192;
+/// Bytes of the ring buffer of samples.
+pub const SAMPLES_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes of the ring buffer.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Events per second and CPU at most.
@@ -42,4 +54,10 @@ pub(crate) const SUM: u64 = PORTS_MAX as u64
     + NB_LOCAL_MAX as u64
     + NB_REMOTE_MAX as u64
     + ROUTES_MAX as u64
+    + REMOTES_MAX as u64
+    + WIRES_MAX as u64
+    + GUARD_MACS_MAX as u64
+    + GUARD_IPS_MAX as u64
+    + PORT_LIMITS_MAX as u64
+    + SAMPLES_BYTES as u64
     + EVENTS_BYTES as u64;

@@ -1,19 +1,10 @@
 //! One packet on its way through the pipeline: what its hook knows of it, and what was decided.
 //!
 //! A hook takes [`Meta`] from the device, the tag and the tunnel key. The entry program of tests and of
-//! `watari trace` takes it from `skb->cb`, because a kernel test run can set neither tag nor tunnel key:
-//!
-//! ```text
-//!          31            24 23            16 15                             0
-//! cb[0]    ifindex of the port's device
-//! cb[1]    inner VLAN id                    | outer VLAN id
-//! cb[2]    VNI                (hook vxlan)
-//! cb[3]    outer source       (hook vxlan), big endian
-//! cb[4]    zero            | flags          | zero          | hook
-//! ```
-//! Afterwards cb holds the [`Verdict`].
+//! `watari trace` takes it from the page [`crate::trace::Entry`], because a kernel test run can set neither tag nor
+//! tunnel key, and writes the [`Verdict`] there.
 
-use crate::{Ip4Bytes, MacBytes, PortKey};
+use crate::{IpBytes, MacBytes, PortKey, trace::Report};
 
 /// Where a packet enters.
 #[repr(u8)]
@@ -94,11 +85,26 @@ pub enum Stage {
     Route = 3,
     /// From one end of a cross-connect to the other.
     Cross = 4,
+    /// To a far gateway: MTU, segment size, outer header.
+    Encap = 5,
+    /// What a guarded attachment may send.
+    Guard = 6,
+    /// Out of a `direct` tunnel: the outer header comes off.
+    Decap = 7,
 }
 
 impl Stage {
     /// All of them, in the order of their index.
-    pub const ALL: &'static [Self] = &[Self::Classify, Self::Answer, Self::Flood, Self::Route, Self::Cross];
+    pub const ALL: &'static [Self] = &[
+        Self::Classify,
+        Self::Answer,
+        Self::Flood,
+        Self::Route,
+        Self::Cross,
+        Self::Encap,
+        Self::Guard,
+        Self::Decap,
+    ];
     /// Name of its program.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -108,6 +114,9 @@ impl Stage {
             Self::Flood => "st_flood",
             Self::Route => "st_route",
             Self::Cross => "st_cross",
+            Self::Encap => "st_encap",
+            Self::Guard => "st_guard",
+            Self::Decap => "st_decap",
         }
     }
 }
@@ -140,7 +149,7 @@ pub struct Meta {
     /// The tenant; 0 if none yet.
     pub tenant: u32,
     /// The outer source of VXLAN; zero if it did not come by VXLAN.
-    pub vtep: Ip4Bytes,
+    pub vtep: IpBytes,
     /// A [`Hook`].
     pub hook: u8,
     /// [`Meta::TRACE`] and so on.
@@ -151,18 +160,22 @@ pub struct Meta {
     pub len: u32,
     /// Packets that this frame stands for (more than 1 for a super-frame).
     pub packets: u32,
+    /// Why the frame has more than one receiver: a `Meta::COPY_…`, for the stage `Flood`.
+    pub copy: u32,
     /// Boot clock.
     pub now_ns: u64,
     /// Destination MAC.
     pub dst: MacBytes,
     /// Source MAC.
     pub src: MacBytes,
-    /// Why the frame has more than one receiver: a `Meta::COPY_…`, for the stage `Flood`.
-    pub copy: u32,
     /// Copies made so far.
     pub copies: u32,
+    /// For the stage `Encap`: VNI of the outer header.
+    pub out_vni: u32,
     /// Zero.
     pub pad: u32,
+    /// For the stage `Encap`: the far gateway.
+    pub out_vtep: IpBytes,
 }
 
 impl Meta {
@@ -176,6 +189,12 @@ impl Meta {
     pub const ONE_TAG: u8 = 8;
     /// Both tags are.
     pub const TWO_TAGS: u8 = 16;
+    /// It came from a spoke, not from the mesh.
+    pub const SPOKE: u8 = 32;
+    /// The guard of its attachment has let it through.
+    pub const GUARDED: u8 = 64;
+    /// An announcement that says nothing new: copied to local ports only.
+    pub const LOCAL_ONLY: u8 = 128;
 
     /// [`Meta::copy`]: a group address.
     pub const COPY_GROUP: u32 = 0;
@@ -185,8 +204,7 @@ impl Meta {
     pub const COPY_QUESTION: u32 = 2;
 }
 
-/// What was decided about a packet, as `skb->cb` holds it after the entry program:
-/// cb[0] action, cb[1] reason or kind, cb[2] device, cb[3] tags (inner « 16 | outer) or VNI, cb[4] VTEP or copies.
+/// What was decided about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing was decided: the program did not report.
@@ -204,7 +222,7 @@ pub enum Verdict {
         /// The VXLAN network identifier.
         vni: u32,
         /// The remote gateway.
-        vtep: Ip4Bytes,
+        vtep: IpBytes,
     },
     /// Copied.
     Flooded {
@@ -214,7 +232,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Numbers of the actions in cb[0].
+    /// Numbers of the actions in [`Report::action`].
     pub const PASS: u32 = 1;
     /// See [`Verdict::Drop`].
     pub const DROP: u32 = 2;
@@ -227,18 +245,16 @@ impl Verdict {
     /// See [`Verdict::Flooded`].
     pub const FLOODED: u32 = 6;
 
-    /// The verdict that these five words stand for.
+    /// The verdict that a program reported.
     #[must_use]
-    pub const fn from_cb(cb: [u32; 5]) -> Self {
-        match cb[0] {
+    pub const fn from_report(report: &Report) -> Self {
+        match report.action {
             Self::PASS => Self::Pass,
-            Self::DROP => Self::Drop(cb[1] as u8),
+            Self::DROP => Self::Drop(report.reason as u8),
             Self::CONSUMED => Self::Consumed,
-            Self::PORT => {
-                Self::Port(PortKey { ifindex: cb[2], outer: cb[3] as u16, inner: (cb[3] >> 16) as u16 })
-            }
-            Self::VTEP => Self::Vtep { vni: cb[3], vtep: cb[4].to_be_bytes() },
-            Self::FLOODED => Self::Flooded { copies: cb[4] },
+            Self::PORT => Self::Port(report.port),
+            Self::VTEP => Self::Vtep { vni: report.vni, vtep: report.vtep },
+            Self::FLOODED => Self::Flooded { copies: report.copies },
             _ => Self::None,
         }
     }

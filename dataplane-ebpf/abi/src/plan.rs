@@ -10,14 +10,24 @@ pub struct Config {
     pub vxlan_ifindex: u32,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
-    /// Zero.
-    pub pad: u16,
+    /// [`Config::OWN_ENCAP`] and so on.
+    pub flags: u8,
+    /// DSCP of the outer header, 0–63 (pipe model, RFC 2983 §4); [`Config::DSCP_INNER`] copies the inner one's.
+    pub dscp: u8,
     /// Our own VTEP address, source of every encapsulated packet.
-    pub local_vtep: Ip4Bytes,
+    pub local_vtep: IpBytes,
     /// The gateway MAC, the same at every gateway of the fabric.
     pub anycast_mac: MacBytes,
     /// Our unique MAC: Router's MAC of EVPN (RFC 9135 §3.2) and source of our probes.
     pub router_mac: MacBytes,
+}
+
+impl Config {
+    /// The programs write and take off VXLAN headers themselves where they can; without it everything goes
+    /// through the VXLAN device.
+    pub const OWN_ENCAP: u8 = 1;
+    /// [`Config::dscp`]: the inner DSCP is copied to the outer header (uniform model, RFC 2983 §4.1).
+    pub const DSCP_INNER: u8 = 0xff;
 }
 
 /// What a frame came in by, and what one goes out by: a device and its VLAN tags. 0 means no tag.
@@ -26,13 +36,16 @@ pub struct Config {
 pub struct PortKey {
     /// Index of the device.
     pub ifindex: u32,
-    /// VLAN id of the outer (or only) tag, 1–4094; 0 for untagged.
+    /// VLAN id of the outer (or only) tag, 1–4094, with [`PortKey::S_TAG`] if it is an 802.1ad one; 0 for untagged.
     pub outer: u16,
-    /// VLAN id of the inner tag (802.1ad); 0 for one tag or none.
+    /// VLAN id of the inner tag (802.1Q); 0 for one tag or none.
     pub inner: u16,
 }
 
 impl PortKey {
+    /// In [`PortKey::outer`]: the tag is an S-tag (802.1ad, TPID 0x88a8) and not an 802.1Q one (0x8100).
+    pub const S_TAG: u16 = 0x8000;
+
     /// A device, untagged.
     #[must_use]
     pub const fn untagged(ifindex: u32) -> Self {
@@ -42,6 +55,11 @@ impl PortKey {
     #[must_use]
     pub const fn vlan(ifindex: u32, vid: u16) -> Self {
         Self { ifindex, outer: vid, inner: 0 }
+    }
+    /// A C-VLAN inside an S-VLAN of a device (QinQ).
+    #[must_use]
+    pub const fn qinq(ifindex: u32, s_vid: u16, c_vid: u16) -> Self {
+        Self { ifindex, outer: s_vid | Self::S_TAG, inner: c_vid }
     }
 }
 
@@ -79,10 +97,10 @@ impl PortKind {
 pub struct Port {
     /// A [`PortKind`].
     pub kind: u8,
-    /// Zero.
-    pub pad: u8,
-    /// Zero.
-    pub pad2: u16,
+    /// [`Port::BLOCKED`] and so on.
+    pub flags: u8,
+    /// `Segment`: what its guard checks, [`Port::GUARD_MAC`] and so on; 0 for no guard.
+    pub guard: u16,
     /// `Segment`: its VNI. `Cross`: 0. Else 0.
     pub vni: u32,
     /// The tenant (`Segment`, `Core`, `Node`).
@@ -94,12 +112,39 @@ pub struct Port {
     /// `Cross`: the IPv4 address that is answered for; zero for none.
     pub answer_v4: Ip4Bytes,
     /// Zero.
-    pub pad3: u16,
+    pub pad: u16,
     /// `Cross`: the IPv6 address that is answered for; zero for none.
     pub answer_v6: IpBytes,
+    /// `Cross` with [`Port::TUNNEL`], the side of the wire: the kernel's end of the veth, the device under
+    /// which VTEPs are bound in the map `vteps`.
+    pub tunnel_ifindex: u32,
+    /// `Segment` with [`Port::GUARD_LIMIT`]: the most MACs learnt there.
+    pub macs_max: u32,
+    /// `Segment` with [`Port::GUARD_STORM`]: broadcast, multicast and unknown-unicast frames per second.
+    pub storm_rate: u32,
+    /// How many of them at once.
+    pub storm_burst: u32,
 }
 
 impl Port {
+    /// [`Port::flags`]: frames are dropped, beacons apart (the loop guard).
+    pub const BLOCKED: u8 = 1;
+    /// [`Port::flags`], `Cross`: a `direct` tunnel comes out of the wire here.
+    pub const TUNNEL: u8 = 2;
+
+    /// [`Port::guard`]: the source MAC must be in `guard_macs`.
+    pub const GUARD_MAC: u16 = 1;
+    /// The source address, and senders of ARP and ND, must be in `guard_ips`.
+    pub const GUARD_IP: u16 = 2;
+    /// No DHCP server may be there.
+    pub const GUARD_DHCP: u16 = 4;
+    /// No router may be there: no router advertisement, no redirect.
+    pub const GUARD_ROUTER: u16 = 8;
+    /// At most `macs_max` MACs are learnt.
+    pub const GUARD_LIMIT: u16 = 16;
+    /// At most `storm_rate` frames per second that have more than one receiver.
+    pub const GUARD_STORM: u16 = 32;
+
     /// An attachment of segment `vni`.
     #[must_use]
     pub fn segment(tenant: u32, vni: u32) -> Self {
@@ -157,6 +202,9 @@ impl Segment {
     pub const FLOOD_BROADCAST: u8 = 2;
     /// Multicast is flooded.
     pub const FLOOD_MULTICAST: u8 = 4;
+    /// Every device behind which the tenant's hosts and nodes are here takes an aggregate that the programs
+    /// have decapsulated (a veth does; an Ethernet driver may stumble over tunnel state that stays on it).
+    pub const PLAIN_DEVICES: u8 = 8;
 
     /// A broadcast domain that floods broadcast and multicast at `flood_rate` frames per second.
     #[must_use]
@@ -229,20 +277,20 @@ pub struct FloodVteps {
     /// How many of `vteps` are valid.
     pub count: u32,
     /// The VTEPs, the first `count` valid, the rest zero.
-    pub vteps: [Ip4Bytes; FLOOD_VTEPS_MAX],
+    pub vteps: [IpBytes; FLOOD_VTEPS_MAX],
 }
 
 impl FloodVteps {
     /// A list; `None` if there are more than [`FLOOD_VTEPS_MAX`].
     #[must_use]
-    pub fn new(list: &[Ip4Bytes]) -> Option<Self> {
-        let mut vteps = [Ip4Bytes::default(); FLOOD_VTEPS_MAX];
+    pub fn new(list: &[IpBytes]) -> Option<Self> {
+        let mut vteps = [IpBytes::default(); FLOOD_VTEPS_MAX];
         vteps.get_mut(..list.len())?.copy_from_slice(list);
         Some(Self { count: list.len() as u32, vteps })
     }
     /// The valid part.
     #[must_use]
-    pub fn as_slice(&self) -> &[Ip4Bytes] {
+    pub fn as_slice(&self) -> &[IpBytes] {
         self.vteps.get(..self.count as usize).unwrap_or(&self.vteps)
     }
 }
@@ -255,7 +303,68 @@ pub struct TunnelKey {
     /// The tunnel device.
     pub ifindex: u32,
     /// The remote VTEP behind it.
-    pub vtep: Ip4Bytes,
+    pub vtep: IpBytes,
+}
+
+/// Map `remotes`: VTEP → what is known of the gateway (or spoke) behind it. Written by the plan. A VTEP
+/// without an entry is a mesh gateway of unknown path MTU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remote {
+    /// The largest IP packet of a tenant, in bytes, that crosses to it in VXLAN; 0 for not known.
+    pub mtu: u16,
+    /// [`Remote::SPOKE`].
+    pub flags: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl Remote {
+    /// A spoke (an L2 node): what comes from it may go on to gateways and to other spokes. Between gateways
+    /// (the mesh) nothing is passed on.
+    pub const SPOKE: u8 = 1;
+}
+
+/// Map `wires`: the kernel's end of a `direct` tunnel's veth, as a route look-up names it → where its packets
+/// meet the wire. Written by the plan.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wire {
+    /// The trunk and its tags.
+    pub port: PortKey,
+}
+
+/// Key of the map `guard_macs`, written by the plan: a MAC that a guarded attachment may use. The value is 1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GuardMacKey {
+    /// The attachment.
+    pub port: PortKey,
+    /// The address.
+    pub mac: MacBytes,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Data of a key of the longest-prefix map `guard_ips`, written by the plan: a prefix that a guarded attachment may
+/// use. The prefix length counts the 64 bits of the port. IPv4 is IPv4-mapped (96 bits more).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GuardIpKey {
+    /// The attachment.
+    pub port: PortKey,
+    /// The prefix, host bits zero.
+    pub ip: IpBytes,
+}
+
+/// Map `guard_ips`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuardIp {
+    /// The MAC that must go with the address; zero for any.
+    pub mac: MacBytes,
+    /// Zero.
+    pub pad: u16,
 }
 
 /// Key of the map `nodes`: the L3 device and one address of a node behind it.

@@ -49,9 +49,11 @@ pub struct MacLocal {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MacRemote {
     /// The gateway behind which it is.
-    pub vtep: Ip4Bytes,
+    pub vtep: IpBytes,
     /// [`MacRemote::STICKY`].
     pub flags: u32,
+    /// Its mobility sequence (RFC 7432 §7.7), for those who look.
+    pub sequence: u32,
 }
 
 impl MacRemote {
@@ -98,12 +100,19 @@ impl NeighStatic {
 pub struct NeighLocal {
     /// Its MAC.
     pub mac: MacBytes,
-    /// Zero.
-    pub pad: u16,
+    /// [`NeighLocal::ROUTER`] and so on.
+    pub flags: u16,
     /// Where it was last seen.
     pub port: PortKey,
     /// When, boot clock.
     pub last_seen_ns: u64,
+}
+
+impl NeighLocal {
+    /// It advertised itself as a router (RFC 4861 §4.4).
+    pub const ROUTER: u16 = 1;
+    /// Its advertisements override (RFC 4861 §4.4); always so for IPv4.
+    pub const OVERRIDE: u16 = 2;
 }
 
 /// Map `nb_remote`, written by the EVPN syncer alone (type 2 with an address).
@@ -119,6 +128,8 @@ pub struct NeighRemote {
 impl NeighRemote {
     /// The neighbour advertisement carries the router flag (RFC 9047).
     pub const ROUTER: u16 = 1;
+    /// The neighbour advertisement carries the override flag (RFC 9047).
+    pub const OVERRIDE: u16 = 2;
 }
 
 /// Data of a key of the longest-prefix map `routes4`. The prefix length counts the 32 bits of the tenant.
@@ -212,10 +223,10 @@ pub struct Route {
     pub mac: MacBytes,
     /// `Connected`: the segment. `Remote`: the L3VNI.
     pub vni: u32,
-    /// `Remote`: the far gateway.
-    pub vtep: Ip4Bytes,
     /// `Node`: the L3 device.
     pub ifindex: u32,
+    /// `Remote`: the far gateway.
+    pub vtep: IpBytes,
     /// `Connected`: our address in the subnet, the sender of questions; IPv4-mapped in `routes4`.
     pub gateway: IpBytes,
 }
@@ -227,7 +238,7 @@ impl Route {
             origin: origin as u8,
             mac: [0; 6],
             vni: 0,
-            vtep: [0; 4],
+            vtep: [0; 16],
             ifindex: 0,
             gateway: [0; 16],
         }
@@ -244,7 +255,7 @@ impl Route {
     }
     /// Behind another gateway.
     #[must_use]
-    pub const fn remote(origin: RouteOrigin, l3vni: u32, vtep: Ip4Bytes, router_mac: MacBytes) -> Self {
+    pub const fn remote(origin: RouteOrigin, l3vni: u32, vtep: IpBytes, router_mac: MacBytes) -> Self {
         Self { vni: l3vni, vtep, mac: router_mac, ..Self::of(RouteKind::Remote, origin) }
     }
     /// Out of the overlay.
@@ -272,4 +283,21 @@ pub struct Bucket {
     pub tokens_milli: u64,
     /// When it was last filled, boot clock.
     pub filled_ns: u64,
+}
+
+/// Key of the map `port_buckets`: an attachment and what is limited there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortBucketKey {
+    /// The attachment.
+    pub port: PortKey,
+    /// [`PortBucketKey::STORM`] and so on.
+    pub kind: u32,
+}
+
+impl PortBucketKey {
+    /// Frames with more than one receiver.
+    pub const STORM: u32 = 1;
+    /// ICMP errors sent to the attachment (RFC 1812 §4.3.2.8, RFC 4443 §2.4 f).
+    pub const ERRORS: u32 = 2;
 }

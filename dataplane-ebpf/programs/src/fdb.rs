@@ -1,8 +1,7 @@
 //! Where a MAC or an address is: static, local, remote, in this order.
 
 use watari_abi::{
-    DropReason, Hook, Ip4Bytes, IpBytes, MacBytes, MacKey, Meta, NeighKey, NeighRemote, NeighStatic, PortKey,
-    Stage,
+    DropReason, Hook, IpBytes, MacBytes, MacKey, Meta, NeighKey, NeighRemote, NeighStatic, PortKey, Stage,
 };
 
 use crate::{
@@ -17,7 +16,7 @@ pub enum Place {
     Port(PortKey),
     /// The L3 device of a node.
     Node(u32),
-    Vtep(Ip4Bytes),
+    Vtep(IpBytes),
     Nowhere,
 }
 
@@ -96,8 +95,7 @@ impl Pkt {
                 }
                 self.to_port(&PortKey { ifindex, outer: 0, inner: 0 })
             }
-            Place::Vtep(_) if self.from_vxlan() => Err(DropReason::MeshToMesh),
-            Place::Vtep(vtep) => self.to_vtep(self.meta().vni, vtep),
+            Place::Vtep(vtep) => self.to_vtep(self.meta().vni, &vtep),
             Place::Nowhere => Err(DropReason::UnknownUnicast),
         }
     }

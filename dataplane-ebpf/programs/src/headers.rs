@@ -56,6 +56,13 @@ pub fn mapped(ip: Ip4Bytes) -> IpBytes {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ip[0], ip[1], ip[2], ip[3]]
 }
 
+/// True for an IPv4-mapped address.
+#[inline(always)]
+pub fn is_mapped(ip: &IpBytes) -> bool {
+    u64::from_ne_bytes([ip[0], ip[1], ip[2], ip[3], ip[4], ip[5], ip[6], ip[7]]) == 0
+        && u32::from_be_bytes([ip[8], ip[9], ip[10], ip[11]]) == 0xffff
+}
+
 /// The last four bytes: the address of an IPv4-mapped one.
 #[inline(always)]
 pub fn unmapped(ip: IpBytes) -> Ip4Bytes {

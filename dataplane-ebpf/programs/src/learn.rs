@@ -109,7 +109,7 @@ impl Pkt {
         if self.is_trace() {
             return Ok(());
         }
-        let fresh = NeighLocal { mac, pad: 0, port, last_seen_ns: now_ns };
+        let fresh = NeighLocal { mac, flags: 0, port, last_seen_ns: now_ns };
         if let Some(known) = maps::nb_local.get_ptr_mut(key) {
             // SAFETY: a live entry; its time is one word.
             let old = unsafe { *known };

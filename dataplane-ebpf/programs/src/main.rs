@@ -27,6 +27,7 @@ mod nd;
 mod out;
 mod skb;
 mod stages;
+mod tos;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

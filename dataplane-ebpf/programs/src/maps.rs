@@ -10,9 +10,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use watari_abi::{
-    Bucket, Config, FloodPorts, FloodVteps, MacKey, MacLocal, MacRemote, MacStatic, NeighKey, NeighLocal,
-    NeighRemote, NeighStatic, Node, NodeKey, Port, PortKey, PortStats, Route, RouteKey4, RouteKey6, Scratch,
-    Segment, Tenant, TunnelKey,
+    Bucket, Config, Entry, FloodPorts, FloodVteps, GuardIp, GuardIpKey, GuardMacKey, MacKey, MacLocal,
+    MacRemote, MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortBucketKey,
+    PortKey, PortStats, Remote, Route, RouteKey4, RouteKey6, Sample, Scratch, Segment, Tenant, TunnelKey,
+    Watch, Wire,
     account::{COUNTERS_MAX, DROP_REASONS_MAX},
     limits::*,
 };
@@ -31,6 +32,10 @@ pub static tenants: HashMap<u32, Tenant> = HashMap::with_max_entries(TENANTS_MAX
 pub static nodes: HashMap<NodeKey, Node> = HashMap::with_max_entries(NODES_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static vteps: HashMap<TunnelKey, u32> = HashMap::with_max_entries(VTEPS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static remotes: HashMap<[u8; 16], Remote> = HashMap::with_max_entries(REMOTES_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static wires: HashMap<u32, Wire> = HashMap::with_max_entries(WIRES_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static mac_static: HashMap<MacKey, MacStatic> =
     HashMap::with_max_entries(MAC_STATIC_MAX, BPF_F_NO_PREALLOC);
@@ -58,6 +63,17 @@ pub static flood_vteps: HashMap<u32, FloodVteps> = HashMap::with_max_entries(SEG
 #[map]
 pub static buckets: HashMap<u32, Bucket> = HashMap::with_max_entries(SEGMENTS_MAX, 0);
 #[map]
+pub static guard_macs: HashMap<GuardMacKey, u32> =
+    HashMap::with_max_entries(GUARD_MACS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static guard_ips: LpmTrie<GuardIpKey, GuardIp> =
+    LpmTrie::with_max_entries(GUARD_IPS_MAX, BPF_F_NO_PREALLOC);
+/// MACs learnt on limited attachments. The programs count up, the brain sets what it has counted.
+#[map]
+pub static port_macs: HashMap<PortKey, u32> = HashMap::with_max_entries(PORT_LIMITS_MAX, 0);
+#[map]
+pub static portbuckets: HashMap<PortBucketKey, Bucket> = HashMap::with_max_entries(PORT_LIMITS_MAX, 0);
+#[map]
 pub static port_stats: PerCpuHashMap<PortKey, PortStats> = PerCpuHashMap::with_max_entries(PORTS_MAX, 0);
 #[map]
 pub static drops: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_REASONS_MAX, 0);
@@ -65,6 +81,14 @@ pub static drops: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_REASONS_
 pub static counters: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
 #[map]
 pub static events: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+#[map]
+pub static watch: Array<Watch> = Array::with_max_entries(1, 0);
+#[map]
+pub static samples: RingBuf = RingBuf::with_byte_size(SAMPLES_BYTES, 0);
+#[map]
+pub static sample: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static page: Array<Entry> = Array::with_max_entries(1, 0);
 #[map]
 pub static scratch: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]

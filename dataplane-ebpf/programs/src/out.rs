@@ -5,9 +5,11 @@ use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     programs::TcContext,
 };
-use watari_abi::{Config, Counter, DropReason, Ip4Bytes, Meta, PortKey, Scratch, Stage, Verdict};
+use watari_abi::{
+    Config, Counter, DropReason, IpBytes, Meta, PortKey, Remote, Report, Scratch, Stage, Verdict,
+};
 
-use crate::{maps, skb::Skb};
+use crate::{headers::same_ip, maps, skb::Skb};
 
 /// tcx: the next program, and at last the kernel.
 pub const NEXT: i32 = TC_ACT_UNSPEC;
@@ -56,6 +58,12 @@ impl Pkt {
         &mut self.scratch().meta
     }
 
+    /// Copies `LENGTH` bytes at `offset` from the Ethernet header into the working memory.
+    #[inline(always)]
+    pub fn load_scratch<const LENGTH: u32>(&self, offset: u32) -> Result<(), DropReason> {
+        self.skb.load_raw(offset, self.scratch().frame.as_mut_ptr(), LENGTH)
+    }
+
     #[inline(always)]
     pub fn config(&self) -> Result<&'static Config, DropReason> {
         maps::config.get(0).ok_or(DropReason::StageMissing)
@@ -73,7 +81,7 @@ impl Pkt {
     #[inline(always)]
     pub fn dropped(&self, reason: DropReason) -> i32 {
         self.count_drop(reason);
-        self.report([Verdict::DROP, reason as u32, 0, 0, 0]);
+        self.report(Verdict::DROP, |report| report.reason = reason as u32);
         END
     }
 
@@ -81,14 +89,14 @@ impl Pkt {
     #[inline(always)]
     pub fn consumed(&self, counter: Counter) -> Decision {
         self.count(counter, 1);
-        self.report([Verdict::CONSUMED, counter as u32, 0, 0, 0]);
+        self.report(Verdict::CONSUMED, |report| report.reason = counter as u32);
         Ok(END)
     }
 
     #[inline(always)]
     pub fn passed(&self) -> Decision {
         self.count(Counter::PassedToKernel, 1);
-        self.report([Verdict::PASS, 0, 0, 0, 0]);
+        self.report(Verdict::PASS, |_| {});
         Ok(NEXT)
     }
 
@@ -96,7 +104,7 @@ impl Pkt {
     pub fn flooded(&self, copies: u32) -> Decision {
         self.count(Counter::Flooded, 1);
         self.count(Counter::FloodCopies, copies);
-        self.report([Verdict::FLOODED, 0, 0, 0, copies]);
+        self.report(Verdict::FLOODED, |report| report.copies = copies);
         Ok(END)
     }
 
@@ -104,22 +112,40 @@ impl Pkt {
     #[inline(always)]
     pub fn to_port(&self, port: &PortKey) -> Decision {
         self.count_tx(port);
-        self.report([Verdict::PORT, 0, port.ifindex, (port.inner as u32) << 16 | port.outer as u32, 0]);
+        self.report(Verdict::PORT, |report| report.port = *port);
         self.tag(port)?;
         Ok(self.skb.redirect(port.ifindex))
     }
 
-    /// To a remote gateway.
+    /// To a remote gateway, in the stage `Encap`. Never from one gateway of the mesh to another; a spoke may be on
+    /// either side, but not on both if it is the same one.
     #[inline(always)]
-    pub fn to_vtep(&self, vni: u32, vtep: Ip4Bytes) -> Decision {
-        let config = self.config()?;
-        if config.vxlan_ifindex == 0 {
-            return Err(DropReason::NoVxlan);
+    pub fn to_vtep(&self, vni: u32, vtep: &IpBytes) -> Decision {
+        let meta = self.meta();
+        if self.from_vxlan() && !self.may_cross(vtep) {
+            return Err(DropReason::MeshToMesh);
         }
-        self.skb.set_tunnel_key(vni, config.local_vtep, vtep)?;
-        self.count_tx(&PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 });
-        self.report([Verdict::VTEP, 0, config.vxlan_ifindex, vni, u32::from_be_bytes(vtep)]);
-        Ok(self.skb.redirect(config.vxlan_ifindex))
+        meta.out_vni = vni;
+        meta.out_vtep = *vtep;
+        self.go(Stage::Encap)
+    }
+
+    /// From VXLAN to this VTEP: only if one of the two is a spoke.
+    #[inline(always)]
+    pub fn may_cross(&self, vtep: &IpBytes) -> bool {
+        if same_ip(*vtep, self.meta().vtep) {
+            return false;
+        }
+        is_spoke(&self.meta().vtep) || is_spoke(vtep)
+    }
+
+    /// Back to the remote gateway that the packet came from.
+    #[inline(always)]
+    pub fn back_to_vtep(&self) -> Decision {
+        let meta = self.meta();
+        meta.out_vni = meta.vni;
+        meta.out_vtep = meta.vtep;
+        self.go(Stage::Encap)
     }
 
     #[inline(always)]
@@ -146,9 +172,21 @@ impl Pkt {
 
     /// For tests and traces: the verdict, where they can read it.
     #[inline(always)]
-    pub fn report(&self, words: [u32; 5]) {
-        if self.meta().flags & Meta::REPORT != 0 {
-            self.skb.set_cb(words);
+    pub fn report(&self, action: u32, fill: impl FnOnce(&mut Report)) {
+        if self.meta().flags & Meta::REPORT == 0 {
+            return;
+        }
+        if let Some(page) = maps::page.get_ptr_mut(0) {
+            // SAFETY: one run at a time uses the page.
+            let report = unsafe { &mut (*page).report };
+            report.action = action;
+            fill(report);
         }
     }
+}
+
+#[inline(always)]
+fn is_spoke(vtep: &IpBytes) -> bool {
+    // SAFETY: read at once; plan entries are replaced whole.
+    unsafe { maps::remotes.get(vtep) }.is_some_and(|remote| remote.flags & Remote::SPOKE != 0)
 }

@@ -7,20 +7,28 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_tunnel_key},
     cty::c_void,
     helpers::generated::{
-        bpf_clone_redirect, bpf_l3_csum_replace, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_set_tunnel_key,
-        bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_redirect, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_get_tunnel_key, bpf_skb_load_bytes,
+        bpf_skb_load_bytes_relative, bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
-use watari_abi::{DropReason, Ip4Bytes};
+use watari_abi::{DropReason, IpBytes, PortKey};
+
+use crate::headers::{is_mapped, mapped, unmapped};
 
 /// Keep the sum of the whole packet right (devices that summed it for us).
 pub const RECOMPUTE_CSUM: u64 = 1;
 const HDR_START_NET: u32 = 1;
 const ZERO_CSUM_TX: u64 = 2;
-const TPID: u16 = 0x8100_u16.to_be();
-const OUTER_TTL: u8 = 64;
+const C_TPID: u16 = 0x8100_u16.to_be();
+const S_TPID: u16 = 0x88a8_u16.to_be();
+const VID_MASK: u16 = 0x0fff;
+const TUNINFO_IPV6: u64 = 1;
+pub const OUTER_TTL: u8 = 64;
+/// `bpf_skb_adjust_room`: room behind the Ethernet header.
+const ROOM_MAC: u32 = 1;
 
 /// Reads a field of the context, and nothing else: no address arithmetic that the verifier would refuse.
 macro_rules! field {
@@ -38,6 +46,11 @@ impl Skb {
     #[inline(always)]
     pub fn new(ctx: &TcContext) -> Self {
         Self(ctx.skb.skb)
+    }
+    /// The context, for helpers that take it as such.
+    #[inline(always)]
+    pub fn context(self) -> *mut c_void {
+        self.0.cast()
     }
     #[inline(always)]
     pub fn len(self) -> u32 {
@@ -61,49 +74,43 @@ impl Skb {
     pub fn protocol(self) -> u16 {
         u16::from_be(field!(self, protocol) as u16)
     }
-    /// The outer tag's VLAN id, if there is a tag.
+    /// The outer tag as [`PortKey::outer`] has it, if there is a tag.
     #[inline(always)]
     pub fn vid(self) -> Option<u16> {
         if field!(self, vlan_present) == 0 {
             return None;
         }
-        Some(field!(self, vlan_tci) as u16 & 0x0fff)
+        let vid = field!(self, vlan_tci) as u16 & VID_MASK;
+        if field!(self, vlan_proto) as u16 == S_TPID { Some(vid | PortKey::S_TAG) } else { Some(vid) }
+    }
+    /// Payload bytes of one segment of a super-frame; 0 for a plain frame.
+    #[inline(always)]
+    pub fn gso_size(self) -> u32 {
+        field!(self, gso_size)
     }
     /// How many packets this is.
     #[inline(always)]
     pub fn packets(self) -> u32 {
         let segments = field!(self, gso_segs);
-        if segments > 1 { segments } else { 1 }
-    }
-    #[inline(always)]
-    pub fn cb(self) -> [u32; 5] {
-        // SAFETY: as in `field`.
-        unsafe {
-            let cb = &raw const (*self.0).cb;
-            let cb = cb.cast::<u32>();
-            [
-                cb.read_volatile(),
-                cb.add(1).read_volatile(),
-                cb.add(2).read_volatile(),
-                cb.add(3).read_volatile(),
-                cb.add(4).read_volatile(),
-            ]
+        let size = self.gso_size();
+        if segments > 1 || size == 0 {
+            return if segments > 1 { segments } else { 1 };
         }
+        // Decapsulated, or from a virtual machine: the kernel counts later.
+        (self.len() + size - 1) / size
     }
+    /// The kernel's hash of the flow.
     #[inline(always)]
-    pub fn set_cb(self, words: [u32; 5]) {
-        // SAFETY: as in `field`; these words may be written.
-        unsafe {
-            let cb = &raw mut (*self.0).cb;
-            let cb = cb.cast::<u32>();
-            cb.write_volatile(words[0]);
-            cb.add(1).write_volatile(words[1]);
-            cb.add(2).write_volatile(words[2]);
-            cb.add(3).write_volatile(words[3]);
-            cb.add(4).write_volatile(words[4]);
-        }
+    pub fn flow_hash(self) -> u32 {
+        // SAFETY: no pointers but the context.
+        unsafe { bpf_get_hash_recalc(self.0) }
     }
-
+    /// Makes (or, negative, takes) room of `bytes` behind the Ethernet header.
+    #[inline(always)]
+    pub fn adjust_room(self, bytes: i32, flags: u64) -> Result<(), DropReason> {
+        // SAFETY: no pointers but the context.
+        done(unsafe { bpf_skb_adjust_room(self.0, bytes, ROOM_MAC, flags) })
+    }
     /// `N` bytes at `offset` from the Ethernet header.
     #[inline(always)]
     pub fn load<const N: usize>(self, offset: u32) -> Result<[u8; N], DropReason> {
@@ -113,6 +120,13 @@ impl Skb {
             unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
         // SAFETY: the helper has written all of it.
         if failed == 0 { Ok(unsafe { bytes.assume_init() }) } else { Err(DropReason::Malformed) }
+    }
+    /// `length` bytes (a constant at every call) at `offset` from the Ethernet header, to where `bytes` has room for them.
+    #[inline(always)]
+    pub fn load_raw(self, offset: u32, bytes: *mut u8, length: u32) -> Result<(), DropReason> {
+        // SAFETY: the caller's buffer has `length` bytes; the verifier checks it.
+        let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.cast(), length) };
+        if failed == 0 { Ok(()) } else { Err(DropReason::Malformed) }
     }
     /// `N` bytes at `offset` from the network header, whether or not the device has a link-layer header.
     #[inline(always)]
@@ -148,10 +162,12 @@ impl Skb {
         // SAFETY: no pointers but the context.
         done(unsafe { bpf_l3_csum_replace(self.0, offset, u64::from(from), u64::from(to), 2) })
     }
+    /// Pushes a tag as [`PortKey::outer`] has it.
     #[inline(always)]
-    pub fn vlan_push(self, vid: u16) -> Result<(), DropReason> {
+    pub fn vlan_push(self, tag: u16) -> Result<(), DropReason> {
+        let tpid = if tag & PortKey::S_TAG != 0 { S_TPID } else { C_TPID };
         // SAFETY: no pointers but the context.
-        done(unsafe { bpf_skb_vlan_push(self.0, TPID, vid) })
+        done(unsafe { bpf_skb_vlan_push(self.0, tpid, tag & VID_MASK) })
     }
     #[inline(always)]
     pub fn vlan_pop(self) -> Result<(), DropReason> {
@@ -184,28 +200,51 @@ impl Skb {
     }
     /// VNI and outer source of a packet from the VXLAN device.
     #[inline(always)]
-    pub fn tunnel_key(self) -> Option<(u32, Ip4Bytes)> {
+    pub fn tunnel_key(self) -> Option<(u32, IpBytes)> {
+        const SIZE: u32 = size_of::<bpf_tunnel_key>() as u32;
         let mut key = empty_key();
         // SAFETY: `key` has the size that is told.
-        let failed =
-            unsafe { bpf_skb_get_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
-        if failed != 0 {
+        if unsafe { bpf_skb_get_tunnel_key(self.0, &raw mut key, SIZE, 0) } == 0 {
+            // SAFETY: all variants of the union are plain numbers.
+            let source = unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes();
+            return Some((key.tunnel_id, mapped(source)));
+        }
+        // SAFETY: as above.
+        if unsafe { bpf_skb_get_tunnel_key(self.0, &raw mut key, SIZE, TUNINFO_IPV6) } != 0 {
             return None;
         }
-        // SAFETY: all variants of the union are plain numbers.
-        Some((key.tunnel_id, unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be_bytes()))
+        // SAFETY: 16 bytes in network order.
+        let source = unsafe { (&raw const key.__bindgen_anon_1).cast::<IpBytes>().read() };
+        Some((key.tunnel_id, source))
     }
-    /// Tells the VXLAN device where to send the packet.
+    /// Tells the VXLAN device where to send the packet. `tos` is the outer DSCP, shifted; the device adds the ECN field.
     #[inline(always)]
-    pub fn set_tunnel_key(self, vni: u32, local: Ip4Bytes, remote: Ip4Bytes) -> Result<(), DropReason> {
+    pub fn set_tunnel_key(
+        self,
+        vni: u32,
+        local: &IpBytes,
+        remote: &IpBytes,
+        tos: u8,
+    ) -> Result<(), DropReason> {
         let mut key = empty_key();
         key.tunnel_id = vni;
         key.tunnel_ttl = OUTER_TTL;
-        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(remote);
-        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(local);
+        key.tunnel_tos = tos;
+        let v4 = is_mapped(remote);
+        if v4 {
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(unmapped(*remote));
+            key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(unmapped(*local));
+        } else {
+            // SAFETY: both unions hold 16 bytes in network order.
+            unsafe {
+                (&raw mut key.__bindgen_anon_1).cast::<IpBytes>().write(*remote);
+                (&raw mut key.__bindgen_anon_3).cast::<IpBytes>().write(*local);
+            }
+        }
+        let flags = if v4 { ZERO_CSUM_TX } else { ZERO_CSUM_TX | TUNINFO_IPV6 };
         // SAFETY: `key` has the size that is told.
         done(unsafe {
-            bpf_skb_set_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, ZERO_CSUM_TX)
+            bpf_skb_set_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags)
         })
     }
 }

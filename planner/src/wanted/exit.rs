@@ -32,7 +32,7 @@ impl Making<'_> {
             };
             self.want(&owner, Key::Veth(port_end.clone()), veth);
             self.loose_rp_filter(&owner, &ns, &inner);
-            self.cross_connect(&owner, &wire, hook, &port_end, &exit.addresses);
+            self.cross_connect(&owner, &wire, hook, &port_end, &exit.addresses, None);
             self.exit_addresses(&owner, &ns, &inner, &exit.addresses, &exit.tenant);
         }
     }

@@ -26,6 +26,14 @@ impl Making<'_> {
         let address = IpNet::new(vtep.into(), 32).expect("a host's prefix length");
         self.want(&owner, Key::Address(Ns::Root, vxlan.clone(), address), Value::Present);
         self.last_routes(&owner, &vxlan);
+        // The programs ask the kernel for the way to a VTEP as if this device forwarded. It never does: its
+        // program takes everything that arrives there.
+        for (family, setting, text) in
+            [("ipv4", "forwarding", "1"), ("ipv6", "forwarding", "1"), ("ipv6", "accept_ra", "0")]
+        {
+            let path = format!("net/{family}/conf/{vxlan}/{setting}");
+            self.want(&owner, Key::Sysctl(Ns::Root, path), Value::Setting(text.to_owned()));
+        }
         let entry = Value::Gateway {
             vxlan: vxlan.clone(),
             vxlan_port: fabric.vxlan_port,

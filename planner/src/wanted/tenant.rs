@@ -42,7 +42,8 @@ impl Making<'_> {
         self.overlay_neighbours(&owner, &ns);
         let entry = Value::Tenant { core: core.clone(), core_mac: self.router_mac() };
         self.want(&owner, Key::TenantEntry(tenant.l3vni), entry);
-        self.want(&owner, Key::SegmentEntry(tenant.l3vni), Value::L3Segment);
+        let plain = self.plain_devices(name);
+        self.want(&owner, Key::SegmentEntry(tenant.l3vni), Value::L3Segment { plain });
         let port = Value::TenantPort { tenant: tenant.l3vni, nodes: false };
         self.want(&owner, Key::Port(untagged(&core)), port);
         self.want(&owner, Key::Hook(core, HookKind::Core), Value::Present);
@@ -50,6 +51,20 @@ impl Making<'_> {
         for (segment_name, segment) in segments {
             self.segment(segment_name, segment, tenant.l3vni, &ns);
         }
+    }
+
+    /// Whether all devices behind which the tenant's hosts and nodes are here are veths.
+    fn plain_devices(&self, tenant: &Name) -> bool {
+        let segments = &self.desired.document().segments;
+        let of_tenant = |segment: &Name| segments[segment].tenant == *tenant;
+        let mut attachments = self.desired.attachments().filter(|(_, a)| of_tenant(&a.segment));
+        let mut nodes = self.desired.nodes();
+        let is_plain = |device: &str| self.observed.plain_devices.contains(device);
+        attachments.all(|(_, a)| match (&a.vlan, &a.interface) {
+            (Some(vlan), _) => is_plain(vlan.trunk.as_str()),
+            (_, Some(interface)) => is_plain(interface.as_str()),
+            _ => true,
+        }) && !nodes.any(|(_, node)| of_tenant(&node.segment))
     }
 
     fn namespace_settings(&mut self, owner: &str, ns: &Ns) {
@@ -79,6 +94,7 @@ impl Making<'_> {
             mtu: segment.mtu.get(),
             flood_unknown: segment.unknown_unicast == UnknownUnicast::Flood,
             flood_rate: segment.flood_rate,
+            plain: self.plain_devices(&segment.tenant),
         };
         self.want(&owner, Key::SegmentEntry(segment.vni), entry);
         let own = self.desired.probe_addresses(name);

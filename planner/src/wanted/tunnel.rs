@@ -89,7 +89,8 @@ impl Making<'_> {
             self.want(owner, Key::Sysctl(Ns::Root, path), Value::Setting("0".to_owned()));
         }
         let wire = PortAt { device: end.vlan.trunk.to_string(), vid: Some(end.vlan.vid) };
-        self.cross_connect(owner, &wire, HookKind::Trunk, &port_end, &[end.address]);
+        self.cross_connect(owner, &wire, HookKind::Trunk, &port_end, &[end.address], Some(&kernel_end));
+        self.want(owner, Key::Wire(kernel_end.clone()), Value::Wire(wire));
         Some((kernel_end, Some(far_end.address.addr())))
     }
 
@@ -101,13 +102,15 @@ impl Making<'_> {
         wire_hook: HookKind,
         port_end: &str,
         addresses: &[IpNet],
+        tunnel: Option<&str>,
     ) {
         let v4 = addresses.iter().find_map(|n| if let IpAddr::V4(a) = n.addr() { Some(a) } else { None });
         let v6 = addresses.iter().find_map(|n| if let IpAddr::V6(a) = n.addr() { Some(a) } else { None });
         let answer = Some((self.router_mac(), v4, v6));
-        let towards_kernel = Value::CrossPort { peer: untagged(port_end), answer };
+        let towards_kernel =
+            Value::CrossPort { peer: untagged(port_end), answer, tunnel: tunnel.map(str::to_owned) };
         self.want(owner, Key::Port(wire.clone()), towards_kernel);
-        let towards_wire = Value::CrossPort { peer: wire.clone(), answer: None };
+        let towards_wire = Value::CrossPort { peer: wire.clone(), answer: None, tunnel: None };
         self.want(owner, Key::Port(untagged(port_end)), towards_wire);
         self.want(owner, Key::Hook(wire.device.clone(), wire_hook), Value::Present);
         self.want(owner, Key::Hook(port_end.to_owned(), HookKind::Cross), Value::Present);

@@ -4,7 +4,7 @@
 //! anew under another index, reads back as `#<index>`: nobody wants it, so the next plan removes it.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use watari_config::{Mac, Vid, Vni};
 use watari_dataplane::abi::{ip_bytes, ip_from_bytes};
 use watari_dataplane::{
     Config, Dataplane, FloodPorts, Hook, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Port,
-    PortKey, PortKind, Prefix, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey,
+    PortKey, PortKind, Prefix, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey, Wire,
     ensure_bpffs,
 };
 use watari_planner::item::{HookKind, Key, Ns, PortAt, System, TenantRoute, Value};
@@ -112,7 +112,12 @@ impl Datapath {
             system.insert(Key::SegmentEntry(vni(number)), segment_value(&segment));
         }
         for key in maps.vteps.entries()?.into_keys() {
-            system.insert(Key::TunnelVtep(name(names, key.ifindex), key.vtep.into()), Value::Present);
+            if let IpAddr::V4(vtep) = ip_from_bytes(key.vtep) {
+                system.insert(Key::TunnelVtep(name(names, key.ifindex), vtep), Value::Present);
+            }
+        }
+        for (ifindex, wire) in maps.wires.entries()? {
+            system.insert(Key::Wire(name(names, ifindex)), Value::Wire(port_at(names, wire.port)));
         }
         for (key, node) in maps.nodes.entries()? {
             let value = Value::Node { vni: vni(node.vni), mac: mac(node.mac) };
@@ -150,7 +155,11 @@ impl Datapath {
             }
             Key::TunnelVtep(device, vtep) => {
                 let Some(ifindex) = gone(device) else { return Ok(()) };
-                maps.vteps.remove(&TunnelKey { ifindex, vtep: vtep.octets() })?;
+                maps.vteps.remove(&TunnelKey { ifindex, vtep: ip_bytes((*vtep).into()) })?;
+            }
+            Key::Wire(device) => {
+                let Some(ifindex) = gone(device) else { return Ok(()) };
+                maps.wires.remove(&ifindex)?;
             }
             Key::NodeEntry(device, ip) => {
                 let Some(ifindex) = gone(device) else { return Ok(()) };
@@ -181,8 +190,9 @@ impl Datapath {
                 maps.set_config(&Config {
                     vxlan_ifindex: index(indices, vxlan)?,
                     vxlan_port: *vxlan_port,
-                    pad: 0,
-                    local_vtep: vtep.octets(),
+                    flags: Config::OWN_ENCAP,
+                    dscp: Config::DSCP_INNER,
+                    local_vtep: ip_bytes((*vtep).into()),
                     anycast_mac: anycast_mac.octets(),
                     router_mac: router_mac.octets(),
                 })?;
@@ -198,8 +208,12 @@ impl Datapath {
                 }
             }
             (Key::TunnelVtep(device, vtep), _) => {
-                let key = TunnelKey { ifindex: index(indices, device)?, vtep: vtep.octets() };
+                let key = TunnelKey { ifindex: index(indices, device)?, vtep: ip_bytes((*vtep).into()) };
                 maps.vteps.upsert(&key, &1)?;
+            }
+            (Key::Wire(device), Value::Wire(at)) => {
+                let wire = Wire { port: port_key(indices, at)? };
+                maps.wires.upsert(&index(indices, device)?, &wire)?;
             }
             (Key::NodeEntry(device, ip), Value::Node { vni, mac }) => {
                 let key = NodeKey { ifindex: index(indices, device)?, ip: ip_bytes(*ip) };
@@ -303,15 +317,19 @@ fn gateway_value(config: &Config, names: &Names) -> Value {
     Value::Gateway {
         vxlan: name(names, config.vxlan_ifindex),
         vxlan_port: config.vxlan_port,
-        vtep: config.local_vtep.into(),
+        vtep: match ip_from_bytes(config.local_vtep) {
+            IpAddr::V4(vtep) => vtep,
+            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        },
         anycast_mac: mac(config.anycast_mac),
         router_mac: mac(config.router_mac),
     }
 }
 
 fn segment_value(segment: &Segment) -> Value {
+    let plain = segment.flags & Segment::PLAIN_DEVICES != 0;
     if segment.kind == SegmentKind::L3 as u8 {
-        return Value::L3Segment;
+        return Value::L3Segment { plain };
     }
     // An entry whose burst is not the one that goes with its rate is to be written again.
     let whole = segment.flood_burst == flood_burst(segment.flood_rate);
@@ -320,22 +338,27 @@ fn segment_value(segment: &Segment) -> Value {
         mtu: segment.mtu,
         flood_unknown: segment.flags & Segment::FLOOD_UNKNOWN != 0,
         flood_rate: if whole { segment.flood_rate } else { 0 },
+        plain,
     }
 }
 
 fn segment(number: Vni, value: &Value) -> Option<Segment> {
-    match value {
-        Value::L3Segment => Some(Segment::l3(number.get())),
-        Value::L2Segment { tenant, mtu, flood_unknown, flood_rate } => {
+    let (mut segment, plain) = match value {
+        Value::L3Segment { plain } => (Segment::l3(number.get()), *plain),
+        Value::L2Segment { tenant, mtu, flood_unknown, flood_rate, plain } => {
             let mut segment = Segment::l2(tenant.get(), *flood_rate, flood_burst(*flood_rate));
             segment.mtu = *mtu;
             if *flood_unknown {
                 segment.flags |= Segment::FLOOD_UNKNOWN;
             }
-            Some(segment)
+            (segment, *plain)
         }
-        _ => None,
+        _ => return None,
+    };
+    if plain {
+        segment.flags |= Segment::PLAIN_DEVICES;
     }
+    Some(segment)
 }
 
 fn route_value(route: &Route, names: &Names) -> Value {
@@ -370,7 +393,9 @@ fn port_value(port: &Port, names: &Names) -> Value {
                 let v6 = (port.answer_v6 != [0; 16]).then(|| Ipv6Addr::from(port.answer_v6));
                 (mac(port.answer_mac), v4, v6)
             });
-            Value::CrossPort { peer: port_at(names, port.peer), answer }
+            let is_tunnel = port.flags & Port::TUNNEL != 0;
+            let tunnel = is_tunnel.then(|| name(names, port.tunnel_ifindex));
+            Value::CrossPort { peer: port_at(names, port.peer), answer, tunnel }
         }
     }
 }
@@ -380,8 +405,12 @@ fn map_port(value: &Value, indices: &Indices) -> Result<Port, DriverError> {
         Value::SegmentPort { tenant, vni } => Port::segment(tenant.get(), vni.get()),
         Value::TenantPort { tenant, nodes: false } => Port::core(tenant.get()),
         Value::TenantPort { tenant, nodes: true } => Port::node(tenant.get()),
-        Value::CrossPort { peer, answer } => {
+        Value::CrossPort { peer, answer, tunnel } => {
             let mut port = Port::cross(port_key(indices, peer)?);
+            if let Some(kernel_end) = tunnel {
+                port.flags |= Port::TUNNEL;
+                port.tunnel_ifindex = index(indices, kernel_end)?;
+            }
             if let Some((mac, v4, v6)) = answer {
                 port.answer_mac = mac.octets();
                 port.answer_v4 = v4.map_or([0; 4], |a| a.octets());

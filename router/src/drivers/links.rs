@@ -116,6 +116,8 @@ async fn make_vxlan(root: &Netlink, name: &str, port: u16, mtu: u16, alias: &str
         .port(port)
         .learning(false)
         .udp_csum(false)
+        .udp_zero_csum6_rx(true)
+        .udp_zero_csum6_tx(true)
         .mtu(u32::from(mtu));
     let made = root.handle.link().add(message.build()).execute().await;
     made.map_err(failed(format!("make vxlan device {name} on UDP port {port}")))?;

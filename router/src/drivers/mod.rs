@@ -111,7 +111,10 @@ impl Drivers {
         for (ns, netlink) in &self.netlinks {
             dumps.insert(ns.clone(), netlink.dump().await?);
         }
-        observed.devices = dumps[&Ns::Root].links.iter().map(|l| l.name.clone()).collect();
+        let links = &dumps[&Ns::Root].links;
+        observed.devices = links.iter().map(|l| l.name.clone()).collect();
+        let plain = links.iter().filter(|l| l.kind.as_deref() == Some("veth"));
+        observed.plain_devices = plain.map(|l| l.name.clone()).collect();
         links::observe(&dumps, &self.place.alias(), system);
         addresses::observe(&dumps, &self.place.alias(), system);
         let names: BTreeMap<u32, String> =

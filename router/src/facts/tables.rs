@@ -8,7 +8,7 @@ use watari_bgp::types::MacAddr;
 use watari_config::Vni;
 use watari_dataplane::{
     Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, PortKey, Prefix, Route, RouteOrigin,
-    Table,
+    Table, ip_bytes,
 };
 
 use super::hosts::Station;
@@ -144,10 +144,10 @@ pub fn write(
     may_remove: MayRemove,
 ) -> Result<(), DriverError> {
     let elsewhere = imported.claims.iter().filter(|(station, _)| !here.contains(*station));
-    let macs = elsewhere.filter_map(|((vni, mac), claim)| {
-        let IpAddr::V4(vtep) = claim.vtep else { return None };
+    let macs = elsewhere.map(|((vni, mac), claim)| {
         let flags = if claim.sticky { MacRemote::STICKY } else { 0 };
-        Some((MacKey::new(vni.get(), mac.0), MacRemote { vtep: vtep.octets(), flags }))
+        let remote = MacRemote { vtep: ip_bytes(claim.vtep), flags, sequence: claim.sequence };
+        (MacKey::new(vni.get(), mac.0), remote)
     });
     let stations = sync(&maps.mac_remote, &macs.collect(), may_remove.evpn);
     let neighbours = imported.neighbours.iter().filter(|((vni, _), mac)| !here.contains(&(*vni, **mac)));
@@ -161,7 +161,7 @@ pub fn write(
 fn flood(maps: &Dataplane, imported: &Imported, remove: bool) -> Result<(), DriverError> {
     let present = maps.flood_vteps.entries()?;
     for (vni, vteps) in &imported.flood {
-        let mut list: BTreeSet<[u8; 4]> = vteps.iter().map(|v| v.octets()).collect();
+        let mut list: BTreeSet<[u8; 16]> = vteps.iter().map(|v| ip_bytes((*v).into())).collect();
         if let (false, Some(now)) = (remove, present.get(&vni.get())) {
             list.extend(now.as_slice());
         }
@@ -191,8 +191,12 @@ fn routes(
     let present = maps.routes.entries()?;
     let mut wanted: BTreeMap<Prefix, Route> = BTreeMap::new();
     for ((l3vni, net), remote) in &imported.prefixes {
-        let route =
-            Route::remote(RouteOrigin::Evpn, remote.l3vni.get(), remote.vtep.octets(), remote.router_mac.0);
+        let route = Route::remote(
+            RouteOrigin::Evpn,
+            remote.l3vni.get(),
+            ip_bytes(remote.vtep.into()),
+            remote.router_mac.0,
+        );
         wanted.insert(Prefix::new(l3vni.get(), net.addr(), net.prefix_len())?, route);
     }
     for (l3vni, net) in campus {

@@ -1,28 +1,23 @@
-//! The entry of tests and traces: takes from `skb->cb` what a kernel test run cannot set (see [`watari_abi::meta`]),
-//! and enters where the hook that it names would.
+//! The entry of tests and traces: takes from the page [`watari_abi::Entry`] what a kernel test run cannot set, and
+//! enters where the hook that it names would.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::{Hook, PortKey};
+use watari_abi::Hook;
 
 use super::{Arrival, finish, tunl, uplnk, vxlan};
 use crate::{
+    maps,
     out::{END, Pkt},
-    skb::Skb,
 };
 
 #[classifier]
 pub fn entry(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
-    let [ifindex, tags, vni, vtep, how] = skb.cb();
-    skb.set_cb([0; 5]);
-    let Some(hook) = Hook::from_u8(how as u8) else { return END };
-    let arrival = Arrival {
-        hook,
-        port: PortKey { ifindex, outer: tags as u16, inner: (tags >> 16) as u16 },
-        vni,
-        vtep: vtep.to_be_bytes(),
-        flags: (how >> 16) as u8,
-    };
+    let Some(page) = maps::page.get_ptr(0) else { return END };
+    // SAFETY: one run at a time uses the page.
+    let (hook, port, vni, vtep, flags) =
+        unsafe { ((*page).hook, (*page).port, (*page).vni, (*page).vtep, (*page).flags) };
+    let Some(hook) = Hook::from_u8(hook) else { return END };
+    let arrival = Arrival { hook, port, vni, vtep, flags };
     match hook {
         Hook::Vxlan => vxlan::enter(ctx, arrival),
         Hook::Tunnel => before_socket(ctx, arrival, tunl::run),

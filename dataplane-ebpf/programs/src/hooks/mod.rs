@@ -11,7 +11,7 @@ pub mod uplnk;
 pub mod vxlan;
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, programs::TcContext};
-use watari_abi::{Hook, Ip4Bytes, Meta, PortKey, Stage};
+use watari_abi::{Hook, IpBytes, Meta, PortKey, Stage};
 
 use crate::{
     headers::{QINQ, VLAN},
@@ -24,7 +24,7 @@ pub struct Arrival {
     pub hook: Hook,
     pub port: PortKey,
     pub vni: u32,
-    pub vtep: Ip4Bytes,
+    pub vtep: IpBytes,
     pub flags: u8,
 }
 
@@ -32,7 +32,7 @@ impl Arrival {
     /// By a device of its own, untagged.
     #[inline(always)]
     pub fn untagged(hook: Hook, ifindex: u32) -> Self {
-        Self { hook, port: PortKey { ifindex, outer: 0, inner: 0 }, vni: 0, vtep: [0; 4], flags: 0 }
+        Self { hook, port: PortKey { ifindex, outer: 0, inner: 0 }, vni: 0, vtep: [0; 16], flags: 0 }
     }
 
     /// By a device with tags: the outer one in the packet's metadata, an inner one in its bytes.

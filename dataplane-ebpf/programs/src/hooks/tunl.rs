@@ -3,11 +3,11 @@
 //! and pass: without the first one, which does, nothing is reassembled.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::{Counter, DropReason, Hook, Ip4Bytes, TUNNEL_MARK, TunnelKey};
+use watari_abi::{Counter, DropReason, Hook, IpBytes, TUNNEL_MARK, TunnelKey};
 
 use super::{Arrival, finish};
 use crate::{
-    headers::{IPV4, IPV6, UDP, part},
+    headers::{IPV4, IPV6, UDP, mapped, part},
     maps,
     out::{Decision, END, NEXT, Pkt},
 };
@@ -33,9 +33,9 @@ pub fn run(p: &Pkt) -> Decision {
     Ok(NEXT)
 }
 
-/// The outer source of a packet for the VXLAN socket; zero for IPv6, where no VTEP of ours lives.
+/// The outer source of a packet for the VXLAN socket.
 #[inline(always)]
-pub fn vxlan_source(p: &Pkt) -> Option<Ip4Bytes> {
+pub fn vxlan_source(p: &Pkt) -> Option<IpBytes> {
     let port = p.config().ok()?.vxlan_port;
     match p.skb.protocol() {
         IPV4 => {
@@ -45,15 +45,15 @@ pub fn vxlan_source(p: &Pkt) -> Option<Ip4Bytes> {
                 return None;
             }
             let ports = p.skb.load_network::<4>(u32::from(header[0] & 0x0f) * 4)?;
-            (u16::from_be_bytes([ports[2], ports[3]]) == port).then(|| part(&header, 12))
+            (u16::from_be_bytes([ports[2], ports[3]]) == port).then(|| mapped(part(&header, 12)))
         }
         IPV6 => {
-            let next = p.skb.load_network::<1>(6)?;
-            if next[0] != UDP {
+            let header = p.skb.load_network::<40>(0)?;
+            if header[6] != UDP {
                 return None;
             }
             let ports = p.skb.load_network::<4>(40)?;
-            (u16::from_be_bytes([ports[2], ports[3]]) == port).then_some([0; 4])
+            (u16::from_be_bytes([ports[2], ports[3]]) == port).then(|| part(&header, 8))
         }
         _ => None,
     }

@@ -188,8 +188,7 @@ fn forward(p: &Pkt) -> Decision {
 #[inline(always)]
 fn back(p: &Pkt) -> Decision {
     if p.from_vxlan() {
-        let (vni, vtep) = (p.meta().vni, p.meta().vtep);
-        return p.to_vtep(vni, vtep);
+        return p.back_to_vtep();
     }
     let port = p.meta().port;
     p.to_port(&port)

@@ -2,7 +2,7 @@
 //! to where its kind belongs, or is switched right here.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::{DropReason, Hook, Meta, Port, PortKind, SegmentKind, Stage};
+use watari_abi::{Config, DropReason, Hook, Meta, Port, PortKind, SegmentKind, Stage};
 
 use crate::{
     headers::{ARP, ETH_BYTES, ICMPV6, IPV4, IPV6, ND_ADVERT, ND_SOLICIT, is_link_local, part, same_mac},
@@ -27,6 +27,9 @@ fn run(p: &Pkt) -> Decision {
     read_ethernet(p)?;
     p.meta().tenant = port.tenant;
     p.count_rx();
+    if port.flags & Port::BLOCKED != 0 {
+        return Err(DropReason::LoopBlocked);
+    }
     match PortKind::from_u8(port.kind) {
         Some(PortKind::Segment) => {
             p.meta().vni = port.vni;
@@ -109,6 +112,12 @@ fn crossed(p: &Pkt, port: &Port) -> Decision {
     let (dst, ethertype) = (p.meta().dst, p.meta().ethertype);
     if is_link_local(dst, ethertype) {
         return Err(DropReason::LinkLocalProtocol);
+    }
+    if port.flags & Port::TUNNEL != 0 && p.config()?.flags & Config::OWN_ENCAP != 0 && ethertype != ARP {
+        if ethertype == IPV4 || ethertype == IPV6 {
+            return p.go(Stage::Decap);
+        }
+        return p.to_port(&port.peer);
     }
     let answers = port.answer_mac[0] | port.answer_mac[1] | port.answer_mac[2] | port.answer_mac[5] != 0;
     if answers && (ethertype == ARP || ethertype == IPV6) {

@@ -31,7 +31,7 @@ fn run(p: &Pkt) -> Decision {
         return Err(DropReason::FloodRate);
     }
     to_ports(p, vni)?;
-    if !p.from_vxlan() {
+    if p.meta().flags & Meta::LOCAL_ONLY == 0 {
         to_vteps(p, vni)?;
     }
     let copies = p.meta().copies;
@@ -99,17 +99,22 @@ fn to_vteps(p: &Pkt, vni: u32) -> Result<(), DropReason> {
     }
     let send = p.meta().flags & Meta::NO_CLONE == 0;
     let port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
+    let from_vxlan = p.from_vxlan();
+    let tos = p.outer_dscp(config)?;
     let mut i = 0;
     while i < FLOOD_VTEPS_MAX {
         // SAFETY: a live entry, and `i` is within its array.
         let (count, vtep) =
-            unsafe { ((*list).count, (&raw const (*list).vteps).cast::<[u8; 4]>().add(i).read()) };
+            unsafe { ((*list).count, (&raw const (*list).vteps).cast::<[u8; 16]>().add(i).read()) };
         if i as u32 >= count {
             break;
         }
         i += 1;
+        if from_vxlan && !p.may_cross(&vtep) {
+            continue;
+        }
         if send {
-            p.skb.set_tunnel_key(vni, config.local_vtep, vtep)?;
+            p.skb.set_tunnel_key(vni, &config.local_vtep, &vtep, tos)?;
             p.skb.clone_redirect(port.ifindex);
         }
         p.count_tx(&port);

@@ -3,5 +3,8 @@
 pub mod answer;
 pub mod classify;
 pub mod cross;
+pub mod decap;
+pub mod encap;
 pub mod flood;
+pub mod guard;
 pub mod route;

@@ -59,7 +59,7 @@ fn run(p: &Pkt) -> Decision {
         RouteKind::Own | RouteKind::Exit if from_core => Err(DropReason::CoreLoop),
         RouteKind::Own => to_core(p, Counter::PuntedOwn),
         RouteKind::Exit => to_core(p, Counter::Exited),
-        RouteKind::Remote if p.from_vxlan() => Err(DropReason::MeshToMesh),
+        RouteKind::Remote if p.from_vxlan() && !p.may_cross(&route.vtep) => Err(DropReason::MeshToMesh),
         RouteKind::Connected | RouteKind::Remote | RouteKind::Node => {
             let same_link = hook == Hook::Node as u8
                 && (kind == RouteKind::Node || (kind == RouteKind::Connected && route.vni == p.meta().vni));
@@ -148,7 +148,7 @@ fn onward(p: &Pkt, route: &Route, kind: RouteKind, ip: &Ip, hop: bool) -> Decisi
     }
     let config = p.config()?;
     address(p, &route.mac, &config.router_mac)?;
-    p.to_vtep(route.vni, route.vtep)
+    p.to_vtep(route.vni, &route.vtep)
 }
 
 #[inline(always)]
@@ -161,7 +161,7 @@ fn connected(p: &Pkt, route: &Route, ip: &Ip, hop: bool) -> Decision {
     let place = place_of(route.vni, owner.mac);
     match place {
         Place::Nowhere => return ask(p, route, ip),
-        Place::Vtep(_) if p.from_vxlan() => return Err(DropReason::MeshToMesh),
+        Place::Vtep(vtep) if p.from_vxlan() && !p.may_cross(&vtep) => return Err(DropReason::MeshToMesh),
         _ => {}
     }
     let source = source_mac(p, route, ip, hop)?;

@@ -1,0 +1,255 @@
+//! Encap: to a far gateway. VXLAN (RFC 7348) is written here where the way is a `direct` tunnel and the packet
+//! is IP: super-frames stay whole, and no device but the wire's own is passed. Everything else, and everything while the
+//! next hop is not known, goes through the VXLAN device, whose kernel path finds a way or resolves the next hop.
+//!
+//! ```text
+//!   Ethernet │ inner IP …                                       as the pipeline leaves it
+//!   Ethernet │ IP, UDP, VXLAN, Ethernet │ inner IP …            adjust_room, headers written, tag pushed
+//! ```
+//! The way is the kernel's: a route look-up for the far VTEP, as if the VXLAN device forwarded the packet. Routes,
+//! metrics and neighbours keep their one owner, and a change is followed at once.
+
+use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated, macros::classifier, programs::TcContext};
+use watari_abi::{Config, Counter, DropReason, IpBytes, MacBytes, PortKey, Scratch, Verdict};
+
+use crate::{
+    headers::{ETH_BYTES, IPV4, IPV6, UDP, is_mapped, unmapped},
+    maps,
+    out::{Decision, Pkt},
+    skb::{OUTER_TTL, RECOMPUTE_CSUM},
+    tos::{ECN_MASK, outer_tos},
+};
+
+/// VXLAN and UDP headers, and the inner Ethernet header.
+const VXLAN_BYTES: u32 = 8 + 8 + ETH_BYTES;
+/// What VXLAN adds over IPv4, in bytes.
+pub const OVERHEAD_V4: u32 = 20 + VXLAN_BYTES;
+/// What VXLAN adds over IPv6, in bytes.
+pub const OVERHEAD_V6: u32 = 40 + VXLAN_BYTES;
+
+const FIXED_GSO: u64 = 1;
+const ENCAP_L3_IPV4: u64 = 1 << 1;
+const ENCAP_L3_IPV6: u64 = 1 << 2;
+const ENCAP_L4_UDP: u64 = 1 << 4;
+const NO_CSUM_RESET: u64 = 1 << 5;
+const ENCAP_L2_ETH: u64 = 1 << 6;
+const ENCAP_L2: u64 = (ETH_BYTES as u64) << 56;
+const ENCAP: u64 = FIXED_GSO | ENCAP_L4_UDP | NO_CSUM_RESET | ENCAP_L2_ETH | ENCAP_L2;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Source ports of VXLAN: the dynamic range, by the hash of the inner flow (RFC 7348 §5).
+const SOURCE_PORT: u16 = 0xc000;
+const SOURCE_PORT_MASK: u16 = 0x3fff;
+/// VXLAN flags: the VNI is valid.
+const VNI_VALID: u8 = 0x08;
+const DONT_FRAGMENT: u16 = 0x4000;
+
+#[classifier]
+pub fn st_encap(ctx: TcContext) -> i32 {
+    Pkt::stage(ctx, run)
+}
+
+#[inline(always)]
+fn run(p: &Pkt) -> Decision {
+    let config = p.config()?;
+    if config.vxlan_ifindex == 0 {
+        return Err(DropReason::NoVxlan);
+    }
+    let ethertype = p.meta().ethertype;
+    if ethertype != IPV4 && ethertype != IPV6 {
+        return through_device(p, config, config.dscp & 0x3f);
+    }
+    let tos = outer_tos(config, p.tos()?);
+    if config.flags & Config::OWN_ENCAP != 0
+        && let Some(way) = way(p, config)
+    {
+        return own(p, config, &way, tos);
+    }
+    through_device(p, config, tos & !ECN_MASK)
+}
+
+/// The VXLAN device writes the outer header and finds the way.
+#[inline(always)]
+fn through_device(p: &Pkt, config: &Config, tos: u8) -> Decision {
+    let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
+    let port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
+    sent(p, port, port);
+    p.count(Counter::ThroughDevice, 1);
+    p.skb.set_tunnel_key(vni, &config.local_vtep, &vtep, tos)?;
+    Ok(p.skb.redirect(config.vxlan_ifindex))
+}
+
+#[inline(always)]
+fn sent(p: &Pkt, vxlan: PortKey, out: PortKey) {
+    p.count_tx(&vxlan);
+    let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
+    p.report(Verdict::VTEP, |report| {
+        report.port = out;
+        report.vni = vni;
+        report.vtep = vtep;
+    });
+}
+
+/// Where the wire towards a far gateway is, and the addresses on it.
+struct Way {
+    port: PortKey,
+    next_hop: MacBytes,
+    source: MacBytes,
+    v4: bool,
+}
+
+/// The kernel's way to the far gateway, if it is a `direct` tunnel with a known next hop.
+#[inline(always)]
+fn way(p: &Pkt, config: &Config) -> Option<Way> {
+    let vtep = p.meta().out_vtep;
+    let v4 = is_mapped(&vtep);
+    // SAFETY: plain numbers, for which zeros are valid.
+    let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    lookup.family = if v4 { AF_INET } else { AF_INET6 };
+    lookup.l4_protocol = UDP;
+    lookup.ifindex = config.vxlan_ifindex;
+    if v4 {
+        lookup.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(unmapped(config.local_vtep));
+        lookup.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(unmapped(vtep));
+    } else {
+        // SAFETY: both unions hold 16 bytes in network order.
+        unsafe {
+            (&raw mut lookup.__bindgen_anon_3).cast::<[u32; 4]>().write(words(&config.local_vtep));
+            (&raw mut lookup.__bindgen_anon_4).cast::<[u32; 4]>().write(words(&vtep));
+        }
+    }
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: the context, and `lookup` of the size that is told.
+    if unsafe { generated::bpf_fib_lookup(p.skb.context(), &raw mut lookup, size, 0) } != 0 {
+        return None;
+    }
+    // SAFETY: read at once; plan entries are replaced whole.
+    let wire = unsafe { maps::wires.get(lookup.ifindex) }?;
+    Some(Way { port: wire.port, next_hop: lookup.dmac, source: lookup.smac, v4 })
+}
+
+#[inline(always)]
+fn words(ip: &IpBytes) -> [u32; 4] {
+    // SAFETY: 16 bytes, read as four words wherever they lie.
+    unsafe { ip.as_ptr().cast::<[u32; 4]>().read_unaligned() }
+}
+
+/// Writes the outer headers and sends the packet out on the wire.
+#[inline(always)]
+fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Decision {
+    let vxlan = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
+    sent(p, vxlan, way.port);
+    if p.is_trace() {
+        return Ok(p.skb.redirect(way.port.ifindex));
+    }
+    let inner = p.skb.load::<{ ETH_BYTES as usize }>(0)?;
+    let source_port = SOURCE_PORT | p.skb.flow_hash() as u16 & SOURCE_PORT_MASK;
+    let room = if way.v4 {
+        p.skb.adjust_room(OVERHEAD_V4 as i32, ENCAP | ENCAP_L3_IPV4)
+    } else {
+        p.skb.adjust_room(OVERHEAD_V6 as i32, ENCAP | ENCAP_L3_IPV6)
+    };
+    if room.is_err() {
+        // An encapsulated super-frame, for example, is not encapsulated again by this helper.
+        return through_device(p, config, tos & !ECN_MASK);
+    }
+    let (vni, vtep, length) = (p.meta().out_vni, p.meta().out_vtep, p.skb.len() - ETH_BYTES);
+    let outer = Outer { config, vtep: &vtep, vni, source_port, tos, length };
+    let scratch = p.scratch();
+    put(scratch, 0, &way.next_hop);
+    put(scratch, 6, &way.source);
+    if way.v4 {
+        outer.write_v4(scratch);
+        put(scratch, 50, &inner);
+        store::<{ OVERHEAD_V4 }>(p)?;
+    } else {
+        outer.write_v6(scratch);
+        put(scratch, 70, &inner);
+        store::<{ OVERHEAD_V6 }>(p)?;
+    }
+    p.count(Counter::Encapsulated, 1);
+    p.count_tx(&way.port);
+    p.tag(&way.port)?;
+    Ok(p.skb.redirect(way.port.ifindex))
+}
+
+#[inline(always)]
+fn store<const OVERHEAD: u32>(p: &Pkt) -> Result<(), DropReason> {
+    let frame = p.scratch().frame.as_ptr();
+    p.skb.store_raw(0, frame, ETH_BYTES, 0)?;
+    // SAFETY: 14 bytes into the buffer of `BUILD_BYTES`.
+    let rest = unsafe { frame.add(ETH_BYTES as usize) };
+    p.skb.store_raw(ETH_BYTES, rest, OVERHEAD, RECOMPUTE_CSUM)
+}
+
+#[inline(always)]
+fn put<const N: usize>(scratch: &mut Scratch, at: usize, bytes: &[u8; N]) {
+    // SAFETY: constants at every call; `at + N` is at most `BUILD_BYTES`.
+    unsafe { scratch.frame.as_mut_ptr().add(at).cast::<[u8; N]>().write(*bytes) }
+}
+
+/// What the outer headers say.
+struct Outer<'a> {
+    config: &'a Config,
+    vtep: &'a IpBytes,
+    vni: u32,
+    source_port: u16,
+    tos: u8,
+    /// Bytes behind the outer Ethernet header. Of a super-frame the low 16 bits: its segments get their own.
+    length: u32,
+}
+
+impl Outer<'_> {
+    #[inline(always)]
+    fn write_v4(&self, scratch: &mut Scratch) {
+        let (source, target) = (unmapped(self.config.local_vtep), unmapped(*self.vtep));
+        let length = self.length as u16;
+        put(scratch, 12, &[0x08, 0x00, 0x45, self.tos]);
+        put(scratch, 16, &length.to_be_bytes());
+        put(scratch, 18, &[0, 0, (DONT_FRAGMENT >> 8) as u8, 0, OUTER_TTL, UDP]);
+        put(scratch, 24, &self.sum_v4(source, target).to_be_bytes());
+        put(scratch, 26, &source);
+        put(scratch, 30, &target);
+        self.write_vxlan(scratch, 34, length - 20);
+    }
+
+    /// The IPv4 header's checksum (RFC 1071).
+    #[inline(always)]
+    fn sum_v4(&self, source: [u8; 4], target: [u8; 4]) -> u16 {
+        let half = |a: u8, b: u8| u32::from(a) << 8 | u32::from(b);
+        let mut sum = half(0x45, self.tos)
+            + (self.length & 0xffff)
+            + u32::from(DONT_FRAGMENT)
+            + half(OUTER_TTL, UDP)
+            + half(source[0], source[1])
+            + half(source[2], source[3])
+            + half(target[0], target[1])
+            + half(target[2], target[3]);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        !(sum as u16)
+    }
+
+    #[inline(always)]
+    fn write_v6(&self, scratch: &mut Scratch) {
+        let length = self.length as u16;
+        let payload = length.wrapping_sub(40);
+        put(scratch, 12, &[0x86, 0xdd, 0x60 | self.tos >> 4, self.tos << 4, 0, 0]);
+        put(scratch, 18, &payload.to_be_bytes());
+        put(scratch, 20, &[UDP, OUTER_TTL]);
+        put(scratch, 22, &self.config.local_vtep);
+        put(scratch, 38, self.vtep);
+        self.write_vxlan(scratch, 54, payload);
+    }
+
+    /// UDP without a checksum (RFC 7348 §5, RFC 6935) and VXLAN.
+    #[inline(always)]
+    fn write_vxlan(&self, scratch: &mut Scratch, at: usize, length: u16) {
+        put(scratch, at, &self.source_port.to_be_bytes());
+        put(scratch, at + 2, &self.config.vxlan_port.to_be_bytes());
+        put(scratch, at + 4, &length.to_be_bytes());
+        put(scratch, at + 6, &[0, 0, VNI_VALID, 0, 0, 0]);
+        put(scratch, at + 12, &(self.vni << 8).to_be_bytes());
+    }
+}
