@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::Ns;
+use crate::process::hold_to;
 
 /// Datagrams handed to the kernel at once.
 const BATCH: usize = 32;
@@ -26,6 +27,8 @@ pub struct Blast {
     pub rate_per_s: u32,
     /// For how long.
     pub time: Duration,
+    /// The processors that sender and receiver are held to.
+    pub processors: Option<(usize, usize)>,
 }
 
 /// What arrived.
@@ -58,12 +61,20 @@ impl Blast {
         enlarge(&source, libc::SO_SNDBUFFORCE);
         let end = Arc::new(AtomicBool::new(false));
         let counting = {
-            let end = Arc::clone(&end);
-            std::thread::spawn(move || count(&sink, &end))
+            let (end, hold) = (Arc::clone(&end), self.processors.map(|(_, receiver)| receiver));
+            std::thread::spawn(move || {
+                hold_to(hold);
+                count(&sink, &end)
+            })
         };
-        let start = Instant::now();
-        let sent = self.send(&source, start);
-        let seconds = start.elapsed().as_secs_f64();
+        let sending = || {
+            hold_to(self.processors.map(|(sender, _)| sender));
+            let start = Instant::now();
+            (self.send(&source, start), start.elapsed().as_secs_f64())
+        };
+        // A thread of its own: the caller's is not to stay on one processor.
+        let sending = std::thread::scope(|scope| scope.spawn(sending).join());
+        let (sent, seconds) = sending.map_err(|_| anyhow!("the sender panicked"))?;
         std::thread::sleep(DRAIN);
         end.store(true, Ordering::SeqCst);
         let received = counting.join().map_err(|_| anyhow!("the sink panicked"))?;

@@ -39,6 +39,8 @@ pub struct IperfReport {
     pub lost: u64,
     /// How long it ran, seconds.
     pub seconds: f64,
+    /// Bytes received.
+    pub bytes: u64,
     /// All that iperf3 said.
     pub json: Value,
 }
@@ -51,12 +53,30 @@ const PORT: u16 = 5201;
 /// # Errors
 /// When either side fails, with what it said.
 pub fn iperf(from: &Ns, to: &Ns, address: IpAddr, kind: Kind, time: Duration) -> Result<IperfReport> {
+    iperf_on(from, to, address, kind, time, None)
+}
+
+/// The same with the sender held to the first and the receiver to the second of two processors.
+///
+/// # Errors
+/// As [`iperf`].
+pub fn iperf_on(
+    from: &Ns,
+    to: &Ns,
+    address: IpAddr,
+    kind: Kind,
+    time: Duration,
+    processors: Option<(usize, usize)>,
+) -> Result<IperfReport> {
     let mut server = to.spawn(&format!("iperf3 -s -1 -B {address} -p {PORT}"))?;
     wait_listening(&mut server, PORT)?;
     let seconds = time.as_secs_f64().ceil().max(1.0);
     let mut command = from.command("iperf3");
     command.args(["-J", "-c", &address.to_string(), "-p", &PORT.to_string()]);
     command.args(["-t", &seconds.to_string(), "--connect-timeout", "3000"]);
+    if let Some((sender, receiver)) = processors {
+        command.args(["-A", &format!("{sender},{receiver}")]);
+    }
     match kind {
         Kind::Tcp { streams } => command.args(["-P", &streams.to_string()]),
         Kind::Udp { payload_bytes, rate_bps } => {
@@ -83,6 +103,7 @@ fn report(json: Value, udp: bool) -> IperfReport {
         packets: sum["packets"].as_u64().unwrap_or(0),
         lost: sum["lost_packets"].as_u64().unwrap_or(0),
         seconds: sum["seconds"].as_f64().unwrap_or(0.0),
+        bytes: sum["bytes"].as_u64().unwrap_or(0),
         json,
     }
 }

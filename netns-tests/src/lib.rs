@@ -14,12 +14,14 @@
 //! flow    sequence-numbered traffic, loss and gaps         bird, frr campus routers
 //! echo    request/response over TCP and UDP                campus    either as site A's router
 //! ping, iperf, blast                                       packet    raw frames in and out
+//! announcer  EVPN routes in bulk                            ovs       Open vSwitch in user space
 //!                                                          http      the gateway's API
 //! world   the topology with both gateways running, and what a test asks of them
 //! ```
 //!
 //! All of it needs root and says so by failing.
 
+pub mod announcer;
 pub mod bird;
 pub mod blast;
 pub mod campus;
@@ -31,6 +33,7 @@ pub mod http;
 pub mod iperf;
 pub mod links;
 pub mod ns;
+pub mod ovs;
 pub mod packet;
 pub mod ping;
 pub mod process;

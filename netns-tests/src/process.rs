@@ -144,6 +144,16 @@ impl Drop for Process {
     }
 }
 
+/// Holds the calling thread, and what it starts from then on, to one processor; `None` leaves it free. A
+/// processor that is not there is no error: the thread stays where it may run.
+pub fn hold_to(processor: Option<usize>) {
+    let Some(processor) = processor else { return };
+    let mut set = nix::sched::CpuSet::new();
+    if set.set(processor).is_ok() {
+        let _ = nix::sched::sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
 /// The last part of a log.
 #[must_use]
 pub fn tail(text: &str) -> &str {

@@ -1,55 +1,96 @@
-//! `script/bench SUITE [--repeats N] [--json FILE]`: measures Watari beside its peers, interleaved, in one
-//! run, and prints medians with their ratio to the suite's base line.
+//! `script/bench SUITE …`: measures Watari beside its peers, interleaved, in one run, and prints medians with
+//! their ratios to the suite's base lines.
 //!
 //! The JSON is a list of `{"suite", "path", "metric", "unit", "better", "values", "median"}`.
 
+mod machine;
+mod measure;
 mod overlay;
+mod peers;
+mod scale;
 mod table;
+mod watari;
+mod wires;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use table::Results;
+use measure::Effort;
+use table::{Metric, Results};
 
-const USAGE: &str = "usage: bench SUITE [--repeats N] [--json FILE] [--paths A,B]\nsuites: overlay";
+const USAGE: &str = "usage: bench SUITE [--repeats N] [--json FILE] [--paths A,B] [--metrics A,B]
+             [--seconds S] [--patience S] [--entries N]
+suites: overlay, scale";
 
-struct Arguments {
+/// What was asked for on the command line.
+pub(crate) struct Options {
     suite: String,
-    repeats: usize,
+    pub(crate) repeats: usize,
     json: Option<PathBuf>,
-    paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
+    pub(crate) metrics: Vec<Metric>,
+    pub(crate) effort: Effort,
+    /// Stations in the tables of each gateway of Watari.
+    pub(crate) entries: u32,
 }
 
-fn arguments() -> Result<Arguments> {
-    let mut read = Arguments { suite: String::new(), repeats: 3, json: None, paths: vec![] };
-    let mut words = std::env::args().skip(1);
-    while let Some(word) = words.next() {
-        let mut value = || words.next().with_context(|| format!("{word} wants a value\n{USAGE}"));
-        match word.as_str() {
-            "--repeats" => read.repeats = value()?.parse().context("--repeats wants a number")?,
-            "--json" => read.json = Some(value()?.into()),
-            "--paths" => read.paths = value()?.split(',').map(str::to_owned).collect(),
-            suite if read.suite.is_empty() && !suite.starts_with('-') => suite.clone_into(&mut read.suite),
-            _ => bail!("{USAGE}"),
+impl Options {
+    fn read(mut words: impl Iterator<Item = String>) -> Result<Self> {
+        let effort = Effort { tcp: Duration::from_secs(3), patience: Duration::from_secs(20) };
+        let mut read = Self {
+            suite: String::new(),
+            repeats: 5,
+            json: None,
+            paths: vec![],
+            metrics: measure::chosen(&[])?,
+            effort,
+            entries: 100_000,
+        };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{word} wants a value\n{USAGE}"));
+            let list = |text: String| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+            match word.as_str() {
+                "--repeats" => read.repeats = value()?.parse().context("--repeats wants a number")?,
+                "--json" => read.json = Some(value()?.into()),
+                "--paths" => read.paths = list(value()?),
+                "--metrics" => read.metrics = measure::chosen(&list(value()?))?,
+                "--seconds" => read.effort.tcp = seconds(&value()?)?,
+                "--patience" => read.effort.patience = seconds(&value()?)?,
+                "--entries" => read.entries = value()?.parse().context("--entries wants a number")?,
+                suite if read.suite.is_empty() && !suite.starts_with('-') => {
+                    suite.clone_into(&mut read.suite);
+                }
+                _ => bail!("{USAGE}"),
+            }
         }
+        ensure!(!read.suite.is_empty() && read.repeats > 0, "{USAGE}");
+        Ok(read)
     }
-    if read.suite.is_empty() || read.repeats == 0 {
-        bail!("{USAGE}");
-    }
-    Ok(read)
+}
+
+fn seconds(text: &str) -> Result<Duration> {
+    let seconds = text.parse().with_context(|| format!("{text} is no number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).with_context(|| format!("{text} is no number of seconds"))
 }
 
 fn run() -> Result<()> {
-    let arguments = arguments()?;
-    let mut results = Results::new(&arguments.suite);
-    match arguments.suite.as_str() {
-        "overlay" => overlay::run(arguments.repeats, &arguments.paths, &mut results)?,
+    let options = Options::read(std::env::args().skip(1))?;
+    machine::prefer_us();
+    let described = machine::describe();
+    let (results, conditions) = match options.suite.as_str() {
+        "overlay" => {
+            let mut results = Results::new("overlay", &overlay::BASES);
+            overlay::run(&options, &mut results)?;
+            (results, overlay::conditions(&options, &options.metrics))
+        }
+        "scale" => scale::run(&options)?,
         other => bail!("no suite called {other}\n{USAGE}"),
-    }
-    println!("\n{}", results.table());
-    if let Some(file) = arguments.json {
+    };
+    println!("\n{described}\n{conditions}\n\n{}", results.table());
+    if let Some(file) = options.json {
         let text = serde_json::to_string_pretty(&results.json())?;
         std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
     }
@@ -62,6 +103,28 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(line: &str) -> Result<Options> {
+        Options::read(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn options_are_read_and_mistakes_are_named() {
+        let read = options("overlay --repeats 1 --seconds 0.5 --metrics rr --paths plain,watari").unwrap();
+        assert_eq!((read.suite.as_str(), read.repeats, read.entries), ("overlay", 1, 100_000));
+        assert_eq!(read.effort.tcp, Duration::from_millis(500));
+        assert_eq!(read.paths, ["plain", "watari"]);
+        for bad in
+            ["", "overlay --repeats 0", "overlay --seconds soon", "overlay --metrics x", "overlay --what"]
+        {
+            assert!(options(bad).is_err(), "{bad}");
         }
     }
 }
