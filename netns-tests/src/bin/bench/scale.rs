@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use netns_tests::Gateway;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use watari_dataplane::abi::ip_bytes;
 use watari_dataplane::{Dataplane, Error, MacKey, MacRemote, NeighKey, NeighRemote, Segment, TunnelKey};
 
 use crate::Options;
@@ -78,7 +79,10 @@ impl Scale {
         let (macs, neighbours) = stations.unzip();
         Ok(Self {
             segments: (0..SEGMENTS).map(|n| (FIRST_VNI + n, Segment::l2(tenant, 100, 100))).collect(),
-            vteps: vteps.iter().map(|vtep| TunnelKey { vtep: vtep.octets(), ..tunnel }).collect(),
+            vteps: vteps
+                .iter()
+                .map(|vtep| TunnelKey { vtep: ip_bytes(IpAddr::V4(*vtep)), ..tunnel })
+                .collect(),
             macs,
             neighbours,
         })
@@ -138,11 +142,11 @@ impl Scale {
 fn station(n: u32, vteps: &[Ipv4Addr]) -> ((MacKey, MacRemote), (NeighKey, NeighRemote)) {
     let [a, b, c, d] = n.to_be_bytes();
     let (vni, mac) = (FIRST_VNI + n % SEGMENTS, [0x06, 0x5c, a, b, c, d]);
-    let vtep = vteps[n as usize % vteps.len()].octets();
+    let vtep = ip_bytes(IpAddr::V4(vteps[n as usize % vteps.len()]));
     let address = IpAddr::V4((u32::from(FIRST_STATION) + n).into());
     (
-        (MacKey::new(vni, mac), MacRemote { vtep, flags: 0 }),
-        (NeighKey::new(vni, address), NeighRemote { mac, flags: 0 }),
+        (MacKey::new(vni, mac), MacRemote { vtep, ..MacRemote::default() }),
+        (NeighKey::new(vni, address), NeighRemote { mac, ..NeighRemote::default() }),
     )
 }
 
@@ -192,7 +196,7 @@ mod tests {
         let neighbours: BTreeSet<NeighKey> = stations.iter().map(|(_, (key, _))| *key).collect();
         assert_eq!((macs.len(), neighbours.len()), (100_000, 100_000));
         let segments: BTreeSet<u32> = macs.iter().map(|key| key.vni).collect();
-        let behind: BTreeSet<[u8; 4]> = stations.iter().map(|((_, at), _)| at.vtep).collect();
+        let behind: BTreeSet<[u8; 16]> = stations.iter().map(|((_, at), _)| at.vtep).collect();
         assert_eq!((segments.len(), behind.len()), (1_000, 256));
     }
 }
