@@ -149,6 +149,8 @@ object! {
         pub vlan: Option<VlanPort>,
         /// … or a device of its own.
         pub interface: Option<IfName>,
+        /// Beacons are sent from it, and it is blocked while it would close a loop.
+        pub loop_guard: bool = true,
     }
 }
 

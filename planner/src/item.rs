@@ -114,6 +114,8 @@ pub enum Key {
     FloodPorts(Vni),
     /// A program on a device.
     Hook(String, HookKind),
+    /// A beacon of the loop guard, by where it leaves.
+    Beacon(PortAt),
     /// A path probe, by the name of its tunnel.
     Probe(String),
 }
@@ -224,6 +226,8 @@ pub enum Value {
         tenant: Vni,
         /// The segment.
         vni: Vni,
+        /// It would close a loop: nothing passes but beacons.
+        blocked: bool,
     },
     /// The port to a tenant's namespace, or to its nodes.
     TenantPort {
@@ -245,6 +249,17 @@ pub enum Value {
     Ports(Vec<PortAt>),
     /// A place on a wire.
     Wire(PortAt),
+    /// A beacon of the loop guard.
+    Beacon {
+        /// Our Router's MAC.
+        origin: Mac,
+        /// Segment of the attachment.
+        vni: Vni,
+        /// Which attachment it is: [`crate::loops::port_id`].
+        port_id: u64,
+        /// The attachment is blocked.
+        blocked: bool,
+    },
     /// A path probe.
     Probe {
         /// Our address.
@@ -328,6 +343,7 @@ impl fmt::Display for Key {
             Self::Port(at) => write!(f, "datapath port {at}"),
             Self::FloodPorts(vni) => write!(f, "datapath flood ports of vni {vni}"),
             Self::Hook(device, kind) => write!(f, "program {kind:?} on {device}"),
+            Self::Beacon(at) => write!(f, "beacon on {at}"),
             Self::Probe(tunnel) => write!(f, "probe of tunnel {tunnel}"),
         }
     }

@@ -20,6 +20,7 @@ pub mod item;
 pub mod loops;
 pub mod observed;
 pub mod plan;
+mod said;
 pub mod status;
 pub mod wanted;
 
@@ -27,4 +28,5 @@ pub use item::{Key, System, Value};
 pub use loops::{LoopPeer, Loops, OwnPort, Verdict};
 pub use observed::{Engine, Identity, Observed, TunnelHealth};
 pub use plan::{Action, Op, Plan, plan};
+pub use said::with_whom;
 pub use status::{ObjectState, ObjectStatus, Status, status};

@@ -24,7 +24,9 @@ use std::time::Duration;
 use serde::Serialize;
 use watari_config::{Mac, Name, Vni};
 
-use crate::item::PortAt;
+use crate::item::{Key, PortAt, System, Value};
+use crate::observed::Observed;
+use crate::wanted::{Item, Wanted};
 
 /// How long a loop must not have been seen before an attachment is released.
 pub const HOLD: Duration = Duration::from_secs(3);
@@ -87,6 +89,33 @@ pub fn port_id(gateway: &Name, at: &PortAt) -> u64 {
     let text = format!("{gateway}\0{at}");
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The attachments that are guarded: those from which a beacon is wanted.
+pub fn guarded(wanted: &Wanted, observed: &Observed) -> BTreeMap<PortAt, OwnPort> {
+    let beacon = |(key, item): (&Key, &Item)| match (key, &item.value) {
+        (Key::Beacon(at), Value::Beacon { vni, port_id, .. }) => {
+            let since_ms = observed.beacons.get(at).copied();
+            Some((at.clone(), OwnPort { vni: *vni, since_ms, port_id: *port_id }))
+        }
+        _ => None,
+    };
+    wanted.items.iter().filter_map(beacon).collect()
+}
+
+/// Whether an attachment is blocked in what was read back.
+pub fn is_found_blocked(system: &System, at: &PortAt) -> bool {
+    matches!(system.get(&Key::Port(at.clone())), Some(Value::SegmentPort { blocked: true, .. }))
+}
+
+/// The verdicts that what was read back speaks of, for a look without a loop guard.
+pub fn found(system: &System) -> BTreeMap<PortAt, Verdict> {
+    let verdict = Verdict { blocked: true, with: None, reflected: false, since: Duration::ZERO };
+    let blocked = system.keys().filter_map(|key| match key {
+        Key::Port(at) if is_found_blocked(system, at) => Some((at.clone(), verdict)),
+        _ => None,
+    });
+    blocked.collect()
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use watari_config::{Name, WgKey};
 
-use crate::item::{Key, System};
+use crate::item::{Key, PortAt, System};
+use crate::loops::Verdict;
 
 /// What this gateway is, apart from what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +63,12 @@ pub struct Observed {
     pub handshakes: BTreeMap<String, BTreeMap<String, Option<u64>>>,
     /// What runs each WireGuard device.
     pub engines: BTreeMap<String, Engine>,
+    /// Since when the beacon of each attachment has been sent, in ms of Unix time.
+    #[serde(skip)]
+    pub beacons: BTreeMap<PortAt, u64>,
+    /// Attachments at which there is a loop, as the loop guard decided.
+    #[serde(skip)]
+    pub loops: BTreeMap<PortAt, Verdict>,
     /// What went wrong at the last try.
     #[serde(skip)]
     pub failures: BTreeMap<Key, Failure>,
@@ -78,6 +85,8 @@ impl Observed {
             tunnels: BTreeMap::new(),
             handshakes: BTreeMap::new(),
             engines: BTreeMap::new(),
+            beacons: BTreeMap::new(),
+            loops: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
     }

@@ -7,7 +7,8 @@ use watari_config::Desired;
 use watari_config::desired::device;
 
 use crate::observed::{Engine, Observed};
-use crate::wanted::{Wanted, wanted};
+use crate::said::with_whom;
+use crate::wanted::{Wanted, place, wanted};
 
 /// A WireGuard peer that lives shakes hands again after two minutes; one minute is left for losses.
 const HANDSHAKE_AGE_S_MAX: u64 = 180;
@@ -66,6 +67,7 @@ pub fn status(desired: &Desired, observed: &Observed) -> Status {
     items(&wanted, observed, &mut objects);
     tunnels(desired, observed, &mut objects);
     nodes(desired, observed, &mut objects);
+    looped(desired, observed, &mut objects);
     for (owner, reason) in &wanted.blocked {
         set(&mut objects, owner, ObjectState::Error, reason.clone());
     }
@@ -161,5 +163,25 @@ fn nodes(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String, 
                 None => "no handshake yet".to_owned(),
             });
         }
+    }
+}
+
+/// Attachments at which there is a loop: down where they are blocked, and said where another one is.
+fn looped(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String, ObjectStatus>) {
+    if observed.loops.is_empty() {
+        return;
+    }
+    for (name, attachment) in desired.attachments().filter(|(_, attachment)| attachment.loop_guard) {
+        let verdict = place(attachment).and_then(|(at, _)| observed.loops.get(&at));
+        let Some((verdict, object)) = verdict.zip(objects.get_mut(&format!("attachments.{name}"))) else {
+            continue;
+        };
+        if object.state != ObjectState::Up {
+            continue;
+        }
+        if verdict.blocked {
+            object.state = ObjectState::Down;
+        }
+        object.reason = Some(with_whom(desired, verdict));
     }
 }

@@ -2,9 +2,14 @@
 //! a random hole in the system is mended by exactly the ops it needs.
 
 use proptest::prelude::*;
+use watari_config::desired::router_mac;
 use watari_config::{Desired, WgKey, parse_text, read_document};
+use watari_planner::loops::{found, guarded, is_found_blocked};
 use watari_planner::observed::Failure;
-use watari_planner::{Action, Identity, Key, ObjectState, Observed, Plan, TunnelHealth, plan, status};
+use watari_planner::wanted::wanted;
+use watari_planner::{
+    Action, Identity, Key, LoopPeer, ObjectState, Observed, Plan, TunnelHealth, Verdict, plan, status,
+};
 
 const TWO_SITES: &str = include_str!("../../config/tests/two_sites.yaml");
 const NODE: &str = r#"
@@ -189,4 +194,35 @@ proptest! {
         carry_out(&plan, &mut observed);
         prop_assert_eq!(observed.system, whole);
     }
+}
+
+#[test]
+fn a_looped_attachment_is_blocked_floods_nothing_and_says_with_whom() {
+    let (desired, mut observed) = (desired(TWO_SITES), settled(&desired(TWO_SITES)));
+    let guarded = guarded(&wanted(&desired, &observed), &observed);
+    let (at, own) = guarded.iter().next().map(|(at, own)| (at.clone(), *own)).expect("an attachment");
+    let far = &desired.document().gateways[&"gw-b".parse().unwrap()];
+    let with = LoopPeer { since_ms: 1, origin: router_mac(far.vtep), port_id: 1, vni: own.vni };
+    let verdict = Verdict { blocked: true, with: Some(with), reflected: false, since: Default::default() };
+    observed.loops.insert(at.clone(), verdict);
+    let blocking = plan(&desired, &observed);
+    let changed: Vec<_> = blocking.ops.iter().map(|op| (op.action, op.key.clone())).collect();
+    let keys = [Key::Port(at.clone()), Key::FloodPorts(own.vni), Key::Beacon(at.clone())];
+    assert_eq!(changed, keys.map(|key| (Action::Change, key)));
+    carry_out(&blocking, &mut observed);
+    assert!(is_found_blocked(&observed.system, &at));
+    assert_eq!(found(&observed.system).len(), 1);
+    let status = status(&desired, &observed);
+    assert!(status.settled);
+    let (state, reason) = status
+        .objects
+        .iter()
+        .find(|(path, object)| path.starts_with("attachments.") && object.reason.is_some())
+        .map(|(_, object)| (object.state, object.reason.clone().unwrap()))
+        .expect("it is said");
+    assert_eq!(state, ObjectState::Down);
+    assert_eq!(reason, format!("blocked: loop with gateway gw-b (VNI {})", own.vni));
+    observed.loops.clear();
+    carry_out(&plan(&desired, &observed), &mut observed);
+    assert!(plan(&desired, &observed).is_empty() && !is_found_blocked(&observed.system, &at));
 }
