@@ -81,6 +81,12 @@ impl Pkt {
     /// Tells the brain, if this second has not had too many.
     #[inline(always)]
     pub fn event(&self, kind: EventKind, mac: MacBytes, ip: IpBytes) {
+        self.event_of(kind, mac, ip, 0, 0);
+    }
+
+    /// The same with what only a beacon has.
+    #[inline(always)]
+    pub fn event_of(&self, kind: EventKind, mac: MacBytes, ip: IpBytes, flags: u8, origin_vni: u32) {
         if self.is_trace() {
             return;
         }
@@ -100,7 +106,7 @@ impl Pkt {
             return;
         };
         let (port, vni) = (self.meta().port, self.meta().vni);
-        record.write(Event { time_ns: now, port, vni, kind: kind as u8, flags: 0, mac, origin_vni: 0, ip });
+        record.write(Event { time_ns: now, port, vni, kind: kind as u8, flags, mac, origin_vni, ip });
         record.submit(0);
     }
 

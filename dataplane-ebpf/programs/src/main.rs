@@ -18,6 +18,7 @@
 //! between them. Every way out goes through [`out`], which counts and, for tests and traces, reports.
 
 mod account;
+mod beacon;
 mod fdb;
 mod headers;
 mod hooks;

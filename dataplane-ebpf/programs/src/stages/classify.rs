@@ -27,14 +27,15 @@ fn run(p: &Pkt) -> Decision {
     read_ethernet(p)?;
     p.meta().tenant = port.tenant;
     p.count_rx();
+    p.meta().vni = port.vni;
+    if port.kind == PortKind::Segment as u8 && p.is_beacon() {
+        return p.beacon();
+    }
     if port.flags & Port::BLOCKED != 0 {
         return Err(DropReason::LoopBlocked);
     }
     match PortKind::from_u8(port.kind) {
-        Some(PortKind::Segment) => {
-            p.meta().vni = port.vni;
-            switched(p)
-        }
+        Some(PortKind::Segment) => switched(p),
         Some(PortKind::Core) if p.meta().hook == Hook::Core as u8 => routed(p),
         Some(PortKind::Node) if p.meta().hook == Hook::Node as u8 => routed(p),
         Some(PortKind::Cross) => crossed(p, port),
@@ -130,7 +131,8 @@ fn crossed(p: &Pkt, port: &Port) -> Decision {
 #[inline(always)]
 fn switched(p: &Pkt) -> Decision {
     let (dst, ethertype) = (p.meta().dst, p.meta().ethertype);
-    if is_link_local(dst, ethertype) {
+    // A beacon that comes out of the overlay tells nothing of the wires here.
+    if is_link_local(dst, ethertype) || p.is_beacon() {
         return Err(DropReason::LinkLocalProtocol);
     }
     p.guard_source()?;
