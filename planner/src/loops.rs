@@ -103,9 +103,13 @@ pub fn guarded(wanted: &Wanted, observed: &Observed) -> BTreeMap<PortAt, OwnPort
     wanted.items.iter().filter_map(beacon).collect()
 }
 
-/// Whether an attachment is blocked in what was read back.
+/// Whether an attachment is blocked in what was read back. Where the datapath knows nothing of it (its tables were
+/// made anew), its beacon does.
 pub fn is_found_blocked(system: &System, at: &PortAt) -> bool {
-    matches!(system.get(&Key::Port(at.clone())), Some(Value::SegmentPort { blocked: true, .. }))
+    match system.get(&Key::Port(at.clone())) {
+        Some(Value::SegmentPort { blocked, .. }) => *blocked,
+        _ => matches!(system.get(&Key::Beacon(at.clone())), Some(Value::Beacon { blocked: true, .. })),
+    }
 }
 
 /// The verdicts that what was read back speaks of, for a look without a loop guard.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use watari_config::document::{Gateway, Tenant};
 use watari_config::{Desired, Mac, Name, Vni};
 
-pub(crate) use attachment::place;
+pub use attachment::place;
 pub use node::NODE_DEVICE_MTU;
 
 use crate::item::{Key, Ns, PortAt, Value};

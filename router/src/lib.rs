@@ -11,6 +11,7 @@
 //! * [`brain`]: the one place through which the desired state changes.
 //! * [`store`]: revisions, journal, audit and secrets on disk.
 //! * [`api`]: REST over a Unix socket and, when told, TCP with TLS.
+//! * [`loops`]: the loop guard, between the datapath's events and the plan.
 //! * [`nodes`]: machines that are attached, proved and measured.
 //! * [`cli`]: the same for people, over the same API.
 //! * [`run`]: the daemon from its first check to its clean end.
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod drivers;
 pub mod events;
 pub mod facts;
+pub mod loops;
 pub mod nodes;
 pub mod reconcile;
 pub mod run;

@@ -10,7 +10,7 @@ use crate::item::{HookKind, Key, PortAt, Value};
 use crate::loops::port_id;
 
 /// Where an attachment is, and the program that belongs there.
-pub(crate) fn place(attachment: &Attachment) -> Option<(PortAt, HookKind)> {
+pub fn place(attachment: &Attachment) -> Option<(PortAt, HookKind)> {
     match (&attachment.vlan, &attachment.interface) {
         (Some(vlan), _) => {
             Some((PortAt { device: vlan.trunk.to_string(), vid: Some(vlan.vid) }, HookKind::Trunk))

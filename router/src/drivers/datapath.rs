@@ -304,7 +304,8 @@ fn prefix(tenant: Vni, net: &IpNet) -> Result<Prefix, DriverError> {
     Ok(Prefix::new(tenant.get(), net.addr(), net.prefix_len())?)
 }
 
-fn port_at(names: &Names, key: PortKey) -> PortAt {
+/// The port of a key, with the name of its device.
+pub(crate) fn port_at(names: &Names, key: PortKey) -> PortAt {
     PortAt { device: name(names, key.ifindex), vid: Vid::new(key.outer).ok() }
 }
 
@@ -384,7 +385,11 @@ fn map_route(route: &TenantRoute, indices: &Indices) -> Result<Route, DriverErro
 
 fn port_value(port: &Port, names: &Names) -> Value {
     match PortKind::from_u8(port.kind) {
-        Some(PortKind::Segment) => Value::SegmentPort { tenant: vni(port.tenant), vni: vni(port.vni) },
+        Some(PortKind::Segment) => Value::SegmentPort {
+            tenant: vni(port.tenant),
+            vni: vni(port.vni),
+            blocked: port.flags & Port::BLOCKED != 0,
+        },
         Some(PortKind::Core) => Value::TenantPort { tenant: vni(port.tenant), nodes: false },
         Some(PortKind::Node) => Value::TenantPort { tenant: vni(port.tenant), nodes: true },
         _ => {
@@ -402,7 +407,13 @@ fn port_value(port: &Port, names: &Names) -> Value {
 
 fn map_port(value: &Value, indices: &Indices) -> Result<Port, DriverError> {
     Ok(match value {
-        Value::SegmentPort { tenant, vni } => Port::segment(tenant.get(), vni.get()),
+        Value::SegmentPort { tenant, vni, blocked } => {
+            let mut port = Port::segment(tenant.get(), vni.get());
+            if *blocked {
+                port.flags |= Port::BLOCKED;
+            }
+            port
+        }
         Value::TenantPort { tenant, nodes: false } => Port::core(tenant.get()),
         Value::TenantPort { tenant, nodes: true } => Port::node(tenant.get()),
         Value::CrossPort { peer, answer, tunnel } => {

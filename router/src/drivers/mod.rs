@@ -154,6 +154,10 @@ impl Drivers {
                 self.engines.apply_device(name, &op.value, remove, &self.netlinks[&Ns::Root]).await
             }
             Key::Probe(name) => self.engines.apply_probe(name, &op.value, remove),
+            Key::Beacon(at) => {
+                self.engines.apply_beacon(at, &op.value, remove);
+                Ok(())
+            }
             Key::Sysctl(ns, path) => match &op.value {
                 Value::Setting(text) if !remove => sysctl::write(ns, path, text),
                 _ => Ok(()),
@@ -173,7 +177,7 @@ impl Drivers {
     /// # Errors
     /// What the engine said.
     pub fn flush(&mut self) -> Result<(), DriverError> {
-        self.engines.flush_probes()
+        self.engines.flush_probes().and(self.engines.flush_beacons())
     }
 
     /// The connection to a namespace, made where there is none yet.

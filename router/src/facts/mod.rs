@@ -29,6 +29,7 @@ use watari_dataplane::{Adoption, Dataplane};
 use self::task::{Sources, Task};
 use crate::brain::Brain;
 use crate::drivers::DriverError;
+use crate::loops::LoopGuard;
 
 /// Where the facts are pinned up for whoever shows them.
 #[derive(Clone, Debug)]
@@ -63,6 +64,7 @@ pub fn spawn(
     brain: Arc<Brain>,
     maps: Arc<Dataplane>,
     board: Board,
+    guard: Arc<LoopGuard>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, DriverError> {
     let ring = maps.events()?;
@@ -84,7 +86,7 @@ pub fn spawn(
             }
         };
         let (bgp, updates) = crate::bgp::spawn(config);
-        let task = Task::new(brain, maps, board, bgp, is_restart).await;
+        let task = Task::new(brain, maps, board, guard, bgp, is_restart).await;
         task.run(Sources { stop, updates, ring }).await;
     }))
 }

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use watari_bgp::types::MacAddr;
 use watari_config::Vni;
 use watari_dataplane::{
-    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, PortKey, Prefix, Route, RouteOrigin,
-    Table, ip_bytes,
+    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, Port, PortKey, Prefix, Route,
+    RouteOrigin, Table, ip_bytes,
 };
 
 use super::hosts::Station;
@@ -49,8 +49,9 @@ pub fn read_local(
     let ports = maps.ports.entries()?;
     let keep = |number: u32, port: &PortKey, seen: u64| {
         let vni = Vni::new(number).ok().filter(|v| segments.contains_key(v));
-        // With its attachment a station goes at once: nobody is there to answer for it.
-        let attached = ports.get(port).is_some_and(|p| p.vni == number);
+        // With its attachment a station goes at once: nobody is there to answer for it. So it does where the loop
+        // guard blocked that: it is to be reached by the other one.
+        let attached = ports.get(port).is_some_and(|p| p.vni == number && p.flags & Port::BLOCKED == 0);
         vni.filter(|_| attached && now_ns.saturating_sub(seen) < AGE_NS_MAX)
     };
     for (key, entry) in maps.mac_local.entries()? {

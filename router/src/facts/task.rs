@@ -24,6 +24,7 @@ use super::{Board, show};
 use crate::bgp::{Batch, Bgp, LocalChange, PeerSettings, Updates};
 use crate::brain::Brain;
 use crate::drivers::DriverError;
+use crate::loops::LoopGuard;
 
 /// How often everything is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ pub(super) struct Task {
     brain: Arc<Brain>,
     maps: Arc<Dataplane>,
     board: Board,
+    guard: Arc<LoopGuard>,
     bgp: Bgp,
     /// Best routes by instance.
     best: BTreeMap<InstanceId, Routes>,
@@ -74,6 +76,7 @@ impl Task {
         brain: Arc<Brain>,
         maps: Arc<Dataplane>,
         board: Board,
+        guard: Arc<LoopGuard>,
         bgp: Bgp,
         is_restart: bool,
     ) -> Self {
@@ -88,6 +91,7 @@ impl Task {
             brain,
             maps,
             board,
+            guard,
             bgp,
             best: BTreeMap::new(),
             hosts: Hosts::default(),
@@ -120,6 +124,8 @@ impl Task {
                     ready.clear_ready();
                 },
                 changed = head.changed() => if changed.is_err() { break },
+                // Who was learnt on an attachment that is blocked now is forgotten at once.
+                () = self.guard.cut.notified() => {}
                 _ = tick.tick() => {}
             }
             let desired = head.borrow_and_update().desired.clone();
@@ -158,6 +164,10 @@ impl Task {
         for _ in 0..RING_BATCH_MAX {
             let Some(event) = ring.take() else { return };
             let Some(kind) = EventKind::from_u8(event.kind) else { continue };
+            if kind == EventKind::Beacon {
+                self.guard.seen(&event);
+                continue;
+            }
             let worth_telling = matches!(
                 kind,
                 EventKind::MacTableFull

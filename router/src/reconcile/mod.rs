@@ -4,6 +4,7 @@
 //!   a change of the desired state ─┐
 //!   netlink: somebody touched ours ─┼─▶ turn ─▶ View{plan, status, facts}, events
 //!   watari-link: a tunnel came or went ─┤
+//!   the loop guard: another verdict ─┤
 //!   every half second (bpf says nothing) ─┘
 //! ```
 //! A turn that finds nothing to do costs a dump. An op that fails is tried again later and later, and the
@@ -25,6 +26,7 @@ use watari_planner::{Identity, Plan};
 use crate::brain::{Brain, DryRun};
 use crate::drivers::{DriverError, Drivers, Place};
 use crate::facts::Board;
+use crate::loops::LoopGuard;
 use turn::Turns;
 
 /// How often the system is looked at where nothing rings: a bpf link that is detached rings nowhere.
@@ -65,9 +67,10 @@ pub async fn spawn(
     let drivers = Drivers::open(place.clone(), secrets.wireguard_private(), identity, wakeup.clone()).await?;
     let board = Board::default();
     let maps = drivers.datapath.maps()?.clone();
-    let mut facts = crate::facts::spawn(brain.clone(), maps, board.clone(), stop.clone())?;
+    let guard = Arc::new(LoopGuard::new(wakeup.clone()));
+    let mut facts = crate::facts::spawn(brain.clone(), maps, board.clone(), guard.clone(), stop.clone())?;
     watch_link(place.link_socket, wakeup.clone());
-    let turns = Turns::new(brain.clone(), drivers, board);
+    let turns = Turns::new(brain.clone(), drivers, board, guard);
     Ok(tokio::spawn(async move {
         tokio::select! {
             () = run(brain, turns, wakeup, stop) => {
@@ -136,6 +139,7 @@ pub async fn preview(brain: &Brain, bootstrap: &Bootstrap) -> Result<Plan, Drive
     let mut observed = drivers.observe().await?;
     let wanted = watari_planner::wanted::wanted(&desired, &observed);
     drivers.observe_settings(&wanted, &mut observed);
+    observed.loops = watari_planner::loops::found(&observed.system);
     Ok(watari_planner::plan(&desired, &observed))
 }
 

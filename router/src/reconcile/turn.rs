@@ -1,19 +1,21 @@
 //! One turn of the loop, and what is remembered from turn to turn.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use watari_config::Desired;
-use watari_planner::item::Key;
+use watari_planner::item::{Key, PortAt};
 use watari_planner::wanted::wanted;
-use watari_planner::{Action, Observed, Op, Plan, plan, status};
+use watari_planner::{Action, Observed, Op, Plan, Verdict, plan, status};
 
 use super::retry::Retries;
 use crate::brain::Brain;
 use crate::drivers::{DriverError, Drivers};
 use crate::facts::Board;
+use crate::loops::{self, LoopGuard};
 use crate::view::View;
 
 /// The drivers, and what went wrong with them before.
@@ -21,7 +23,11 @@ pub(super) struct Turns {
     brain: Arc<Brain>,
     drivers: Drivers,
     board: Board,
+    guard: Arc<LoopGuard>,
     retries: Retries,
+    /// The verdicts that the last turn began with, and whether this one's are others.
+    loops: BTreeMap<PortAt, Verdict>,
+    loops_changed: bool,
     /// Number of ops of the very first plan: none, when the system was found as it was left.
     first_ops: Option<usize>,
     /// The generation that was last seen to be in place.
@@ -31,12 +37,15 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    pub(super) fn new(brain: Arc<Brain>, drivers: Drivers, board: Board) -> Self {
+    pub(super) fn new(brain: Arc<Brain>, drivers: Drivers, board: Board, guard: Arc<LoopGuard>) -> Self {
         Self {
             brain,
             drivers,
             board,
+            guard,
             retries: Retries::default(),
+            loops: BTreeMap::new(),
+            loops_changed: false,
             first_ops: None,
             settled_generation: None,
             blind: None,
@@ -45,7 +54,7 @@ impl Turns {
 
     /// The plan for a desired state that is not stored.
     pub(super) async fn preview(&mut self, desired: &Desired) -> Value {
-        match self.look(desired).await {
+        match self.look_at(desired, false).await {
             Ok((_, plan)) => as_json(&plan),
             Err(error) => json!({ "error": error.to_string() }),
         }
@@ -58,6 +67,8 @@ impl Turns {
             Err(error) => return self.is_blind(&error),
         };
         self.blind = None;
+        self.loops_changed = self.loops != observed.loops;
+        self.loops.clone_from(&observed.loops);
         self.retries.keep(|key| plan.ops.iter().any(|op| op.key == *key));
         if self.first_ops.is_none() {
             self.first_ops = Some(plan.ops.len());
@@ -75,9 +86,18 @@ impl Turns {
     }
 
     async fn look(&mut self, desired: &Desired) -> Result<(Observed, Plan), DriverError> {
+        self.look_at(desired, true).await
+    }
+
+    /// A look for the sake of a desired state that is not in force changes nothing of what is guarded.
+    async fn look_at(&mut self, desired: &Desired, in_force: bool) -> Result<(Observed, Plan), DriverError> {
         let mut observed = self.drivers.observe().await?;
         let wanted = wanted(desired, &observed);
         self.drivers.observe_settings(&wanted, &mut observed);
+        match in_force {
+            true => self.guard.look(desired, &wanted, &mut observed),
+            false => observed.loops = self.guard.verdicts(),
+        }
         observed.failures = self.retries.failures(Instant::now());
         let plan = plan(desired, &observed);
         Ok((observed, plan))
@@ -110,7 +130,7 @@ impl Turns {
             }
             match self.drivers.apply(op).await {
                 // They go to the engine together: whether they are there, the flush says.
-                Ok(()) if matches!(op.key, Key::Probe(_)) => probes.push(op),
+                Ok(()) if matches!(op.key, Key::Probe(_) | Key::Beacon(_)) => probes.push(op),
                 done => self.note(op, done, is_repair),
             }
         }
@@ -118,6 +138,9 @@ impl Turns {
         for op in probes {
             let done = flushed.clone().map_err(|message| DriverError::LinkAgain { message });
             self.note(op, done, is_repair);
+        }
+        if plan.ops.iter().any(|op| matches!(op.value, watari_planner::Value::SegmentPort { .. })) {
+            self.guard.cut.notify_one();
         }
     }
 
@@ -128,7 +151,7 @@ impl Turns {
                 tracing::debug!(%op, owner = op.owner, "done");
                 if self.retries.succeeded(&op.key) {
                     events.emit("recovered", &op.owner, format!("{} is there now", op.key));
-                } else if is_repair && !follows_health(op) {
+                } else if is_repair && !follows_health(op) && !(self.loops_changed && follows_loops(op)) {
                     events.emit("repaired", &op.owner, op.to_string());
                 }
             }
@@ -151,6 +174,7 @@ impl Turns {
         {
             objects.extend(peers.iter().map(|(path, object)| (path.clone(), object.clone())));
         }
+        self.guard.report(desired, observed, self.brain.events());
         let before = self.brain.view().borrow().status.clone();
         self.report_changes(&before, &shown);
         if status_now.settled && self.settled_generation != Some(desired.generation()) {
@@ -159,6 +183,7 @@ impl Turns {
         if let Some(object) = facts.as_object_mut() {
             object.remove("objects");
             object.insert("first_plan_ops".to_owned(), json!(self.first_ops));
+            object.insert("loops".to_owned(), loops::shown(desired, observed));
             object.insert("tunnels".to_owned(), as_json(&observed.tunnels));
             object.insert("devices".to_owned(), as_json(&observed.devices));
         }
@@ -190,6 +215,12 @@ impl Turns {
 /// The metric of a tunnel's route changes with the tunnel's health: our own doing, not somebody's.
 fn follows_health(op: &Op) -> bool {
     op.action == Action::Change && matches!(op.key, Key::Route(..))
+}
+
+/// What changes with the verdict on an attachment, likewise.
+fn follows_loops(op: &Op) -> bool {
+    let follows = matches!(op.key, Key::Port(_) | Key::FloodPorts(_) | Key::Beacon(_));
+    op.action == Action::Change && follows
 }
 
 fn as_json<T: serde::Serialize>(value: &T) -> Value {

@@ -1,17 +1,18 @@
-//! WireGuard devices and path probes. One configuration, two engines: the kernel's where it has one, else
-//! `watari-link`, a process of its own that goes on without us. Probes are always the latter's.
+//! WireGuard devices, path probes and beacons. One configuration, two engines: the kernel's where it has one, else
+//! `watari-link`, a process of its own that goes on without us. Probes and beacons are always the latter's.
 //!
 //! Which engine it is, is decided once, at the start. A device of the other one (the kernel has got WireGuard
 //! since, or the operator asked for user space) is removed before the right one is made under its name.
 
+mod beacons;
 mod genetlink;
 mod kernel;
 mod user;
 
 use std::collections::BTreeMap;
 
-use watari_link::protocol::{PathState, ProbeConfig, ProbeStatus};
-use watari_planner::item::{Key, Value, Wireguard};
+use watari_link::protocol::{BeaconConfig, BeaconStatus, PathState, ProbeConfig, ProbeStatus};
+use watari_planner::item::{Key, PortAt, Value, Wireguard};
 use watari_planner::wanted::Wanted;
 use watari_planner::{Observed, TunnelHealth};
 
@@ -34,6 +35,9 @@ pub struct Engines {
     /// The probes as they are to be; `watari-link` takes them whole.
     probes: BTreeMap<String, ProbeConfig>,
     probes_changed: bool,
+    /// Likewise the beacons.
+    beacons: BTreeMap<PortAt, BeaconConfig>,
+    beacons_changed: bool,
 }
 
 impl Engines {
@@ -45,6 +49,8 @@ impl Engines {
             alias: place.alias(),
             probes: BTreeMap::new(),
             probes_changed: false,
+            beacons: BTreeMap::new(),
+            beacons_changed: false,
         }
     }
 
@@ -79,6 +85,20 @@ impl Engines {
         match self.user.probes() {
             Ok(probes) => self.observe_probes(&probes, observed),
             Err(error) => tracing::warn!(%error, "the probes of watari-link could not be read"),
+        }
+        match self.user.beacons() {
+            Ok(beacons) => self.observe_beacons(&beacons, observed),
+            Err(error) => tracing::warn!(%error, "the beacons of watari-link could not be read"),
+        }
+    }
+
+    fn observe_beacons(&mut self, beacons: &[BeaconStatus], observed: &mut Observed) {
+        self.beacons.clear();
+        for beacon in beacons {
+            let Some((at, value)) = beacons::item(beacon) else { continue };
+            observed.beacons.insert(at.clone(), beacon.since_ms);
+            observed.system.insert(Key::Beacon(at.clone()), value);
+            self.beacons.insert(at, beacon.config.clone());
         }
     }
 
@@ -194,6 +214,26 @@ impl Engines {
                 self.probes.insert(name.to_owned(), config);
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Notes a beacon; [`Engines::flush_beacons`] sends them all.
+    pub fn apply_beacon(&mut self, at: &PortAt, value: &Value, remove: bool) {
+        self.beacons_changed = true;
+        match beacons::config(at, value).filter(|_| !remove) {
+            Some(config) => drop(self.beacons.insert(at.clone(), config)),
+            None => drop(self.beacons.remove(at)),
+        }
+    }
+
+    /// Sends the beacons, if they changed.
+    ///
+    /// # Errors
+    /// What the engine said.
+    pub fn flush_beacons(&mut self) -> Result<(), DriverError> {
+        if std::mem::take(&mut self.beacons_changed) {
+            self.user.set_beacons(self.beacons.values().cloned().collect())?;
         }
         Ok(())
     }

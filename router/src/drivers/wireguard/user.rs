@@ -7,7 +7,10 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use watari_config::WgKey;
 use watari_link::client::{Client, ClientError, REQUEST_TIMEOUT};
 use watari_link::key::{PrivateKey, PublicKey};
-use watari_link::protocol::{DeviceConfig, DeviceStatus, PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig};
+use watari_link::protocol::{
+    BeaconConfig, BeaconStatus, DeviceConfig, DeviceStatus, PeerConfig, ProbeConfig, ProbeStatus,
+    ProbesConfig,
+};
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
 use watari_planner::{Engine, Observed};
 
@@ -135,6 +138,14 @@ impl UserEngine {
         self.look(|client| Ok(client.list_probes()?.probes))
     }
 
+    /// All beacons of the engine.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(super) fn beacons(&mut self) -> Result<Vec<BeaconStatus>, DriverError> {
+        self.look(Client::list_beacons)
+    }
+
     /// Makes a device be so.
     ///
     /// # Errors
@@ -173,6 +184,14 @@ impl UserEngine {
     pub(super) fn set_probes(&mut self, probes: Vec<ProbeConfig>) -> Result<(), DriverError> {
         let config = ProbesConfig { probes, ..ProbesConfig::default() };
         self.with(REQUEST_TIMEOUT, |client| client.set_probes(config.clone())).map(drop)
+    }
+
+    /// Makes the set of beacons be so.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub(super) fn set_beacons(&mut self, beacons: Vec<BeaconConfig>) -> Result<(), DriverError> {
+        self.with(REQUEST_TIMEOUT, |client| client.set_beacons(beacons.clone())).map(drop)
     }
 
     /// Ends the engine and removes its devices; one that does not run is not started for it.
