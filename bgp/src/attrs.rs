@@ -6,7 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::community::{Community, ExtCommunity, LargeCommunity, RouteTarget};
+use crate::community::{Community, ExtCommunity, LargeCommunity, NeighbourFlags, RouteTarget};
 use crate::types::{Asn, MacAddr, RouterId};
 
 /// ORIGIN (RFC 4271 §5.1.1); a lower value is preferred.
@@ -270,6 +270,11 @@ impl PathAttributes {
     /// MAC mobility as (sticky, sequence); absent counts as sequence 0 (RFC 7432 §15).
     pub fn mac_mobility(&self) -> (bool, u32) {
         self.ext_communities.iter().find_map(|c| c.as_mac_mobility()).unwrap_or((false, 0))
+    }
+
+    /// Flags of the address of a type 2 route; `None` without the community (RFC 9047 §2).
+    pub fn neighbour_flags(&self) -> Option<NeighbourFlags> {
+        self.ext_communities.iter().find_map(|c| c.as_arp_nd())
     }
 
     /// Whether the default gateway community is there (RFC 7432 §7.8).

@@ -1,5 +1,5 @@
 //! Communities: plain (RFC 1997), large (RFC 8092) and extended (RFC 4360), with the extended ones that
-//! EVPN gives a meaning to (RFC 7432 §7.7 and §7.8, RFC 9012 §4.1, RFC 9135 §4.2).
+//! EVPN gives a meaning to (RFC 7432 §7.7 and §7.8, RFC 9012 §4.1, RFC 9047 §2, RFC 9135 §4.2).
 
 use std::fmt;
 use std::str::FromStr;
@@ -51,6 +51,17 @@ impl fmt::Display for LargeCommunity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExtCommunity(pub [u8; 8]);
 
+/// What an ARP or neighbour advertisement for an address says of it (RFC 9047 §2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NeighbourFlags {
+    /// The owner is a router: bit R of the neighbour advertisement (RFC 4861 §4.4). IPv6 only.
+    pub router: bool,
+    /// Bit O of the neighbour advertisement: it replaces what the asker had. IPv6 only.
+    pub is_override: bool,
+    /// The address belongs to this MAC and to no other (bit I).
+    pub immutable: bool,
+}
+
 /// The tunnel type VXLAN of the encapsulation community (RFC 9012 §4.1).
 const TUNNEL_VXLAN: u16 = 8;
 
@@ -70,6 +81,22 @@ impl ExtCommunity {
     pub const fn mac_mobility(sticky: bool, sequence: u32) -> ExtCommunity {
         let [a, b, c, d] = sequence.to_be_bytes();
         ExtCommunity([0x06, 0x00, sticky as u8, 0, a, b, c, d])
+    }
+
+    /// ARP/ND (RFC 9047 §2), for a type 2 route with an address.
+    pub const fn arp_nd(flags: NeighbourFlags) -> ExtCommunity {
+        let octet = flags.router as u8 | (flags.is_override as u8) << 1 | (flags.immutable as u8) << 3;
+        ExtCommunity([0x06, 0x08, octet, 0, 0, 0, 0, 0])
+    }
+
+    /// The flags of an ARP/ND community; bits that have no meaning are passed over.
+    pub const fn as_arp_nd(self) -> Option<NeighbourFlags> {
+        let [t, s, octet, ..] = self.0;
+        if t != 0x06 || s != 0x08 {
+            return None;
+        }
+        let (router, is_override, immutable) = (octet & 1 != 0, octet & 2 != 0, octet & 8 != 0);
+        Some(NeighbourFlags { router, is_override, immutable })
     }
 
     /// The route target in it.
@@ -114,6 +141,16 @@ impl fmt::Display for ExtCommunity {
             write!(f, "mobility:{seq}{}", if sticky { ":sticky" } else { "" })
         } else if let Some(t) = self.as_encapsulation() {
             if t == TUNNEL_VXLAN { f.write_str("encap:vxlan") } else { write!(f, "encap:{t}") }
+        } else if let Some(flags) = self.as_arp_nd() {
+            f.write_str("arp-nd")?;
+            for (name, set) in
+                [("router", flags.router), ("override", flags.is_override), ("immutable", flags.immutable)]
+            {
+                if set {
+                    write!(f, ":{name}")?;
+                }
+            }
+            Ok(())
         } else if *self == Self::DEFAULT_GATEWAY {
             f.write_str("default-gateway")
         } else {
@@ -171,5 +208,27 @@ impl FromStr for RouteTarget {
                 RouteTarget(ExtCommunity([0x01, 0x02, a, b, c, d, n0, n1]))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9047 §2: bit 7 is R, bit 6 is O, bit 4 is I, counted from the most significant one.
+    #[test]
+    fn the_arp_nd_community_has_its_bits_where_the_rfc_has_them() {
+        let flags = NeighbourFlags { router: true, is_override: false, immutable: true };
+        let community = ExtCommunity::arp_nd(flags);
+        assert_eq!(community.0, [0x06, 0x08, 0b0000_1001, 0, 0, 0, 0, 0]);
+        assert_eq!(community.to_string(), "arp-nd:router:immutable");
+        let with_unknown_bits = ExtCommunity([0x06, 0x08, 0b1111_0010, 0, 0, 0, 0, 9]);
+        let override_only = NeighbourFlags { is_override: true, ..NeighbourFlags::default() };
+        assert_eq!(with_unknown_bits.as_arp_nd(), Some(override_only));
+        assert_eq!(ExtCommunity::mac_mobility(true, 9).as_arp_nd(), None);
+        for octet in 0..=255_u8 {
+            let read = ExtCommunity([0x06, 0x08, octet, 0, 0, 0, 0, 0]).as_arp_nd().unwrap();
+            assert_eq!(ExtCommunity::arp_nd(read).as_arp_nd(), Some(read));
+        }
     }
 }

@@ -27,7 +27,7 @@ pub mod types;
 pub mod wire;
 
 pub use attrs::{AsPath, AsSegment, NextHop, Origin, PathAttributes, PmsiTunnel};
-pub use community::{Community, ExtCommunity, LargeCommunity, RouteTarget};
+pub use community::{Community, ExtCommunity, LargeCommunity, NeighbourFlags, RouteTarget};
 pub use evpn::{EvpnKey, Imet, IpPrefix, MacIp};
 pub use nlri::{Key, Nlri, NlriData};
 pub use peer::{GracefulRestartConfig, Negotiated, PeerConfig};

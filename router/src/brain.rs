@@ -19,11 +19,16 @@ use watari_config::{Desired, Document, Name, Problem};
 
 use crate::actor::Actor;
 use crate::events::{Events, now};
+use crate::facts::hosts::Subject;
 use crate::store::{Change, ObjectChange, Secrets, Store, StoreError, diff, summary};
 use crate::view::View;
 
 /// The most dry runs that wait for the reconcile loop.
 const DRY_RUNS_MAX: usize = 8;
+/// The most clearings of duplicates that wait for the task of the facts.
+const CLEARS_MAX: usize = 8;
+/// How long a clearing waits for its answer.
+const CLEAR_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a dry run waits for its plan.
 const DRY_RUN_WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -100,6 +105,15 @@ pub struct DryRun {
     pub reply: oneshot::Sender<Value>,
 }
 
+/// A request to end the freeze of a duplicate.
+#[derive(Debug)]
+pub struct Clear {
+    /// What is frozen.
+    pub subject: Subject,
+    /// Where the answer goes: whether it was frozen.
+    pub reply: oneshot::Sender<bool>,
+}
+
 /// The desired state, the view, the events and the secrets of this gateway.
 pub struct Brain {
     gateway: Name,
@@ -112,6 +126,8 @@ pub struct Brain {
     view: watch::Sender<Arc<View>>,
     dry_runs: mpsc::Sender<DryRun>,
     dry_runs_out: Mutex<Option<mpsc::Receiver<DryRun>>>,
+    clears: mpsc::Sender<Clear>,
+    clears_out: Mutex<Option<mpsc::Receiver<Clear>>>,
 }
 
 impl Brain {
@@ -126,6 +142,7 @@ impl Brain {
         };
         let desired = Desired::new(document, gateway.clone(), generation).map_err(ChangeError::Invalid)?;
         let (dry_runs, out) = mpsc::channel(DRY_RUNS_MAX);
+        let (clears, clears_out) = mpsc::channel(CLEARS_MAX);
         Ok(Arc::new(Self {
             gateway,
             store,
@@ -136,6 +153,8 @@ impl Brain {
             view: watch::Sender::new(Arc::new(View::unseen())),
             dry_runs,
             dry_runs_out: Mutex::new(Some(out)),
+            clears,
+            clears_out: Mutex::new(Some(clears_out)),
         }))
     }
 
@@ -187,6 +206,23 @@ impl Brain {
     /// The requests for dry runs, for the reconcile loop; the second call answers `None`.
     pub fn take_dry_runs(&self) -> Option<mpsc::Receiver<DryRun>> {
         self.dry_runs_out.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The requests to clear duplicates, for the task of the facts; the second call answers `None`.
+    pub fn take_clears(&self) -> Option<mpsc::Receiver<Clear>> {
+        self.clears_out.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends the freeze of a duplicate. `Some(false)` if it is not frozen; `None` if the facts do not answer.
+    pub async fn clear_duplicate(&self, actor: &Actor, subject: Subject) -> Option<bool> {
+        let (reply, answer) = oneshot::channel();
+        self.clears.try_send(Clear { subject, reply }).ok()?;
+        let was_frozen = tokio::time::timeout(CLEAR_WAIT_MAX, answer).await.ok()?.ok()?;
+        if was_frozen {
+            let object = format!("duplicates.{}.{subject}", subject.vni());
+            self.events.emit("duplicate", object, format!("cleared by {actor}"));
+        }
+        Some(was_frozen)
     }
 
     /// Changes the document: `f` makes the new one out of the newest. `action` says in a few words what

@@ -1,7 +1,7 @@
 //! REST over the brain: routes, credentials, problem details, listeners.
 //!
 //! * [`document`], [`objects`]: the desired state.
-//! * [`observe`]: what was seen. [`history`]: revisions and audit.
+//! * [`observe`]: what was seen. [`duplicates`]: what moves too often. [`history`]: revisions and audit.
 //! * [`auth`]: who calls. [`request`]: what a request carries. [`problem`]: every refusal (RFC 9457).
 //! * [`serve`]: the Unix socket, TCP and TLS.
 //!
@@ -11,6 +11,7 @@
 
 pub mod auth;
 pub mod document;
+pub mod duplicates;
 pub mod edit;
 pub mod history;
 pub mod objects;
@@ -56,6 +57,7 @@ pub fn router(api: Arc<Api>, others: Vec<OpenApiRouter>) -> Router {
         .merge(document::routes())
         .merge(objects::routes())
         .merge(observe::routes())
+        .merge(duplicates::routes())
         .merge(history::routes())
         .with_state(api.clone());
     let all = others.into_iter().fold(own, OpenApiRouter::merge);

@@ -355,6 +355,8 @@ async fn the_openapi_document_lists_every_route() {
         "plan",
         "status",
         "facts",
+        "duplicates",
+        "duplicates/{vni}/{address}",
         "events",
         "events/stream",
         "revisions",
@@ -389,6 +391,31 @@ async fn other_modules_bring_routes_to_the_same_paths() {
     let api = Fixture::with(vec![OpenApiRouter::new().route("/nodes", attach)]);
     assert_eq!(api.ask(Method::POST, "nodes", "").await.status, StatusCode::OK);
     assert_eq!(api.get("nodes").await.body, json!({}));
+}
+
+#[tokio::test]
+async fn a_duplicate_is_listed_and_cleared() {
+    let api = Fixture::new();
+    let none = api.ask(Method::DELETE, "duplicates/100/02:00:00:00:00:01", "").await;
+    assert_eq!(none.problem().0, "unavailable", "nobody takes the request");
+    let mut clears = api.brain.take_clears().unwrap();
+    tokio::spawn(async move {
+        while let Some(clear) = clears.recv().await {
+            let _ = clear.reply.send(clear.subject.to_string() == "02:00:00:00:00:01");
+        }
+    });
+    assert_eq!(api.get("duplicates").await.body, json!([]));
+    let facts = json!({ "duplicates": [{ "vni": 100, "mac": "02:00:00:00:00:01" }] });
+    api.brain.publish(View { facts: facts.clone(), ..View::unseen() });
+    assert_eq!(api.get("duplicates").await.body, facts["duplicates"]);
+    let cleared = api.ask(Method::DELETE, "duplicates/100/02:00:00:00:00:01", "").await;
+    assert_eq!((cleared.status, &cleared.body["vni"]), (StatusCode::OK, &json!(100)));
+    let events = api.brain.events().after(0);
+    let event = events.iter().find(|e| e.kind == "duplicate").expect("an event");
+    assert_eq!(event.message, "cleared by root from unix pid 1");
+    let other = api.ask(Method::DELETE, "duplicates/100/10.0.0.1", "").await;
+    assert_eq!(other.problem().0, "not-found");
+    assert_eq!(api.ask(Method::DELETE, "duplicates/100/x", "").await.problem().0, "parameter");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use watari_config::document::KINDS;
 use watari_config::read::DOCUMENT_BYTES_MAX;
 
 use super::client::{Body, Client, ClientError, token_file};
-use super::{Cli, Command, To, nodes, table};
+use super::{Cli, Command, Duplicates, To, nodes, table};
 use crate::run::{self, RunError};
 
 /// Why a subcommand failed.
@@ -127,6 +127,7 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
             show(&to, &client.get("facts").await?, table::fields);
             Ok(())
         }
+        Command::Duplicates { action } => duplicates(&to, &client, action).await,
         Command::Events { follow, after } => events(&to, &client, follow, after).await,
         Command::Revisions { revision, against } => revisions(&to, &client, revision, against).await,
         Command::Audit => {
@@ -201,6 +202,21 @@ async fn get(
         }
         (_, _, other) => table::fields(other),
     });
+    Ok(())
+}
+
+async fn duplicates(to: &To, client: &Client, action: Option<Duplicates>) -> Result<(), CommandError> {
+    match action {
+        None => {
+            let columns = ["vni", "mac", "address", "advertised", "frozen_s", "retry_s", "freezes", "seen"];
+            show(to, &client.get("duplicates").await?, |a| table::rows(a, &columns));
+        }
+        Some(Duplicates::Clear { vni, address }) => {
+            let path = format!("duplicates/{vni}/{address}");
+            let answer = client.send(Method::DELETE, &path, Body::Empty, Duration::ZERO).await?;
+            show(to, &answer, |_| table::line(format!("cleared {address}")));
+        }
+    }
     Ok(())
 }
 

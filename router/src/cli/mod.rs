@@ -126,6 +126,11 @@ enum Command {
     Status,
     /// Show the gateway's own facts: keys, kernel, MACs, routes, BGP.
     Facts,
+    /// List the MAC and IP addresses that move too often and are frozen, or clear one.
+    Duplicates {
+        #[command(subcommand)]
+        action: Option<Duplicates>,
+    },
     /// Show what happened.
     Events {
         /// Go on with what happens.
@@ -180,6 +185,18 @@ enum Command {
     },
     /// Measure between two of site, gateway and node.
     Measure(Measure),
+}
+
+/// What is done with a duplicate.
+#[derive(Debug, Subcommand)]
+enum Duplicates {
+    /// End the freeze of one, and forget its moves.
+    Clear {
+        /// The VNI of its segment.
+        vni: u32,
+        /// The MAC or IP address.
+        address: String,
+    },
 }
 
 #[derive(Debug, Args)]

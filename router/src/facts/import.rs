@@ -8,14 +8,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use watari_bgp::evpn::EvpnKey;
-use watari_bgp::evpn::mobility::{Claim, compare};
+use watari_bgp::evpn::mobility::Claim;
 use watari_bgp::nlri::Key;
 use watari_bgp::speaker::{Best, Source};
 use watari_bgp::types::MacAddr;
 use watari_config::Vni;
 
 use super::fabric::{Fabric, target_vni};
-use super::hosts::Station;
+use super::hosts::{Claims, Told};
 
 /// Best routes of the fabric, our own included, by key.
 pub type Routes = BTreeMap<Key, Best>;
@@ -34,10 +34,8 @@ pub struct Remote {
 /// What other gateways told us about the segments and tenants here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
-    /// The winning claim to each station.
-    pub claims: BTreeMap<Station, Claim>,
-    /// Addresses of stations of other gateways.
-    pub neighbours: BTreeMap<(Vni, IpAddr), MacAddr>,
+    /// The winning claim to each station and address.
+    pub claims: Claims,
     /// Gateways that want the broadcast of a segment.
     pub flood: BTreeMap<Vni, BTreeSet<Ipv4Addr>>,
     /// Prefixes by L3VNI of the tenant.
@@ -47,12 +45,15 @@ pub struct Imported {
 /// Sorts out the routes of other gateways.
 pub fn import(fabric: &Fabric, routes: &Routes) -> Imported {
     let mut imported = Imported::default();
-    let mut addresses: BTreeMap<(Vni, IpAddr), (Claim, MacAddr)> = BTreeMap::new();
+    let mut stations: Vec<Told> = Vec::new();
     for (key, best) in routes {
         let (Some(evpn), Some(vtep)) = (key.as_evpn(), vtep(fabric, best)) else { continue };
         match evpn {
             EvpnKey::MacIp { mac, ip, .. } => {
-                station(fabric, best, *mac, *ip, &mut imported, &mut addresses);
+                let Some(claim) = Claim::from_attributes(&best.attrs) else { continue };
+                let flags = best.attrs.neighbour_flags();
+                let here = targets(best).filter(|v| fabric.segments.contains_key(v));
+                stations.extend(here.map(|vni| Told { station: (vni, *mac), ip: *ip, claim, flags }));
             }
             EvpnKey::Imet { .. } => {
                 for vni in targets(best).filter(|v| fabric.segments.contains_key(v)) {
@@ -68,12 +69,7 @@ pub fn import(fabric: &Fabric, routes: &Routes) -> Imported {
             EvpnKey::EthernetAd { .. } | EvpnKey::EthernetSegment { .. } => {}
         }
     }
-    // An address counts for the station that won, not for one that lost its place.
-    for ((vni, ip), (claim, mac)) in addresses {
-        if imported.claims.get(&(vni, mac)).is_some_and(|winner| winner.vtep == claim.vtep) {
-            imported.neighbours.insert((vni, ip), mac);
-        }
-    }
+    imported.claims = Claims::of(&stations);
     imported
 }
 
@@ -87,29 +83,6 @@ fn vtep(fabric: &Fabric, best: &Best) -> Option<Ipv4Addr> {
 
 fn targets(best: &Best) -> impl Iterator<Item = Vni> + '_ {
     best.attrs.route_targets().filter_map(target_vni)
-}
-
-fn station(
-    fabric: &Fabric,
-    best: &Best,
-    mac: MacAddr,
-    ip: Option<IpAddr>,
-    imported: &mut Imported,
-    addresses: &mut BTreeMap<(Vni, IpAddr), (Claim, MacAddr)>,
-) {
-    let Some(claim) = Claim::from_attributes(&best.attrs) else { return };
-    for vni in targets(best).filter(|v| fabric.segments.contains_key(v)) {
-        let slot = imported.claims.entry((vni, mac)).or_insert(claim);
-        if compare(&claim, slot).is_gt() {
-            *slot = claim;
-        }
-        if let Some(ip) = ip {
-            let slot = addresses.entry((vni, ip)).or_insert((claim, mac));
-            if compare(&claim, &slot.0).is_gt() {
-                *slot = (claim, mac);
-            }
-        }
-    }
 }
 
 fn prefix_route(fabric: &Fabric, best: &Best, vtep: Ipv4Addr, prefix: IpNet, imported: &mut Imported) {

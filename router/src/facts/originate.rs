@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use watari_bgp::NeighbourFlags;
 use watari_bgp::attrs::{NextHop, PathAttributes, PmsiTunnel};
 use watari_bgp::community::ExtCommunity;
 use watari_bgp::evpn::{Imet, IpPrefix, MacIp};
@@ -17,7 +18,7 @@ use watari_config::document::Node;
 use watari_config::{Desired, Name, Vni};
 
 use super::fabric::{EVPN, Fabric, tenant_instance};
-use super::hosts::Station;
+use super::hosts::{Address, Station};
 
 /// Everything we originate: by instance and key.
 pub type Originated = BTreeMap<(InstanceId, Key), (Nlri, PathAttributes)>;
@@ -27,8 +28,8 @@ pub type Originated = BTreeMap<(InstanceId, Key), (Nlri, PathAttributes)>;
 pub struct Learnt {
     /// Stations to advertise with their sequence.
     pub stations: BTreeMap<Station, u32>,
-    /// Addresses of stations, learnt here.
-    pub addresses: BTreeSet<(Vni, IpAddr, MacAddr)>,
+    /// Addresses of stations, learnt here, with what their owners say of them.
+    pub addresses: BTreeMap<Address, (MacAddr, NeighbourFlags)>,
     /// Prefixes that campus routers told us, by L3VNI.
     pub campus: BTreeSet<(Vni, IpNet)>,
     /// Prefixes that other gateways told us, by L3VNI.
@@ -44,9 +45,9 @@ pub fn originate(desired: &Desired, fabric: &Fabric, learnt: &Learnt) -> Origina
     for ((vni, mac), sequence) in &learnt.stations {
         out.station(*vni, *mac, None, Mobility::Moves(*sequence));
     }
-    for (vni, ip, mac) in &learnt.addresses {
+    for ((vni, ip), (mac, flags)) in &learnt.addresses {
         if let Some(sequence) = learnt.stations.get(&(*vni, *mac)) {
-            out.station(*vni, *mac, Some(*ip), Mobility::Moves(*sequence));
+            out.station(*vni, *mac, Some((*ip, *flags)), Mobility::Moves(*sequence));
         }
     }
     own_stations(desired, fabric, &mut out);
@@ -64,7 +65,9 @@ pub fn originate(desired: &Desired, fabric: &Fabric, learnt: &Learnt) -> Origina
 fn own_stations(desired: &Desired, fabric: &Fabric, out: &mut Origination<'_>) {
     for (name, segment) in desired.segments() {
         for ip in desired.probe_addresses(name) {
-            out.station(segment.vni, fabric.router_mac, Some(ip), Mobility::Pinned);
+            // It is the address of a router, in a segment or out of it.
+            let flags = NeighbourFlags { router: true, is_override: true, immutable: true };
+            out.station(segment.vni, fabric.router_mac, Some((ip, flags)), Mobility::Pinned);
         }
     }
     for (_, node) in desired.nodes().filter(|(_, n)| n.public_key.is_some()) {
@@ -75,7 +78,8 @@ fn own_stations(desired: &Desired, fabric: &Fabric, out: &mut Origination<'_>) {
 fn node_stations(desired: &Desired, node: &Node, out: &mut Origination<'_>) {
     let vni = desired.document().segments[&node.segment].vni;
     for ip in &node.addresses {
-        out.station(vni, MacAddr(node.mac.octets()), Some(*ip), Mobility::Pinned);
+        let flags = NeighbourFlags { router: false, is_override: true, immutable: true };
+        out.station(vni, MacAddr(node.mac.octets()), Some((*ip, flags)), Mobility::Pinned);
     }
 }
 
@@ -135,9 +139,16 @@ impl Origination<'_> {
     }
 
     /// A station; with an address it can be routed to as well (RFC 9135 section 5.1).
-    fn station(&mut self, vni: Vni, mac: MacAddr, ip: Option<IpAddr>, mobility: Mobility) {
+    fn station(
+        &mut self,
+        vni: Vni,
+        mac: MacAddr,
+        bound: Option<(IpAddr, NeighbourFlags)>,
+        mobility: Mobility,
+    ) {
         let Some(l3vni) = self.fabric.segments.get(&vni).copied() else { return };
         let Some(label) = bgp_vni(vni) else { return };
+        let ip = bound.map(|(ip, _)| ip);
         let routed = ip.and_then(|_| bgp_vni(l3vni));
         let route =
             MacIp { rd: self.fabric.rd(vni), esi: Esi::ZERO, tag: 0, mac, ip, vni: label, l3_vni: routed };
@@ -145,6 +156,14 @@ impl Origination<'_> {
         if routed.is_some() {
             communities.push(self.target(l3vni));
             communities.push(ExtCommunity::router_mac(self.fabric.router_mac));
+        }
+        if let Some((ip, mut flags)) = bound {
+            // R and O are for IPv6 only, where their absence says something too (RFC 9047 section 2).
+            flags.router &= ip.is_ipv6();
+            flags.is_override &= ip.is_ipv6();
+            if ip.is_ipv6() || flags.immutable {
+                communities.push(ExtCommunity::arp_nd(flags));
+            }
         }
         match mobility {
             Mobility::Pinned => communities.push(ExtCommunity::mac_mobility(true, 0)),

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use watari_bgp::Instant;
 use watari_bgp::State;
 use watari_bgp::speaker::Source;
 use watari_bgp::types::InstanceId;
-use watari_dataplane::Dataplane;
+use watari_dataplane::{Dataplane, PortKey};
 
+use super::hosts::{Duplicate, Hosts, Place, Subject};
 use super::import::{Imported, Routes};
 use super::originate::Learnt;
 use super::peers::Numbers;
@@ -22,27 +24,30 @@ pub(super) struct Shown<'a> {
     pub(super) learnt: &'a Learnt,
     pub(super) imported: &'a Imported,
     pub(super) best: &'a BTreeMap<InstanceId, Routes>,
+    pub(super) hosts: &'a Hosts,
+    pub(super) now: Instant,
 }
 
-/// Stations, neighbours, prefixes and counters.
+/// Stations, neighbours, prefixes and counters, and as `objects` the state of each duplicate.
 pub(super) fn facts(shown: &Shown<'_>) -> Value {
     let local = shown.learnt.stations.iter().map(|((vni, mac), sequence)| {
         json!({ "vni": vni, "mac": mac.to_string(), "at": "here", "sequence": sequence })
     });
-    let remote = shown.imported.claims.iter().map(|((vni, mac), claim)| {
+    let claims = &shown.imported.claims;
+    let remote = claims.stations.iter().map(|((vni, mac), claim)| {
         json!({
             "vni": vni, "mac": mac.to_string(), "at": claim.vtep.to_string(),
             "sequence": claim.sequence, "sticky": claim.sticky,
         })
     });
-    let near = shown
-        .learnt
-        .addresses
-        .iter()
-        .map(|(vni, ip, mac)| json!({ "vni": vni, "address": ip, "mac": mac.to_string(), "at": "here" }));
-    let far = shown.imported.neighbours.iter().map(|((vni, ip), mac)| {
-        let at = shown.imported.claims.get(&(*vni, *mac)).map(|c| c.vtep.to_string());
-        json!({ "vni": vni, "address": ip, "mac": mac.to_string(), "at": at })
+    let near = shown.learnt.addresses.iter().map(|((vni, ip), (mac, flags))| {
+        let (mac, router) = (mac.to_string(), flags.router);
+        json!({ "vni": vni, "address": ip, "mac": mac, "at": "here", "router": router })
+    });
+    let far = claims.addresses.iter().map(|((vni, ip), bound)| {
+        let (mac, at) = (bound.mac.to_string(), bound.claim.vtep.to_string());
+        let router = bound.flags.is_some_and(|f| f.router);
+        json!({ "vni": vni, "address": ip, "mac": mac, "at": at, "router": router })
     });
     let fabric = shown.imported.prefixes.iter().map(|((l3vni, prefix), remote)| {
         json!({ "l3vni": l3vni, "prefix": prefix, "from": "fabric", "via": remote.vtep })
@@ -52,8 +57,75 @@ pub(super) fn facts(shown: &Shown<'_>) -> Value {
         "neighbours": near.chain(far).take(SHOWN_MAX).collect::<Vec<_>>(),
         "routes": campus(shown.best).into_iter().chain(fabric).take(SHOWN_MAX).collect::<Vec<_>>(),
         "flood": shown.imported.flood,
+        "duplicates": duplicates(shown),
+        "pinned_elsewhere": pinned(shown.hosts),
+        "objects": duplicate_objects(shown.hosts),
         "datapath": datapath(shown.maps),
     })
+}
+
+fn is_mac(subject: &Subject) -> bool {
+    matches!(subject, Subject::Station(_))
+}
+
+fn pinned(hosts: &Hosts) -> Vec<Value> {
+    let shown = hosts.pinned_elsewhere().iter().take(SHOWN_MAX).map(|(subject, vtep)| {
+        let kind = if is_mac(subject) { "mac" } else { "address" };
+        json!({ "vni": subject.vni(), kind: subject.to_string(), "pinned_by": vtep })
+    });
+    shown.collect()
+}
+
+/// What moves too often and is frozen, and where it was seen.
+fn duplicates(shown: &Shown<'_>) -> Vec<Value> {
+    let names = device_names();
+    let one = |d: Duplicate<'_>| {
+        let kind = if is_mac(&d.subject) { "mac" } else { "address" };
+        let seen = d.seen.iter().map(|sighting| match sighting.at {
+            Place::Port(port) => {
+                json!({ "at": "here", "port": port_name(&names, &port), "mac": sighting.mac.to_string() })
+            }
+            Place::Gateway(vtep) => json!({ "at": vtep, "mac": sighting.mac.to_string() }),
+        });
+        json!({
+            "vni": d.subject.vni(), kind: d.subject.to_string(), "seen": seen.collect::<Vec<_>>(),
+            "advertised": shown.hosts.holds(&d.subject), "freezes": d.freezes,
+            "frozen_s": shown.now.millis_since(d.since) / 1000,
+            "retry_s": d.until.millis_since(shown.now) / 1000,
+        })
+    };
+    shown.hosts.duplicates().take(SHOWN_MAX).map(one).collect()
+}
+
+/// One sentence about something that is frozen.
+pub(super) fn reason(duplicate: &Duplicate<'_>) -> String {
+    let names = device_names();
+    let places: Vec<String> = duplicate
+        .seen
+        .iter()
+        .map(|sighting| match sighting.at {
+            Place::Port(port) => format!("here on {}", port_name(&names, &port)),
+            Place::Gateway(vtep) => format!("at gateway {vtep}"),
+        })
+        .collect();
+    let minutes = duplicate.until.millis_since(duplicate.since) / 60_000;
+    format!("moves too often, seen {}; frozen for {minutes} min", places.join(", "))
+}
+
+fn device_names() -> BTreeMap<u32, String> {
+    nix::net::if_::if_nameindex()
+        .map(|list| list.iter().map(|i| (i.index(), i.name().to_string_lossy().into_owned())).collect())
+        .unwrap_or_default()
+}
+
+/// The device and its tags, as in `eth1.100`.
+fn port_name(names: &BTreeMap<u32, String>, port: &PortKey) -> String {
+    let device = names.get(&port.ifindex).cloned().unwrap_or_else(|| format!("#{}", port.ifindex));
+    match (port.outer, port.inner) {
+        (0, _) => device,
+        (outer, 0) => format!("{device}.{outer}"),
+        (outer, inner) => format!("{device}.{outer}.{inner}"),
+    }
 }
 
 fn campus(best: &BTreeMap<InstanceId, Routes>) -> Vec<Value> {
@@ -72,13 +144,10 @@ fn campus(best: &BTreeMap<InstanceId, Routes>) -> Vec<Value> {
 
 /// Counters: of each port, of what was dropped by reason, of what the pipeline did by itself.
 fn datapath(maps: &Dataplane) -> Value {
-    let names: BTreeMap<u32, String> = nix::net::if_::if_nameindex()
-        .map(|list| list.iter().map(|i| (i.index(), i.name().to_string_lossy().into_owned())).collect())
-        .unwrap_or_default();
+    let names = device_names();
     let mut ports = serde_json::Map::new();
     for (key, stats) in maps.stats.ports().unwrap_or_default() {
-        let device = names.get(&key.ifindex).cloned().unwrap_or_else(|| format!("#{}", key.ifindex));
-        let name = if key.outer == 0 { device } else { format!("{device}.{}", key.outer) };
+        let name = port_name(&names, &key);
         let value = json!({
             "rx_packets": stats.rx_packets, "rx_bytes": stats.rx_bytes,
             "tx_packets": stats.tx_packets, "tx_bytes": stats.tx_bytes, "drops": stats.drops,
@@ -94,12 +163,21 @@ fn datapath(maps: &Dataplane) -> Value {
     json!({ "ports": ports, "drops": drops, "counters": counters, "adoption": format!("{:?}", maps.adoption()) })
 }
 
+/// The state of each duplicate, as an object beside those of the document.
+fn duplicate_objects(hosts: &Hosts) -> serde_json::Map<String, Value> {
+    let object = |duplicate: Duplicate<'_>| {
+        let path = format!("duplicates.{}.{}", duplicate.subject.vni(), duplicate.subject);
+        (path, json!({ "state": "duplicate", "reason": reason(&duplicate) }))
+    };
+    hosts.duplicates().take(SHOWN_MAX).map(object).collect()
+}
+
 /// Adds the BGP sessions, and the state of each neighbour's object.
 pub(super) async fn bgp(facts: &mut Value, bgp: &Bgp, numbers: &Numbers, restarted: bool, awaiting: bool) {
     let peers = bgp.query(|speaker, now| (speaker.peers(), now)).await;
     let Ok((peers, now)) = peers else { return };
     let mut sessions = Vec::new();
-    let mut objects = serde_json::Map::new();
+    let mut objects = facts["objects"].take().as_object().cloned().unwrap_or_default();
     for peer in peers {
         let path = numbers.path(peer.peer).unwrap_or_default().to_owned();
         let established = peer.state == State::Established;

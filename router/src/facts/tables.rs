@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use watari_bgp::NeighbourFlags;
 use watari_bgp::types::MacAddr;
 use watari_config::Vni;
 use watari_dataplane::{
-    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, Port, PortKey, Prefix, Route,
+    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighLocal, NeighRemote, Port, PortKey, Prefix, Route,
     RouteOrigin, Table, ip_bytes,
 };
 
-use super::hosts::Station;
+use super::hosts::{Decision, Neighbour, Seen};
 use super::import::Imported;
 use crate::drivers::DriverError;
 
@@ -24,15 +25,6 @@ pub struct MayRemove {
     pub unicast: bool,
 }
 
-/// Stations and addresses that were learnt on attachments here.
-#[derive(Clone, Debug, Default)]
-pub struct Local {
-    /// Stations.
-    pub stations: Vec<Station>,
-    /// Their addresses.
-    pub addresses: BTreeSet<(Vni, IpAddr, MacAddr)>,
-}
-
 /// Nanoseconds without a frame after which a station is forgotten (IEEE 802.1Q section 8.8.3: 300 s).
 const AGE_NS_MAX: u64 = 300 * 1_000_000_000;
 
@@ -40,34 +32,52 @@ const AGE_NS_MAX: u64 = 300 * 1_000_000_000;
 ///
 /// # Errors
 /// When a table cannot be read.
-pub fn read_local(
-    maps: &Dataplane,
-    segments: &BTreeMap<Vni, Vni>,
-    now_ns: u64,
-) -> Result<Local, DriverError> {
-    let mut local = Local::default();
+pub fn read_local(maps: &Dataplane, segments: &BTreeMap<Vni, Vni>, now_ns: u64) -> Result<Seen, DriverError> {
+    let mut seen = Seen::default();
     let ports = maps.ports.entries()?;
-    let keep = |number: u32, port: &PortKey, seen: u64| {
+    let keep = |number: u32, port: &PortKey, last_ns: u64| {
         let vni = Vni::new(number).ok().filter(|v| segments.contains_key(v));
         // With its attachment a station goes at once: nobody is there to answer for it. So it does where the loop
         // guard blocked that: it is to be reached by the other one.
         let attached = ports.get(port).is_some_and(|p| p.vni == number && p.flags & Port::BLOCKED == 0);
-        vni.filter(|_| attached && now_ns.saturating_sub(seen) < AGE_NS_MAX)
+        vni.filter(|_| attached && now_ns.saturating_sub(last_ns) < AGE_NS_MAX)
     };
     for (key, entry) in maps.mac_local.entries()? {
         match keep(key.vni, &entry.port, entry.last_seen_ns) {
-            Some(vni) => local.stations.push((vni, MacAddr(key.mac))),
+            Some(vni) => drop(seen.stations.insert((vni, MacAddr(key.mac)), entry.port)),
             None => drop(maps.mac_local.remove(&key)?),
         }
     }
     for (key, entry) in maps.nb_local.entries()? {
         let ip = watari_dataplane::abi::ip_from_bytes(key.ip);
         match keep(key.vni, &entry.port, entry.last_seen_ns) {
-            Some(vni) => drop(local.addresses.insert((vni, ip, MacAddr(entry.mac)))),
+            Some(vni) => {
+                let flags = local_flags(ip, entry.flags);
+                let neighbour = Neighbour { mac: MacAddr(entry.mac), port: entry.port, flags };
+                seen.addresses.insert((vni, ip), neighbour);
+            }
             None => drop(maps.nb_local.remove(&key)?),
         }
     }
-    Ok(local)
+    Ok(seen)
+}
+
+/// What the owner of an address says of it. Only neighbour advertisements say anything (RFC 9047 section 2).
+fn local_flags(ip: IpAddr, flags: u16) -> NeighbourFlags {
+    let has = |flag| ip.is_ipv6() && flags & flag != 0;
+    NeighbourFlags {
+        router: has(NeighLocal::ROUTER),
+        is_override: has(NeighLocal::OVERRIDE),
+        immutable: false,
+    }
+}
+
+/// What a neighbour advertisement that we send for it says. Of an owner of whom nothing was told we say what nearly
+/// every host says of itself: no router, and that it is the one (RFC 4861 section 7.2.4).
+fn remote_flags(ip: IpAddr, flags: Option<NeighbourFlags>) -> u16 {
+    let flags = flags.unwrap_or(NeighbourFlags { is_override: true, ..NeighbourFlags::default() });
+    let bit = |set: bool, flag: u16| if set && ip.is_ipv6() { flag } else { 0 };
+    bit(flags.router, NeighRemote::ROUTER) | bit(flags.is_override, NeighRemote::OVERRIDE)
 }
 
 /// Prefixes that were learnt before our restart and are kept until the peers have told everything again: of campus
@@ -95,17 +105,29 @@ pub fn kept(maps: &Dataplane, may_remove: MayRemove) -> Result<[BTreeSet<(Vni, I
     Ok([campus, fabric])
 }
 
-/// Removes stations that moved away, with their addresses.
+/// Removes stations that moved away, with their addresses, and addresses that moved to another MAC.
 ///
 /// # Errors
 /// When a table cannot be changed.
-pub fn forget(maps: &Dataplane, stations: &[Station]) -> Result<(), DriverError> {
-    for (vni, mac) in stations {
-        maps.mac_local.remove(&MacKey::new(vni.get(), mac.0))?;
-        for (key, entry) in maps.nb_local.entries()? {
-            if key.vni == vni.get() && entry.mac == mac.0 {
-                maps.nb_local.remove(&key)?;
-            }
+pub fn forget(maps: &Dataplane, decision: &Decision) -> Result<(), DriverError> {
+    let stations: BTreeSet<MacKey> =
+        decision.forget.iter().map(|(vni, mac)| MacKey::new(vni.get(), mac.0)).collect();
+    let addresses: BTreeMap<NeighKey, _> = decision
+        .forget_addresses
+        .iter()
+        .map(|((vni, ip), mac)| (NeighKey::new(vni.get(), *ip), mac.0))
+        .collect();
+    if stations.is_empty() && addresses.is_empty() {
+        return Ok(());
+    }
+    for key in &stations {
+        maps.mac_local.remove(key)?;
+    }
+    for (key, entry) in maps.nb_local.entries()? {
+        let is_gone = stations.contains(&MacKey::new(key.vni, entry.mac));
+        // One that has changed hands meanwhile is another one.
+        if is_gone || addresses.get(&key) == Some(&entry.mac) {
+            maps.nb_local.remove(&key)?;
         }
     }
     Ok(())
@@ -133,27 +155,32 @@ where
     first
 }
 
-/// Brings all tables of learnt facts to what is wanted. A station that is here is not remote.
+/// Brings all tables of learnt facts to what is wanted. A station or address that we hold is not remote.
 ///
 /// # Errors
 /// When a table is full or cannot be changed.
 pub fn write(
     maps: &Dataplane,
     imported: &Imported,
-    here: &BTreeSet<Station>,
+    held: &Decision,
     campus: &BTreeSet<(Vni, IpNet)>,
     may_remove: MayRemove,
 ) -> Result<(), DriverError> {
-    let elsewhere = imported.claims.iter().filter(|(station, _)| !here.contains(*station));
+    let claims = &imported.claims;
+    let elsewhere = claims.stations.iter().filter(|(station, _)| !held.advertise.contains_key(*station));
     let macs = elsewhere.map(|((vni, mac), claim)| {
         let flags = if claim.sticky { MacRemote::STICKY } else { 0 };
         let remote = MacRemote { vtep: ip_bytes(claim.vtep), flags, sequence: claim.sequence };
         (MacKey::new(vni.get(), mac.0), remote)
     });
     let stations = sync(&maps.mac_remote, &macs.collect(), may_remove.evpn);
-    let neighbours = imported.neighbours.iter().filter(|((vni, _), mac)| !here.contains(&(*vni, **mac)));
-    let neighbours = neighbours
-        .map(|((vni, ip), mac)| (NeighKey::new(vni.get(), *ip), NeighRemote { mac: mac.0, flags: 0 }));
+    let neighbours = claims.addresses.iter().filter(|(address, bound)| {
+        !held.addresses.contains_key(*address) && !held.advertise.contains_key(&(address.0, bound.mac))
+    });
+    let neighbours = neighbours.map(|((vni, ip), bound)| {
+        let value = NeighRemote { mac: bound.mac.0, flags: remote_flags(*ip, bound.flags) };
+        (NeighKey::new(vni.get(), *ip), value)
+    });
     let addresses = sync(&maps.nb_remote, &neighbours.collect(), may_remove.evpn);
     let flooded = flood(maps, imported, may_remove.evpn);
     stations.and(addresses).and(flooded).and(routes(maps, imported, campus, may_remove))
@@ -218,4 +245,27 @@ fn routes(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9047 section 2: the flags are those of neighbour advertisements, so of IPv6 only.
+    #[test]
+    fn flags_of_neighbour_advertisements_pass_through() {
+        let [v4, v6]: [IpAddr; 2] = [[10, 0, 0, 1].into(), "fd00::1".parse().unwrap()];
+        let both = NeighLocal::ROUTER | NeighLocal::OVERRIDE;
+        let router = NeighbourFlags { router: true, is_override: false, immutable: false };
+        assert_eq!(local_flags(v6, NeighLocal::ROUTER), router);
+        assert_eq!(local_flags(v4, both), NeighbourFlags::default());
+        assert_eq!(
+            remote_flags(v6, Some(local_flags(v6, both))),
+            NeighRemote::ROUTER | NeighRemote::OVERRIDE
+        );
+        assert_eq!(remote_flags(v6, Some(router)), NeighRemote::ROUTER);
+        assert_eq!(remote_flags(v6, Some(NeighbourFlags::default())), 0);
+        assert_eq!(remote_flags(v6, None), NeighRemote::OVERRIDE, "nothing was told");
+        assert_eq!(remote_flags(v4, Some(local_flags(v6, both))), 0);
+    }
 }

@@ -2,19 +2,21 @@
 //! looks at everything again every second, because an event is a hint and the table is the truth.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+use watari_bgp::evpn::mobility::DampingLimits;
 use watari_bgp::nlri::Key;
 use watari_bgp::speaker::{RestartConfig, Source, SpeakerConfig};
-use watari_bgp::types::{Family, InstanceId, RouterId};
+use watari_bgp::types::{Family, InstanceId, MacAddr, RouterId};
 use watari_config::{Desired, Vni};
 use watari_dataplane::{Dataplane, EventKind, Events as RingEvents};
 
 use super::fabric::{EVPN, Fabric};
-use super::hosts::Hosts;
+use super::hosts::{Decision, Hosts, Notice, Subject};
 use super::import::{Imported, Routes, import};
 use super::kernel::KernelRoutes;
 use super::originate::{Learnt, Originated, announced_nodes, originate};
@@ -94,7 +96,7 @@ impl Task {
             guard,
             bgp,
             best: BTreeMap::new(),
-            hosts: Hosts::default(),
+            hosts: Hosts::new(Ipv4Addr::UNSPECIFIED.into(), DampingLimits::default()),
             originated: Originated::new(),
             numbers: Numbers::default(),
             peers: BTreeMap::new(),
@@ -110,6 +112,7 @@ impl Task {
     /// Runs until `stop`; then closes the sessions so that the peers keep our routes.
     pub(super) async fn run(mut self, mut sources: Sources) {
         let mut head = self.brain.watch_desired();
+        let Some(mut clears) = self.brain.take_clears() else { return };
         let mut tick = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
@@ -126,6 +129,11 @@ impl Task {
                 changed = head.changed() => if changed.is_err() { break },
                 // Who was learnt on an attachment that is blocked now is forgotten at once.
                 () = self.guard.cut.notified() => {}
+                Some(clear) = clears.recv() => {
+                    let was_frozen = self.hosts.clear(clear.subject);
+                    // A caller that went away wants no answer.
+                    let _ = clear.reply.send(was_frozen);
+                }
                 _ = tick.tick() => {}
             }
             let desired = head.borrow_and_update().desired.clone();
@@ -168,6 +176,9 @@ impl Task {
                 self.guard.seen(&event);
                 continue;
             }
+            if let (EventKind::MacMoved, Ok(vni)) = (kind, Vni::new(event.vni)) {
+                self.hosts.port_moved((vni, MacAddr(event.mac)));
+            }
             let worth_telling = matches!(
                 kind,
                 EventKind::MacTableFull
@@ -186,32 +197,63 @@ impl Task {
         let Some(fabric) = Fabric::new(desired) else {
             let nothing = Imported::default();
             let all = MayRemove { evpn: true, unicast: true };
-            return tables::write(&self.maps, &nothing, &BTreeSet::new(), &BTreeSet::new(), all);
+            return tables::write(&self.maps, &nothing, &Decision::default(), &BTreeSet::new(), all);
         };
         let may_remove = self.may_remove();
-        let local = tables::read_local(&self.maps, &fabric.segments, boot_time_ns())?;
+        let now_ns = boot_time_ns();
+        let now = watari_bgp::Instant::from_millis(now_ns / 1_000_000);
+        let seen = tables::read_local(&self.maps, &fabric.segments, now_ns)?;
         let empty = Routes::new();
         let imported = import(&fabric, self.best.get(&EVPN).unwrap_or(&empty));
-        let decision = self.hosts.decide(fabric.vtep, &local.stations, &imported.claims);
-        tables::forget(&self.maps, &decision.forget)?;
+        self.hosts.set_vtep(fabric.vtep.into());
+        let decision = self.hosts.decide(now, &seen, &imported.claims);
+        tables::forget(&self.maps, &decision)?;
+        self.tell_notices(&decision.notices);
         let [kept_campus, kept_fabric] = tables::kept(&self.maps, may_remove)?;
         let learnt = Learnt {
-            stations: decision.advertise,
-            addresses: local.addresses,
+            stations: decision.advertise.clone(),
+            addresses: decision.addresses.clone(),
             campus: self.campus(&fabric).union(&kept_campus).copied().collect(),
             fabric: imported.prefixes.keys().chain(&kept_fabric).copied().collect(),
         };
         self.tell(originate(desired, &fabric, &learnt)).await;
-        let here: BTreeSet<_> = learnt.stations.keys().copied().collect();
         // What could not be written keeps nothing else from its place, and the facts from nobody.
-        let written = tables::write(&self.maps, &imported, &here, &learnt.campus, may_remove);
+        let written = tables::write(&self.maps, &imported, &decision, &learnt.campus, may_remove);
         let routed = self.kernel.sync(desired, &fabric.tenants, &self.best, &imported, may_remove).await;
-        let shown = show::Shown { maps: &self.maps, learnt: &learnt, imported: &imported, best: &self.best };
+        let shown = show::Shown {
+            maps: &self.maps,
+            learnt: &learnt,
+            imported: &imported,
+            best: &self.best,
+            hosts: &self.hosts,
+            now,
+        };
         let mut facts = show::facts(&shown);
         facts["announced"] = serde_json::json!(announced_nodes(desired, &fabric, &self.originated));
         show::bgp(&mut facts, &self.bgp, &self.numbers, self.is_restart, !self.awaiting.is_empty()).await;
         self.board.write(facts);
         written.and(routed)
+    }
+
+    /// Tells an operator what was frozen, freed or pinned elsewhere.
+    fn tell_notices(&self, notices: &[Notice]) {
+        let object = |subject: &Subject| format!("duplicates.{}.{subject}", subject.vni());
+        for notice in notices {
+            match notice {
+                Notice::Frozen(subject) => {
+                    let found = self.hosts.duplicates().find(|d| d.subject == *subject);
+                    let reason = found.map(|d| show::reason(&d)).unwrap_or_default();
+                    self.brain.events().emit("duplicate", object(subject), reason);
+                }
+                Notice::Thawed(subject) => {
+                    self.brain.events().emit("duplicate", object(subject), "free again, by time");
+                }
+                Notice::Pinned(subject, vtep) => {
+                    let message = format!("learnt here, pinned by gateway {vtep}: not advertised");
+                    self.brain.events().emit("pinned", object(subject), message);
+                }
+            }
+        }
     }
 
     fn may_remove(&mut self) -> MayRemove {

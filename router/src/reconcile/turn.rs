@@ -202,7 +202,8 @@ impl Turns {
         let (Some(objects), old) = (now["objects"].as_object(), &before["objects"]) else { return };
         for (path, object) in objects {
             let (from, to) = (&old[path]["state"], &object["state"]);
-            if from != to && (!from.is_null() || to != "up") {
+            // Of a duplicate the facts have told already, when it was found.
+            if from != to && (!from.is_null() || to != "up") && to != "duplicate" {
                 let reason = object["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();
                 let from = from.as_str().unwrap_or("unknown");
                 let to = to.as_str().unwrap_or("unknown");
