@@ -1,6 +1,6 @@
 //! The validated document seen from one gateway: complete, ordered, with a generation.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -17,6 +17,18 @@ pub struct Desired {
     generation: u64,
     gateway: Name,
     document: Document,
+}
+
+impl Gateway {
+    /// Its BGP identifier (RFC 6286), also the administrator of its route distinguishers. Validation holds that there
+    /// is one.
+    pub fn bgp_identifier(&self) -> Option<Ipv4Addr> {
+        match (self.router_id, self.vtep) {
+            (Some(id), _) => Some(id),
+            (None, IpAddr::V4(vtep)) => Some(vtep),
+            (None, IpAddr::V6(_)) => None,
+        }
+    }
 }
 
 impl Desired {
@@ -145,11 +157,24 @@ fn first_address(slice: &IpNet) -> IpAddr {
     }
 }
 
-/// The unique MAC of the gateway with VTEP `vtep`: locally administered, made of the low three octets of
-/// the VTEP address, which validation holds unique.
-pub fn router_mac(vtep: std::net::Ipv4Addr) -> Mac {
-    let [_, b, c, d] = vtep.octets();
-    Mac::new([0x02, 0x57, 0x54 ^ 0x80, b, c, d]).expect("an individual address")
+/// The unique MAC of the gateway with VTEP `vtep`, locally administered: made of the low three octets of an IPv4
+/// address, or of a hash of an IPv6 one, whose low octets often are the same at every site. Validation holds it
+/// unique.
+pub fn router_mac(vtep: IpAddr) -> Mac {
+    let octets = match vtep {
+        IpAddr::V4(v4) => {
+            let [_, b, c, d] = v4.octets();
+            [0x02, 0x57, 0x54 ^ 0x80, b, c, d]
+        }
+        IpAddr::V6(v6) => {
+            // FNV-1a, its halves folded into one.
+            let step = |hash: u64, octet: u8| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);
+            let hash = v6.octets().into_iter().fold(0xcbf2_9ce4_8422_2325, step);
+            let [a, b, c, d] = ((hash >> 32) as u32 ^ hash as u32).to_be_bytes();
+            [0x02, 0x56, a, b, c, d]
+        }
+    };
+    Mac::new(octets).expect("an individual address")
 }
 
 /// Names of devices, namespaces and pins, made of the names of the objects they serve.

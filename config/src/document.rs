@@ -73,8 +73,10 @@ object! {
     pub struct Gateway {
         /// The site it stands at.
         pub site: Name,
-        /// Underlay address of the VTEP, also BGP identifier (RFC 6286).
-        pub vtep: Ipv4Addr,
+        /// Underlay address of the VTEP, IPv4 or IPv6; those of all gateways are of one family.
+        pub vtep: IpAddr,
+        /// BGP identifier (RFC 6286), unique among the gateways; the VTEP address where that is IPv4.
+        pub router_id: Option<Ipv4Addr>,
         /// Its AS number; gateways of one number speak iBGP.
         pub asn: Asn,
         /// The device towards the WAN: VXLAN that arrives there is dropped.

@@ -10,6 +10,7 @@ mod underlay;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -19,8 +20,11 @@ use crate::read::{Path, Problem, Problems, Read};
 
 /// The most objects of one kind.
 pub const OBJECTS_MAX: usize = 4096;
-/// What VXLAN adds to an inner IP packet over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
-pub const VXLAN_OVERHEAD_BYTES: u16 = 50;
+/// What VXLAN adds to an inner IP packet, by the family of the VTEPs: outer IPv4 20 or IPv6 40, UDP 8, VXLAN 8, inner
+/// Ethernet 14.
+pub const fn vxlan_overhead_bytes(vtep: IpAddr) -> u16 {
+    if vtep.is_ipv4() { 50 } else { 70 }
+}
 
 /// Checks that the objects of `document` hold together.
 ///

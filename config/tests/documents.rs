@@ -93,6 +93,70 @@ fn a_tunnel_that_would_lead_through_itself_is_refused() {
     );
 }
 
+/// The whole document with VTEPs and the ends of the direct tunnel of IPv6.
+fn whole_v6() -> String {
+    WHOLE
+        .replace("vtep: 10.255.0.1", "vtep: \"2001:db8:a::1\"\n    router_id: 10.255.0.1")
+        .replace("vtep: 10.255.0.2", "vtep: \"2001:db8:b::1\"\n    router_id: 10.255.0.2")
+        .replace("10.90.0.1/24", "fd00:90::1/64")
+        .replace("10.90.0.2/24", "fd00:90::2/64")
+        .replace("mtu: 1420", "mtu: 1440")
+}
+
+/// The problem with `path` of the IPv6 document with `from` replaced by `to`.
+#[track_caller]
+fn refused_v6(from: &str, to: &str, path: &str, words: &str) {
+    let whole = whole_v6();
+    assert!(whole.contains(from), "the document has no {from:?}");
+    let problems = desired(&whole.replacen(from, to, 1)).expect_err("must be refused");
+    assert!(
+        problems.iter().any(|p| p.path == path && p.message.contains(words)),
+        "{from:?} -> {to:?}: expected {path}: …{words}…, got {problems:#?}"
+    );
+}
+
+#[test]
+fn vteps_may_be_of_ipv6() {
+    let desired = desired(&whole_v6()).unwrap();
+    let own = desired.gateway().unwrap();
+    assert_eq!(own.bgp_identifier().unwrap().to_string(), "10.255.0.1");
+    let far = &desired.document().gateways[&"gw-b".parse().unwrap()];
+    let macs = [own, far].map(|g| watari_config::desired::router_mac(g.vtep));
+    assert_ne!(macs[0], macs[1], "two sites whose VTEPs end alike");
+    assert_eq!(desired.own_mac(), Some(macs[0]));
+}
+
+#[test]
+fn an_ipv6_vtep_needs_an_identifier_of_its_own() {
+    refused_v6("    router_id: 10.255.0.1\n", "", "gateways.gw-a.router_id", "is required");
+    refused_v6("router_id: 10.255.0.1", "router_id: 0.0.0.0", "gateways.gw-a.router_id", "0.0.0.0");
+    refused_v6(
+        "router_id: 10.255.0.2",
+        "router_id: 10.255.0.1",
+        "gateways.gw-b.router_id",
+        "already used by gateways.gw-a.router_id",
+    );
+}
+
+#[test]
+fn vteps_of_one_fabric_are_of_one_family() {
+    let path = "gateways.gw-b.vtep";
+    refused_v6("vtep: \"2001:db8:b::1\"", "vtep: 10.255.0.2", path, "family of 2001:db8:a::1");
+    for wrong in ["fe80::1", "::ffff:10.0.0.1", "::1", "ff02::1"] {
+        refused_v6("2001:db8:b::1", wrong, path, "must be");
+    }
+    let end = "tunnels.ab-l2vpn.direct.ends.gw-a.address";
+    refused_v6("fd00:90::1/64", "10.90.0.1/24", end, "family of the VTEP");
+    refused("10.90.0.1/24", "\"fd00:90::1/64\"", end, "family of the VTEP");
+}
+
+/// 20 bytes more than over IPv4.
+#[test]
+fn over_ipv6_vxlan_needs_more_room() {
+    refused_v6("mtu: 1440", "mtu: 1420", "segments.lab-net.mtu", "1370 bytes and 70 of VXLAN");
+    refused_v6("mtu: 1440", "mtu: 1200", "tunnels.ab-wg.mtu", "1280 at least");
+}
+
 #[test]
 fn a_malformed_key_is_refused() {
     refused(

@@ -97,7 +97,7 @@ pub enum Key {
     /// A VNI.
     SegmentEntry(Vni),
     /// A VTEP that VXLAN may come from, out of this device.
-    TunnelVtep(String, Ipv4Addr),
+    TunnelVtep(String, IpAddr),
     /// Where the packets of a `direct` tunnel meet the wire, by the kernel's end of its veth.
     Wire(String),
     /// An address of a node behind this device.
@@ -168,7 +168,7 @@ pub enum Value {
         /// Its UDP port.
         vxlan_port: u16,
         /// Our VTEP address.
-        vtep: Ipv4Addr,
+        vtep: IpAddr,
         /// The gateway MAC of the fabric.
         anycast_mac: Mac,
         /// Our own.
@@ -263,9 +263,9 @@ pub enum Value {
     /// A path probe.
     Probe {
         /// Our address.
-        local: Ipv4Addr,
+        local: IpAddr,
         /// The far side's.
-        remote: Ipv4Addr,
+        remote: IpAddr,
         /// Through this device.
         device: String,
     },

@@ -4,11 +4,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Check, Unique, VXLAN_OVERHEAD_BYTES, at};
+use super::{Check, Unique, at, vxlan_overhead_bytes};
 use crate::desired::{device, router_mac};
-use crate::document::{DirectTunnel, Tunnel, WireguardTunnel};
+use crate::document::{DirectTunnel, Gateway, Tunnel, WireguardTunnel};
 use crate::names::Name;
 use crate::read::Path;
+
+/// The smallest MTU of a link that carries IPv6 (RFC 8200 section 5).
+const IPV6_MTU_MIN: u16 = 1280;
 
 pub(super) fn check(check: &mut Check<'_>) {
     gateways(check);
@@ -18,13 +21,16 @@ pub(super) fn check(check: &mut Check<'_>) {
 }
 
 fn gateways(check: &mut Check<'_>) {
-    let (mut vteps, mut macs) = (Unique::new(), Unique::new());
+    let (mut vteps, mut macs, mut ids) = (Unique::new(), Unique::new(), Unique::new());
     for (name, gateway) in &check.document.gateways {
         let path = at("gateways").field(name.as_str());
         check.reference(&check.document.sites, "site", &gateway.site, &path.field("site"));
         let vtep = path.field("vtep");
-        if gateway.vtep.is_unspecified() || gateway.vtep.is_multicast() || gateway.vtep.is_loopback() {
-            check.add(&vtep, "must be a unicast address other than loopback");
+        vtep_address(check, gateway, &vtep);
+        identifier(check, gateway, &path.field("router_id"));
+        if let Some(id) = gateway.bgp_identifier() {
+            let field = path.field(if gateway.router_id.is_some() { "router_id" } else { "vtep" });
+            ids.take(id, format!("BGP identifier {id}"), &field, &mut check.problems);
         }
         vteps.take(gateway.vtep, format!("VTEP {}", gateway.vtep), &vtep, &mut check.problems);
         macs.take(
@@ -41,6 +47,33 @@ fn gateways(check: &mut Check<'_>) {
                 check.add(&here, format!("device {trunk} is the uplink"));
             }
         }
+    }
+}
+
+fn vtep_address(check: &mut Check<'_>, gateway: &Gateway, path: &Path) {
+    let vtep = gateway.vtep;
+    if vtep.is_unspecified() || vtep.is_multicast() || vtep.is_loopback() {
+        check.add(path, "must be a unicast address other than loopback");
+    }
+    if let IpAddr::V6(v6) = vtep
+        && (v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some())
+    {
+        check.add(path, "must be an IPv6 address that is neither link-local nor IPv4-mapped");
+    }
+    // Any two gateways may have a tunnel between them, and VXLAN joins two addresses of one family.
+    let mut others = check.document.gateways.iter();
+    if let Some((name, first)) = others.next()
+        && first.vtep.is_ipv4() != vtep.is_ipv4()
+    {
+        check.add(path, format!("must be of the family of {}, the VTEP of gateway {name}", first.vtep));
+    }
+}
+
+fn identifier(check: &mut Check<'_>, gateway: &Gateway, path: &Path) {
+    match gateway.router_id {
+        None if gateway.vtep.is_ipv6() => check.add(path, "is required where the VTEP is an IPv6 address"),
+        Some(id) if id.is_unspecified() => check.add(path, "must not be 0.0.0.0 (RFC 6286)"),
+        _ => {}
     }
 }
 
@@ -77,7 +110,7 @@ fn wireguard_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, wireguard: &Wireguar
             check.add(&field, "must be a unicast address and a port other than 0");
         }
         let mut gateways = check.document.gateways.iter();
-        if let Some((name, _)) = gateways.find(|(_, g)| IpAddr::V4(g.vtep) == endpoint.ip()) {
+        if let Some((name, _)) = gateways.find(|(_, g)| g.vtep == endpoint.ip()) {
             check.add(&field, format!("is the VTEP of gateway {name}, which is reached through the tunnel"));
         }
     }
@@ -139,6 +172,11 @@ fn direct_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, direct: &DirectTunnel, 
     for (gateway, end) in &direct.ends {
         let field = here.field(gateway.as_str()).field("address");
         host_address(check, &end.address, &field);
+        // The next hop on the way to a VTEP is of the VTEP's family.
+        let vtep = check.document.gateways.get(gateway).map(|g| g.vtep);
+        if let Some(vtep) = vtep.filter(|v| v.is_ipv4() != end.address.addr().is_ipv4()) {
+            check.add(&field, format!("must be of the family of the VTEP, {vtep}"));
+        }
     }
 }
 
@@ -158,15 +196,22 @@ pub(super) fn host_address(check: &mut Check<'_>, net: &IpNet, path: &Path) {
 }
 
 fn mtu(check: &mut Check<'_>, name: &Name, tunnel: &Tunnel) {
+    let gateways = &check.document.gateways;
+    let Some(vtep) = tunnel.between.iter().find_map(|end| gateways.get(end)).map(|g| g.vtep) else { return };
+    let overhead = vxlan_overhead_bytes(vtep);
+    if vtep.is_ipv6() && tunnel.mtu.get() < IPV6_MTU_MIN {
+        let path = at("tunnels").field(name.as_str()).field("mtu");
+        check.add(&path, format!("must be {IPV6_MTU_MIN} at least, as the VTEPs are IPv6 (RFC 8200 section 5)"));
+    }
     for (segment_name, segment) in &check.document.segments {
-        let needed = segment.mtu.get() + VXLAN_OVERHEAD_BYTES;
+        let needed = segment.mtu.get() + overhead;
         if needed > tunnel.mtu.get() {
             let path = at("segments").field(segment_name.as_str()).field("mtu");
             check.add(
                 &path,
                 format!(
-                    "{} bytes and {VXLAN_OVERHEAD_BYTES} of VXLAN do not fit into tunnel {name} of {} bytes; at most {}",
-                    segment.mtu, tunnel.mtu, tunnel.mtu.get().saturating_sub(VXLAN_OVERHEAD_BYTES),
+                    "{} bytes and {overhead} of VXLAN do not fit into tunnel {name} of {} bytes; at most {}",
+                    segment.mtu, tunnel.mtu, tunnel.mtu.get().saturating_sub(overhead),
                 ),
             );
         }

@@ -23,7 +23,7 @@ impl Making<'_> {
             Key::Vxlan(vxlan.clone()),
             Value::Vxlan { port: fabric.vxlan_port, mtu: VXLAN_MTU },
         );
-        let address = IpNet::new(vtep.into(), 32).expect("a host's prefix length");
+        let address = IpNet::from(vtep);
         self.want(&owner, Key::Address(Ns::Root, vxlan.clone(), address), Value::Present);
         self.last_routes(&owner, &vxlan);
         // The programs ask the kernel for the way to a VTEP as if this device forwarded. It never does: its
@@ -61,9 +61,9 @@ impl Making<'_> {
         let gateways = &self.desired.document().gateways;
         let far = gateways.iter().filter(|(name, _)| *name != self.desired.gateway_name());
         for vtep in far.map(|(_, gateway)| gateway.vtep).collect::<Vec<_>>() {
-            let prefix = IpNet::new(vtep.into(), 32).expect("a host's prefix length");
+            let prefix = IpNet::from(vtep);
             let value =
-                Value::Route { via: None, source: Some(self.gateway.vtep.into()), metric: METRIC_LAST };
+                Value::Route { via: None, source: Some(self.gateway.vtep), metric: METRIC_LAST };
             self.want(owner, Key::Route(Ns::Root, prefix, vxlan.to_owned()), value);
         }
     }

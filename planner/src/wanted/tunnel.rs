@@ -43,7 +43,7 @@ impl Making<'_> {
         let device = device::wireguard(name);
         let peer = WireguardPeer {
             endpoint: wireguard.endpoints.get(far_name).copied(),
-            allowed_ips: vec![IpNet::from(IpAddr::V4(far.vtep))],
+            allowed_ips: vec![IpNet::from(far.vtep)],
             keepalive_s: wireguard.keepalive_s,
         };
         let value = Wireguard {
@@ -55,7 +55,7 @@ impl Making<'_> {
         self.want(owner, Key::Wireguard(device.clone()), Value::Wireguard(value));
         // Reverse-path filtering, loose too, drops what comes in by a device without an address when the way back
         // leads through another tunnel.
-        let own = IpNet::from(IpAddr::V4(self.gateway.vtep));
+        let own = IpNet::from(self.gateway.vtep);
         self.want(owner, Key::Address(Ns::Root, device.clone(), own), Value::Present);
         Some((device, None))
     }
@@ -129,8 +129,8 @@ impl Making<'_> {
         let up = self.observed.tunnels.get(name).is_some_and(|t| t.up);
         // Metrics of different tunnels to one gateway differ, so that each keeps a route of its own for its probe.
         let metric = u32::from(tunnel.preference) + 1 + if up { 0 } else { METRIC_DOWN };
-        let route = Value::Route { via, source: Some(local.into()), metric };
-        let prefix = IpNet::from(IpAddr::V4(far.vtep));
+        let route = Value::Route { via, source: Some(local), metric };
+        let prefix = IpNet::from(far.vtep);
         self.want(owner, Key::Route(Ns::Root, prefix, device.to_owned()), route);
         self.loose_rp_filter(owner, &Ns::Root, device);
         self.want(owner, Key::TunnelVtep(device.to_owned(), far.vtep), Value::Present);

@@ -1,7 +1,7 @@
 //! The fabric as the facts see it: who we are, which VNIs mean what here, and the numbers of EVPN.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use watari_bgp::community::RouteTarget;
 use watari_bgp::types::{Asn, InstanceId, MacAddr, Rd};
@@ -19,13 +19,15 @@ pub fn tenant_instance(l3vni: Vni) -> InstanceId {
 #[derive(Clone, Debug)]
 pub struct Fabric {
     /// Our VTEP address.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
+    /// Our BGP identifier, administrator of our route distinguishers (RFC 7432 section 7.9).
+    pub identifier: Ipv4Addr,
     /// Our AS number.
     pub asn: u32,
     /// Our Router's MAC.
     pub router_mac: MacAddr,
     /// VTEPs at the far ends of our tunnels.
-    pub far: BTreeSet<Ipv4Addr>,
+    pub far: BTreeSet<IpAddr>,
     /// Segments that are present here: VNI → L3VNI of the tenant.
     pub segments: BTreeMap<Vni, Vni>,
     /// Tenants that are present here: L3VNI → name.
@@ -38,6 +40,7 @@ impl Fabric {
     /// The fabric as `desired` has it; `None` until this gateway has an object of its own.
     pub fn new(desired: &Desired) -> Option<Self> {
         let gateway = desired.gateway()?;
+        let identifier = gateway.bgp_identifier()?;
         let document = desired.document();
         let segments: BTreeMap<Vni, Vni> =
             desired.segments().map(|(_, s)| (s.vni, document.tenants[&s.tenant].l3vni)).collect();
@@ -46,18 +49,19 @@ impl Fabric {
         let router_mac = watari_config::desired::router_mac(gateway.vtep);
         Some(Self {
             vtep: gateway.vtep,
+            identifier,
             asn: gateway.asn.get(),
             router_mac: MacAddr(router_mac.octets()),
             far: desired.tunnels().map(|(_, _, _, gateway)| gateway.vtep).collect(),
             segments,
             tenants,
-            rds: distinguishers(gateway.vtep, all),
+            rds: distinguishers(identifier, all),
         })
     }
 
-    /// The route distinguisher of a VNI of the document (RFC 7432 section 7.9: our address and a number).
+    /// The route distinguisher of a VNI of the document (RFC 7432 section 7.9: our identifier and a number).
     pub fn rd(&self, vni: Vni) -> Rd {
-        self.rds.get(&vni).copied().unwrap_or_else(|| Rd::from_ip(self.vtep, 0))
+        self.rds.get(&vni).copied().unwrap_or_else(|| Rd::from_ip(self.identifier, 0))
     }
 
     /// The route target of a VNI (RFC 8365 section 5.1.2.1), with the low 16 bits of the AS number, since
@@ -68,7 +72,7 @@ impl Fabric {
 }
 
 /// A VNI has 24 bits and the number of a distinguisher 16: where two VNIs meet, the higher one steps on.
-fn distinguishers(vtep: Ipv4Addr, vnis: impl Iterator<Item = Vni>) -> BTreeMap<Vni, Rd> {
+fn distinguishers(identifier: Ipv4Addr, vnis: impl Iterator<Item = Vni>) -> BTreeMap<Vni, Rd> {
     let mut sorted: Vec<Vni> = vnis.collect();
     sorted.sort();
     let mut taken = BTreeSet::new();
@@ -78,7 +82,7 @@ fn distinguishers(vtep: Ipv4Addr, vnis: impl Iterator<Item = Vni>) -> BTreeMap<V
         while !taken.insert(number) {
             number = number.wrapping_add(1);
         }
-        rds.insert(vni, Rd::from_ip(vtep, number));
+        rds.insert(vni, Rd::from_ip(identifier, number));
     }
     rds
 }

@@ -4,7 +4,7 @@
 //! station or prefix by several gateways have different distinguishers; they meet here and one wins.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use watari_bgp::evpn::EvpnKey;
@@ -24,7 +24,7 @@ pub type Routes = BTreeMap<Key, Best>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remote {
     /// The gateway.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     /// VNI to send with: the one it told us.
     pub l3vni: Vni,
     /// Its Router's MAC.
@@ -37,7 +37,7 @@ pub struct Imported {
     /// The winning claim to each station and address.
     pub claims: Claims,
     /// Gateways that want the broadcast of a segment.
-    pub flood: BTreeMap<Vni, BTreeSet<Ipv4Addr>>,
+    pub flood: BTreeMap<Vni, BTreeSet<IpAddr>>,
     /// Prefixes by L3VNI of the tenant.
     pub prefixes: BTreeMap<(Vni, IpNet), Remote>,
 }
@@ -58,7 +58,7 @@ pub fn import(fabric: &Fabric, routes: &Routes) -> Imported {
             EvpnKey::Imet { .. } => {
                 for vni in targets(best).filter(|v| fabric.segments.contains_key(v)) {
                     let to = best.attrs.pmsi_tunnel.as_ref().and_then(|p| p.endpoint());
-                    let to = if let Some(IpAddr::V4(v4)) = to { v4 } else { vtep };
+                    let to = to.unwrap_or(vtep);
                     if !fabric.far.contains(&to) {
                         continue;
                     }
@@ -74,9 +74,9 @@ pub fn import(fabric: &Fabric, routes: &Routes) -> Imported {
 }
 
 /// The gateway a route of somebody else leads to: one that a tunnel leads to. Nobody is believed about others.
-fn vtep(fabric: &Fabric, best: &Best) -> Option<Ipv4Addr> {
+fn vtep(fabric: &Fabric, best: &Best) -> Option<IpAddr> {
     match (best.source, best.next_hop()?) {
-        (Source::Peer(_), IpAddr::V4(vtep)) if fabric.far.contains(&vtep) => Some(vtep),
+        (Source::Peer(_), vtep) if fabric.far.contains(&vtep) => Some(vtep),
         _ => None,
     }
 }
@@ -85,7 +85,7 @@ fn targets(best: &Best) -> impl Iterator<Item = Vni> + '_ {
     best.attrs.route_targets().filter_map(target_vni)
 }
 
-fn prefix_route(fabric: &Fabric, best: &Best, vtep: Ipv4Addr, prefix: IpNet, imported: &mut Imported) {
+fn prefix_route(fabric: &Fabric, best: &Best, vtep: IpAddr, prefix: IpNet, imported: &mut Imported) {
     // Without a Router's MAC a routed packet cannot be addressed (RFC 9136 section 4.4.1).
     let Some(router_mac) = best.attrs.router_mac() else { return };
     let Ok(label) = Vni::new(best.data.label1.get()) else { return };

@@ -118,7 +118,7 @@ struct Origination<'a> {
 impl Origination<'_> {
     fn evpn(&mut self, nlri: Nlri, communities: Vec<ExtCommunity>, pmsi: Option<PmsiTunnel>) {
         let attrs = PathAttributes {
-            next_hop: Some(NextHop::V4(self.fabric.vtep)),
+            next_hop: Some(NextHop::from(self.fabric.vtep)),
             ext_communities: communities,
             pmsi_tunnel: pmsi,
             ..PathAttributes::default()
@@ -131,7 +131,7 @@ impl Origination<'_> {
     }
 
     fn broadcast(&mut self, vni: Vni, _l3vni: Vni) {
-        let originator = IpAddr::V4(self.fabric.vtep);
+        let originator = self.fabric.vtep;
         let route = Imet { rd: self.fabric.rd(vni), tag: 0, originator };
         let Some(label) = bgp_vni(vni) else { return };
         let pmsi = PmsiTunnel::ingress_replication(label, originator);

@@ -52,9 +52,9 @@ impl Numbers {
 pub fn neighbours(desired: &Desired, numbers: &mut Numbers) -> BTreeMap<PeerId, PeerSettings> {
     let Some(own) = desired.gateway() else { return BTreeMap::new() };
     let mut all = BTreeMap::new();
-    let local = (IpAddr::V4(own.vtep), Asn(own.asn.get()));
+    let local = (own.vtep, Asn(own.asn.get()));
     for (_, _, far_name, far) in desired.tunnels() {
-        let remote = (IpAddr::V4(far.vtep), Asn(far.asn.get()));
+        let remote = (far.vtep, Asn(far.asn.get()));
         let mut config = PeerConfig::new(EVPN, local, remote);
         config.families = vec![Family::L2vpnEvpn];
         config.policy = Policy::accept_all();

@@ -66,11 +66,11 @@ pub(super) struct Task {
 
 /// The speaker's configuration for this gateway.
 pub(super) fn speaker_config(desired: &Desired) -> Option<SpeakerConfig> {
-    let vtep = desired.gateway()?.vtep;
+    let identifier = desired.gateway()?.bgp_identifier()?;
     let mut seed = [0; 8];
     // Jitter need not be unpredictable: without randomness it is only less even.
     let _ = getrandom::fill(&mut seed);
-    Some(SpeakerConfig { router_id: RouterId(vtep), seed: u64::from_ne_bytes(seed) })
+    Some(SpeakerConfig { router_id: RouterId(identifier), seed: u64::from_ne_bytes(seed) })
 }
 
 impl Task {
@@ -205,7 +205,7 @@ impl Task {
         let seen = tables::read_local(&self.maps, &fabric.segments, now_ns)?;
         let empty = Routes::new();
         let imported = import(&fabric, self.best.get(&EVPN).unwrap_or(&empty));
-        self.hosts.set_vtep(fabric.vtep.into());
+        self.hosts.set_vtep(fabric.vtep);
         let decision = self.hosts.decide(now, &seen, &imported.claims);
         tables::forget(&self.maps, &decision)?;
         self.tell_notices(&decision.notices);

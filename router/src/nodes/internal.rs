@@ -8,7 +8,7 @@
 //! back to a VTEP leads into its tunnel, so no connection comes about. What can be asked is bounded: echo
 //! and measurement to addresses of the segment, so many at a time, so often.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,7 @@ pub enum AskError {
     #[error("no answer from the gateway at {at}: {detail}")]
     Silent {
         /// Its VTEP.
-        at: Ipv4Addr,
+        at: IpAddr,
         /// What happened.
         detail: String,
     },
@@ -123,7 +123,7 @@ pub enum AskError {
     #[error("the gateway at {at} answered {status}")]
     Refused {
         /// Its VTEP.
-        at: Ipv4Addr,
+        at: IpAddr,
         /// The HTTP status.
         status: StatusCode,
     },
@@ -134,8 +134,8 @@ pub enum AskError {
 /// # Errors
 /// When it gives no answer.
 pub async fn ask<Q, A>(
-    own: Option<Ipv4Addr>,
-    to: Ipv4Addr,
+    own: Option<IpAddr>,
+    to: IpAddr,
     path: &str,
     question: &Q,
     wait: Duration,
@@ -148,9 +148,9 @@ where
     let silent = |detail: String| AskError::Silent { at: to, detail };
     let body = serde_json::to_vec(question).map_err(|e| silent(e.to_string()))?;
     let exchange = async {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::new(own.into(), 0))?;
-        let connecting = socket.connect(SocketAddr::new(to.into(), PORT));
+        let socket = if own.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(own, 0))?;
+        let connecting = socket.connect(SocketAddr::new(to, PORT));
         let stream = tokio::time::timeout(CONNECT_WAIT_MAX, connecting).await??;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -214,9 +214,9 @@ pub async fn run(nodes: Arc<Nodes>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-async fn listening(nodes: &Arc<Nodes>, vtep: Option<Ipv4Addr>, router: Router) {
+async fn listening(nodes: &Arc<Nodes>, vtep: Option<IpAddr>, router: Router) {
     let Some(vtep) = vtep else { return std::future::pending().await };
-    match listen::bind(SocketAddr::new(vtep.into(), PORT)) {
+    match listen::bind(SocketAddr::new(vtep, PORT)) {
         Ok(listener) => {
             let gate = Gate {
                 connections_max: CONNECTIONS_MAX,
@@ -238,7 +238,7 @@ fn is_gateway(nodes: &Nodes, from: IpAddr) -> bool {
     let desired = nodes.brain.desired();
     let own = desired.gateway_name();
     let others = desired.document().gateways.iter().filter(|(name, _)| *name != own);
-    others.map(|(_, gateway)| IpAddr::V4(gateway.vtep)).any(|vtep| vtep == from)
+    others.map(|(_, gateway)| gateway.vtep).any(|vtep| vtep == from)
 }
 
 impl Internal {
