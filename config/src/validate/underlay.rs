@@ -201,7 +201,10 @@ fn mtu(check: &mut Check<'_>, name: &Name, tunnel: &Tunnel) {
     let overhead = vxlan_overhead_bytes(vtep);
     if vtep.is_ipv6() && tunnel.mtu.get() < IPV6_MTU_MIN {
         let path = at("tunnels").field(name.as_str()).field("mtu");
-        check.add(&path, format!("must be {IPV6_MTU_MIN} at least, as the VTEPs are IPv6 (RFC 8200 section 5)"));
+        check.add(
+            &path,
+            format!("must be {IPV6_MTU_MIN} at least, as the VTEPs are IPv6 (RFC 8200 section 5)"),
+        );
     }
     for (segment_name, segment) in &check.document.segments {
         let needed = segment.mtu.get() + overhead;
@@ -211,7 +214,9 @@ fn mtu(check: &mut Check<'_>, name: &Name, tunnel: &Tunnel) {
                 &path,
                 format!(
                     "{} bytes and {overhead} of VXLAN do not fit into tunnel {name} of {} bytes; at most {}",
-                    segment.mtu, tunnel.mtu, tunnel.mtu.get().saturating_sub(overhead),
+                    segment.mtu,
+                    tunnel.mtu,
+                    tunnel.mtu.get().saturating_sub(overhead),
                 ),
             );
         }

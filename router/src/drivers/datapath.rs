@@ -4,7 +4,7 @@
 //! anew under another index, reads back as `#<index>`: nobody wants it, so the next plan removes it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -112,9 +112,8 @@ impl Datapath {
             system.insert(Key::SegmentEntry(vni(number)), segment_value(&segment));
         }
         for key in maps.vteps.entries()?.into_keys() {
-            if let IpAddr::V4(vtep) = ip_from_bytes(key.vtep) {
-                system.insert(Key::TunnelVtep(name(names, key.ifindex), vtep), Value::Present);
-            }
+            let vtep = ip_from_bytes(key.vtep);
+            system.insert(Key::TunnelVtep(name(names, key.ifindex), vtep), Value::Present);
         }
         for (ifindex, wire) in maps.wires.entries()? {
             system.insert(Key::Wire(name(names, ifindex)), Value::Wire(port_at(names, wire.port)));
@@ -155,7 +154,7 @@ impl Datapath {
             }
             Key::TunnelVtep(device, vtep) => {
                 let Some(ifindex) = gone(device) else { return Ok(()) };
-                maps.vteps.remove(&TunnelKey { ifindex, vtep: ip_bytes((*vtep).into()) })?;
+                maps.vteps.remove(&TunnelKey { ifindex, vtep: ip_bytes(*vtep) })?;
             }
             Key::Wire(device) => {
                 let Some(ifindex) = gone(device) else { return Ok(()) };
@@ -192,7 +191,7 @@ impl Datapath {
                     vxlan_port: *vxlan_port,
                     flags: Config::OWN_ENCAP,
                     dscp: Config::DSCP_INNER,
-                    local_vtep: ip_bytes((*vtep).into()),
+                    local_vtep: ip_bytes(*vtep),
                     anycast_mac: anycast_mac.octets(),
                     router_mac: router_mac.octets(),
                 })?;
@@ -208,7 +207,7 @@ impl Datapath {
                 }
             }
             (Key::TunnelVtep(device, vtep), _) => {
-                let key = TunnelKey { ifindex: index(indices, device)?, vtep: ip_bytes((*vtep).into()) };
+                let key = TunnelKey { ifindex: index(indices, device)?, vtep: ip_bytes(*vtep) };
                 maps.vteps.upsert(&key, &1)?;
             }
             (Key::Wire(device), Value::Wire(at)) => {
@@ -318,10 +317,7 @@ fn gateway_value(config: &Config, names: &Names) -> Value {
     Value::Gateway {
         vxlan: name(names, config.vxlan_ifindex),
         vxlan_port: config.vxlan_port,
-        vtep: match ip_from_bytes(config.local_vtep) {
-            IpAddr::V4(vtep) => vtep,
-            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-        },
+        vtep: ip_from_bytes(config.local_vtep),
         anycast_mac: mac(config.anycast_mac),
         router_mac: mac(config.router_mac),
     }

@@ -189,7 +189,7 @@ pub fn write(
 fn flood(maps: &Dataplane, imported: &Imported, remove: bool) -> Result<(), DriverError> {
     let present = maps.flood_vteps.entries()?;
     for (vni, vteps) in &imported.flood {
-        let mut list: BTreeSet<[u8; 16]> = vteps.iter().map(|v| ip_bytes((*v).into())).collect();
+        let mut list: BTreeSet<[u8; 16]> = vteps.iter().map(|v| ip_bytes(*v)).collect();
         if let (false, Some(now)) = (remove, present.get(&vni.get())) {
             list.extend(now.as_slice());
         }
@@ -219,12 +219,8 @@ fn routes(
     let present = maps.routes.entries()?;
     let mut wanted: BTreeMap<Prefix, Route> = BTreeMap::new();
     for ((l3vni, net), remote) in &imported.prefixes {
-        let route = Route::remote(
-            RouteOrigin::Evpn,
-            remote.l3vni.get(),
-            ip_bytes(remote.vtep.into()),
-            remote.router_mac.0,
-        );
+        let route =
+            Route::remote(RouteOrigin::Evpn, remote.l3vni.get(), ip_bytes(remote.vtep), remote.router_mac.0);
         wanted.insert(Prefix::new(l3vni.get(), net.addr(), net.prefix_len())?, route);
     }
     for (l3vni, net) in campus {

@@ -107,11 +107,9 @@ impl Engines {
         for probe in probes {
             let config = &probe.config;
             self.probes.insert(config.name.clone(), config.clone());
-            if let (std::net::IpAddr::V4(local), std::net::IpAddr::V4(remote)) = (config.local, config.remote)
-            {
-                let value = Value::Probe { local, remote, device: config.device.clone() };
-                observed.system.insert(Key::Probe(config.name.clone()), value);
-            }
+            let (local, remote, device) = (config.local, config.remote, config.device.clone());
+            let value = Value::Probe { local, remote, device };
+            observed.system.insert(Key::Probe(config.name.clone()), value);
             let health = TunnelHealth {
                 up: probe.state == PathState::Up,
                 rtt_us: probe.rtt_us,
@@ -205,8 +203,8 @@ impl Engines {
             Value::Probe { local, remote, device } => {
                 let config = ProbeConfig {
                     name: name.to_owned(),
-                    local: (*local).into(),
-                    remote: (*remote).into(),
+                    local: *local,
+                    remote: *remote,
                     device: device.clone(),
                     interval_ms: PROBE_INTERVAL_MS,
                     dead_after_ms: PROBE_DEAD_MS,
