@@ -91,6 +91,8 @@ pub enum Stage {
     Guard = 6,
     /// Out of a `direct` tunnel: the outer header comes off.
     Decap = 7,
+    /// What the way to or from a far gateway does not carry: segment size, ICMP errors.
+    Mtu = 8,
 }
 
 impl Stage {
@@ -104,6 +106,7 @@ impl Stage {
         Self::Encap,
         Self::Guard,
         Self::Decap,
+        Self::Mtu,
     ];
     /// Name of its program.
     #[must_use]
@@ -117,6 +120,7 @@ impl Stage {
             Self::Encap => "st_encap",
             Self::Guard => "st_guard",
             Self::Decap => "st_decap",
+            Self::Mtu => "st_mtu",
         }
     }
 }
@@ -172,8 +176,8 @@ pub struct Meta {
     pub copies: u32,
     /// For the stage `Encap`: VNI of the outer header.
     pub out_vni: u32,
-    /// Zero.
-    pub pad: u32,
+    /// What the stage `Mtu` has found: a `Meta::FIT_…`.
+    pub fit: u32,
     /// For the stage `Encap`: the far gateway.
     pub out_vtep: IpBytes,
 }
@@ -195,6 +199,15 @@ impl Meta {
     pub const GUARDED: u8 = 64;
     /// An announcement that says nothing new: copied to local ports only.
     pub const LOCAL_ONLY: u8 = 128;
+
+    /// [`Meta::fit`]: not looked at.
+    pub const FIT_UNKNOWN: u32 = 0;
+    /// [`Meta::fit`]: it came from a far gateway, and its segment size is that of the way back.
+    pub const FIT_ARRIVED: u32 = 1;
+    /// [`Meta::fit`]: it may be encapsulated.
+    pub const FIT_GOES: u32 = 2;
+    /// [`Meta::fit`]: too large, and the outer packet is to be fragmented.
+    pub const FIT_FRAGMENT: u32 = 3;
 
     /// [`Meta::copy`]: a group address.
     pub const COPY_GROUP: u32 = 0;

@@ -3,8 +3,8 @@
 use core::mem::MaybeUninit;
 
 use watari_abi::{
-    Bucket, Counter, DropReason, Event, EventKind, IpBytes, MacBytes, Meta, PortKey, PortStats, Segment,
-    limits::EVENTS_PER_SECOND,
+    Bucket, Counter, DropReason, Event, EventKind, IpBytes, MacBytes, Meta, PortBucketKey, PortKey,
+    PortStats, Segment, limits::EVENTS_PER_SECOND,
 };
 
 use crate::{maps, out::Pkt};
@@ -110,29 +110,49 @@ impl Pkt {
         record.submit(0);
     }
 
-    /// Takes one frame from what the segment may still copy. Two CPUs at the same instant may both
-    /// take the last one: the rate is a guard, not a contract.
+    /// Takes one frame from what the segment may still copy.
     #[inline(always)]
     pub fn may_copy(&self, segment: &Segment) -> bool {
         let (now, vni) = (self.meta().now_ns, self.meta().vni);
-        let full = u64::from(segment.flood_burst) * 1000;
-        if segment.flood_rate == 0 || full == 0 {
+        let (rate, burst) = (segment.flood_rate, segment.flood_burst);
+        if rate == 0 || burst == 0 {
             return false;
         }
         let Some(bucket) = maps::buckets.get_ptr_mut(vni) else {
             if !self.is_trace() {
-                let first = Bucket { tokens_milli: full - 1000, filled_ns: now };
-                let _ = maps::buckets.insert(vni, first, NOEXIST);
+                let _ = maps::buckets.insert(vni, first(burst, now), NOEXIST);
             }
             return true;
         };
+        self.take(bucket, rate, burst)
+    }
+
+    /// Takes one frame from what `key` may still send.
+    #[inline(always)]
+    pub fn may_send(&self, key: &PortBucketKey, rate: u32, burst: u32) -> bool {
+        let now = self.meta().now_ns;
+        let Some(bucket) = maps::portbuckets.get_ptr_mut(key) else {
+            if !self.is_trace() && maps::portbuckets.insert(key, first(burst, now), NOEXIST).is_err() {
+                self.count(Counter::GuardTableFull, 1);
+            }
+            return true;
+        };
+        self.take(bucket, rate, burst)
+    }
+
+    /// Takes one frame from a bucket that fills with `rate` frames per second up to `burst`. Two CPUs at the same
+    /// instant may both take the last one: the rate is a guard, not a contract.
+    #[inline(always)]
+    fn take(&self, bucket: *mut Bucket, rate: u32, burst: u32) -> bool {
+        let now = self.meta().now_ns;
+        let full = u64::from(burst) * 1000;
         // SAFETY: a live entry; a torn read only misjudges the rate.
         let Bucket { tokens_milli, filled_ns } = unsafe { *bucket };
         let mut elapsed = now.saturating_sub(filled_ns);
         if elapsed > FILL_NS_MAX {
             elapsed = FILL_NS_MAX;
         }
-        let added = elapsed * u64::from(segment.flood_rate) / 1_000_000;
+        let added = elapsed * u64::from(rate) / 1_000_000;
         let mut tokens = tokens_milli + added;
         if tokens > full {
             tokens = full;
@@ -149,6 +169,12 @@ impl Pkt {
         }
         allowed
     }
+}
+
+/// A full bucket from which one frame was taken.
+#[inline(always)]
+fn first(burst: u32, now_ns: u64) -> Bucket {
+    Bucket { tokens_milli: u64::from(burst) * 1000 - 1000, filled_ns: now_ns }
 }
 
 /// This CPU's counters of a port, made on first use.

@@ -11,6 +11,7 @@
 //!        ARP, ND │   │ our MAC, core, node │ group, unknown
 //!                ▼   ▼                     ▼
 //!            answer  route ── question ──▶ flood ──▶ ports, VTEPs
+//!  to a VTEP: encap, by way of mtu where a packet is too large or opens a TCP connection
 //!
 //!  tunl, uplnk: before the VXLAN socket, each in one step
 //! ```
@@ -20,6 +21,7 @@
 mod account;
 mod beacon;
 mod fdb;
+mod fit;
 mod headers;
 mod hooks;
 mod learn;
@@ -28,6 +30,7 @@ mod nd;
 mod out;
 mod skb;
 mod stages;
+mod toobig;
 mod tos;
 
 #[panic_handler]

@@ -37,7 +37,7 @@ pub struct Arp {
 }
 
 #[inline(always)]
-fn put<const N: usize>(scratch: &mut Scratch, at: usize, bytes: &[u8; N]) {
+pub fn put<const N: usize>(scratch: &mut Scratch, at: usize, bytes: &[u8; N]) {
     // SAFETY: constants at every call; `at + N` is at most `BUILD_BYTES`.
     unsafe { scratch.frame.as_mut_ptr().add(at).cast::<[u8; N]>().write(*bytes) }
 }
@@ -128,6 +128,12 @@ fn checksum(scratch: &mut Scratch, padding: u32) -> [u8; 2] {
     // SAFETY: 64 bytes from offset 22 end at 86, within the buffer.
     let sum =
         unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), ADDRESSES_AND_MESSAGE, seed) } as u64;
+    folded(sum)
+}
+
+/// A sum of words as `bpf_csum_diff` returns it, as the bytes of a checksum.
+#[inline(always)]
+pub fn folded(sum: u64) -> [u8; 2] {
     let folded = (sum & 0xffff_ffff) + (sum >> 32);
     let folded = (folded & 0xffff) + (folded >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);

@@ -7,10 +7,10 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_tunnel_key},
     cty::c_void,
     helpers::generated::{
-        bpf_clone_redirect, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_redirect, bpf_skb_adjust_room,
-        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_get_tunnel_key, bpf_skb_load_bytes,
-        bpf_skb_load_bytes_relative, bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skb_vlan_pop,
-        bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
+        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_get_tunnel_key,
+        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -161,6 +161,12 @@ impl Skb {
     pub fn fix_ip_sum(self, offset: u32, from: u16, to: u16) -> Result<(), DropReason> {
         // SAFETY: no pointers but the context.
         done(unsafe { bpf_l3_csum_replace(self.0, offset, u64::from(from), u64::from(to), 2) })
+    }
+    /// Replaces two bytes under a TCP or UDP checksum at `offset`; one that a device will write is left alone.
+    #[inline(always)]
+    pub fn fix_l4_sum(self, offset: u32, from: u16, to: u16) -> Result<(), DropReason> {
+        // SAFETY: no pointers but the context.
+        done(unsafe { bpf_l4_csum_replace(self.0, offset, u64::from(from), u64::from(to), 2) })
     }
     /// Pushes a tag as [`PortKey::outer`] has it.
     #[inline(always)]

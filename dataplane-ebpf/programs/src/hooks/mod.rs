@@ -70,6 +70,7 @@ impl Arrival {
         meta.now_ns = now_ns;
         meta.copy = 0;
         meta.copies = 0;
+        meta.fit = Meta::FIT_UNKNOWN;
         Some(packet)
     }
 

@@ -85,6 +85,10 @@ fn read_ethernet(p: &Pkt) -> Result<(), DropReason> {
 fn from_vxlan(p: &Pkt) -> Decision {
     let vni = p.meta().vni;
     read_ethernet(p)?;
+    if p.meta().fit == Meta::FIT_UNKNOWN && p.opens_from_afar() {
+        p.meta().fit = Meta::FIT_ARRIVED;
+        return p.go(Stage::Mtu);
+    }
     p.count_rx();
     // SAFETY: read at once; plan entries are replaced whole.
     let Some(segment) = (unsafe { maps::segments.get(vni) }) else { return Err(DropReason::UnknownVni) };

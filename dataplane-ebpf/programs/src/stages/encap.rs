@@ -10,9 +10,10 @@
 //! metrics and neighbours keep their one owner, and a change is followed at once.
 
 use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated, macros::classifier, programs::TcContext};
-use watari_abi::{Config, Counter, DropReason, IpBytes, MacBytes, PortKey, Scratch, Verdict};
+use watari_abi::{Config, Counter, DropReason, IpBytes, MacBytes, Meta, PortKey, Scratch, Stage, Verdict};
 
 use crate::{
+    fit::mtu_towards,
     headers::{ETH_BYTES, IPV4, IPV6, UDP, is_mapped, unmapped},
     maps,
     out::{Decision, Pkt},
@@ -57,10 +58,26 @@ fn run(p: &Pkt) -> Decision {
         return Err(DropReason::NoVxlan);
     }
     let ethertype = p.meta().ethertype;
+    let mtu = mtu_towards(&p.meta().out_vtep);
     if ethertype != IPV4 && ethertype != IPV6 {
+        if mtu != 0 && p.skb.len() > mtu + ETH_BYTES {
+            return Err(DropReason::TooBigSilent);
+        }
         return through_device(p, config, config.dscp & 0x3f);
     }
-    let tos = outer_tos(config, p.tos()?);
+    let tos = match p.inner() {
+        Ok(inner) => {
+            if mtu != 0 && p.meta().fit < Meta::FIT_GOES && p.needs_a_look(&inner, mtu) {
+                p.meta().fit = Meta::FIT_GOES;
+                return p.go(Stage::Mtu);
+            }
+            outer_tos(config, inner.tos)
+        }
+        Err(_) => outer_tos(config, p.tos()?),
+    };
+    if p.meta().fit == Meta::FIT_FRAGMENT {
+        return through_device(p, config, tos & !ECN_MASK);
+    }
     if config.flags & Config::OWN_ENCAP != 0
         && let Some(way) = way(p, config)
     {

@@ -7,4 +7,5 @@ pub mod decap;
 pub mod encap;
 pub mod flood;
 pub mod guard;
+pub mod mtu;
 pub mod route;
