@@ -1,9 +1,12 @@
 //! Plans of the two-site document: what is planned, that carrying it out leaves nothing to plan, and that
 //! a random hole in the system is mended by exactly the ops it needs.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
-use watari_config::desired::router_mac;
+use watari_config::desired::{device, router_mac};
 use watari_config::{Desired, WgKey, parse_text, read_document};
+use watari_planner::item::{Ns, Value};
 use watari_planner::loops::{found, guarded, is_found_blocked};
 use watari_planner::observed::Failure;
 use watari_planner::wanted::wanted;
@@ -114,6 +117,41 @@ fn a_tunnel_that_is_up_goes_before_one_that_is_not() {
     assert_eq!(plan.ops.len(), 1, "{:?}", plan.ops);
     assert!(matches!(&plan.ops[0].key, Key::Route(_, prefix, _) if prefix.to_string() == "10.255.0.2/32"));
     assert_eq!(plan.ops[0].action, Action::Change);
+}
+
+/// VTEPs of IPv6: host addresses and routes of 128 bits, and nothing that would need IPv4.
+#[test]
+fn an_underlay_of_ipv6_is_planned_like_one_of_ipv4() {
+    let text = TWO_SITES
+        .replace("vtep: 10.255.0.1", "vtep: \"2001:db8:a::1\"\n    router_id: 10.255.0.1")
+        .replace("vtep: 10.255.0.2", "vtep: \"2001:db8:b::1\"\n    router_id: 10.255.0.2")
+        .replace("10.90.0.1/24", "fd00:90::1/64")
+        .replace("10.90.0.2/24", "fd00:90::2/64")
+        .replace("mtu: 1420", "mtu: 1440");
+    let (v4, v6) = (desired(TWO_SITES), desired(&text));
+    let observed = settled(&v6);
+    assert_eq!(plan(&v6, &observed).ops, []);
+    assert_eq!(observed.system.len(), settled(&v4).system.len(), "item for item");
+    let shown: Vec<String> = observed.system.keys().map(ToString::to_string).collect();
+    for item in [
+        "address 2001:db8:a::1/128 of wtvx4789",
+        "route 2001:db8:b::1/128 dev wtvx4789",
+        &format!("address fd00:90::1/64 of {}", device::direct(&"ab-l2vpn".parse().unwrap()).0),
+        &format!("route 2001:db8:b::1/128 dev {}", device::direct(&"ab-l2vpn".parse().unwrap()).0),
+        &format!("datapath vtep 2001:db8:b::1 behind {}", device::wireguard(&"ab-wg".parse().unwrap())),
+    ] {
+        assert!(shown.iter().any(|s| s == item), "no {item} in {shown:#?}");
+    }
+    let direct = device::direct(&"ab-l2vpn".parse().unwrap()).0;
+    let route = Key::Route(Ns::Root, "2001:db8:b::1/128".parse().unwrap(), direct);
+    let Value::Route { via, source, .. } = &observed.system[&route] else { panic!("no route") };
+    let text = |address: &Option<IpAddr>| address.map(|a| a.to_string());
+    assert_eq!((text(via), text(source)), (Some("fd00:90::2".to_owned()), Some("2001:db8:a::1".to_owned())));
+    let wireguard = Key::Wireguard(device::wireguard(&"ab-wg".parse().unwrap()));
+    let Value::Wireguard(wireguard) = &observed.system[&wireguard] else { panic!("no device") };
+    let allowed: Vec<_> =
+        wireguard.peers.values().flat_map(|p| &p.allowed_ips).map(ToString::to_string).collect();
+    assert_eq!(allowed, ["2001:db8:b::1/128"]);
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub mod peers;
 mod show;
 pub mod tables;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -8,8 +8,8 @@ use watari_bgp::NeighbourFlags;
 use watari_bgp::types::MacAddr;
 use watari_config::Vni;
 use watari_dataplane::{
-    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighLocal, NeighRemote, Port, PortKey, Prefix, Route,
-    RouteOrigin, Table, ip_bytes,
+    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighLocal, NeighRemote, Port, PortKey, Prefix,
+    Route, RouteOrigin, Table, ip_bytes,
 };
 
 use super::hosts::{Decision, Neighbour, Seen};
