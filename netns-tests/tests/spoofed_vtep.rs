@@ -21,7 +21,7 @@ use netns_tests::{Gateway, Ns, World, wait_until};
 const VNI: u32 = 1000;
 const VXLAN: u16 = 4789;
 /// IEEE 802 local experimental EtherType: nobody else sends it.
-const EXPERIMENTAL: u16 = 0x88b5;
+const EXPERIMENTAL: u16 = 0x88b6;
 const STRANGER: [u8; 6] = [0x02, 0xbb, 0, 0, 0, 1];
 
 /// Frames of ours that reach a host, under its VLAN.

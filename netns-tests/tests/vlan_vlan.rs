@@ -24,8 +24,8 @@ use serde_json::{Value, json};
 
 const HOST_C: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(10, 20, 0, 13), v6(0x0d));
 const HOST_D: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(10, 20, 0, 14), v6(0x0e));
-/// IEEE 802 local experimental EtherType: hosts neither answer it nor send it.
-const EXPERIMENTAL: u16 = 0x88b5;
+/// The second local experimental EtherType of IEEE 802 (the first is that of beacons): hosts neither answer it nor send it.
+const EXPERIMENTAL: u16 = 0x88b6;
 
 /// A host hears its port of the switch; what the switch floods from other VLANs is not meant for it.
 fn heard(frame: &[u8], on: Option<u16>) -> bool {

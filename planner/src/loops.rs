@@ -18,7 +18,7 @@
 //! A verdict rests on what was seen at that very attachment and on nothing else: whoever forges beacons on one VLAN
 //! blocks that VLAN, and no other's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -202,6 +202,12 @@ impl Loops {
     pub fn tick(&mut self, now: Duration) -> bool {
         let Some(own) = self.own else { return false };
         self.ports.values_mut().fold(false, |changed, port| port.decide(own, now) | changed)
+    }
+
+    /// Segments with a verdict that is younger than `age`: what moved there, the loop moved.
+    pub fn unsettled(&self, now: Duration, age: Duration) -> BTreeSet<Vni> {
+        let young = |port: &&Port| port.verdict.is_some_and(|v| now.saturating_sub(v.since) < age);
+        self.ports.values().filter(young).map(|port| port.own.vni).collect()
     }
 
     /// Every attachment at which there is a loop.

@@ -337,6 +337,8 @@ fn an_attachment_that_hears_itself_is_blocked_until_it_does_not() {
     assert!(loops.seen(&at, itself, false, ms(10)));
     let verdict = loops.verdicts()[&at];
     assert!(verdict.blocked && verdict.reflected, "{verdict:?}");
+    assert_eq!(loops.unsettled(ms(1009), ms(1000)), [own.vni].into());
+    assert!(loops.unsettled(ms(1010), ms(1000)).is_empty());
     assert!(!loops.seen(&at, itself, true, ms(210)), "it goes on");
     assert!(!loops.tick(ms(3209)));
     assert!(loops.tick(ms(3210)));

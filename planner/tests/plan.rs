@@ -235,6 +235,21 @@ proptest! {
 }
 
 #[test]
+fn an_attachment_without_a_loop_guard_sends_no_beacon_and_is_not_blocked() {
+    let (guarded_one, observed) = (desired(TWO_SITES), settled(&desired(TWO_SITES)));
+    let at = guarded(&wanted(&guarded_one, &observed), &observed).into_keys().next().unwrap();
+    let mut document = guarded_one.document().clone();
+    document.attachments.values_mut().for_each(|attachment| attachment.loop_guard = false);
+    let desired = Desired::new(document, "gw-a".parse().unwrap(), 8).unwrap();
+    let mut looped = observed.clone();
+    let verdict = Verdict { blocked: true, with: None, reflected: false, since: Default::default() };
+    looped.loops.insert(at.clone(), verdict);
+    let ops = plan(&desired, &looped).ops;
+    assert!(!ops.is_empty() && ops.iter().all(|op| op.action == Action::Remove), "{ops:?}");
+    assert!(ops.iter().all(|op| matches!(op.key, Key::Beacon(_))), "{ops:?}");
+}
+
+#[test]
 fn a_looped_attachment_is_blocked_floods_nothing_and_says_with_whom() {
     let (desired, mut observed) = (desired(TWO_SITES), settled(&desired(TWO_SITES)));
     let guarded = guarded(&wanted(&desired, &observed), &observed);

@@ -7,7 +7,7 @@
 //!   after the map says so: report(): events; `cut` wakes the facts, which forget who was learnt there
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,10 @@ use watari_planner::{LoopPeer, Loops, Observed, Verdict, with_whom};
 
 use crate::drivers::datapath::port_at;
 use crate::events::Events;
+
+/// So long after a loop was found or cut, stations that move are no duplicates: the loop moved them, and what was told
+/// of it is still on its way.
+const UNSETTLED: Duration = Duration::from_secs(5);
 
 /// Shared by the task that reads the datapath's events and the reconcile loop.
 #[derive(Debug)]
@@ -83,6 +87,11 @@ impl LoopGuard {
     /// The verdicts now.
     pub fn verdicts(&self) -> BTreeMap<PortAt, Verdict> {
         lock(&self.loops).verdicts()
+    }
+
+    /// Segments in which a loop was found or cut a moment ago.
+    pub fn unsettled(&self) -> BTreeSet<Vni> {
+        lock(&self.loops).unsettled(self.now(), UNSETTLED)
     }
 
     /// Tells what became of loops since the last time: `loop-blocked` and `loop-released` once the datapath does so,

@@ -230,6 +230,12 @@ impl Hosts {
         was_frozen
     }
 
+    /// Forgets all moves in a segment and ends its freezes: a loop made them.
+    pub fn forgive(&mut self, vni: Vni) {
+        self.port_moves.retain(|(segment, _), _| *segment != vni);
+        self.cleared.extend(self.duplicates.forgive(vni));
+    }
+
     /// Decides for what is `seen` here now and what the others claim.
     pub fn decide(&mut self, now: Instant, seen: &Seen, claims: &Claims) -> Decision {
         let mut look = Look { now, claims, decision: Decision::default(), pinned: BTreeMap::new() };

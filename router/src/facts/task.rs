@@ -123,8 +123,11 @@ impl Task {
                     None => break,
                 },
                 ready = sources.ring.readable_mut() => if let Ok(mut ready) = ready {
-                    self.drain(ready.get_inner_mut());
+                    let has_news = self.drain(ready.get_inner_mut());
                     ready.clear_ready();
+                    if !has_news {
+                        continue;
+                    }
                 },
                 changed = head.changed() => if changed.is_err() { break },
                 // Who was learnt on an attachment that is blocked now is forgotten at once.
@@ -167,15 +170,18 @@ impl Task {
         }
     }
 
-    /// Takes the datapath's events; what an operator should know becomes an event of the gateway.
-    fn drain(&mut self, ring: &mut RingEvents) {
+    /// Takes the datapath's events; what an operator should know becomes an event of the gateway. False when the tables
+    /// need no look: beacons come as long as a loop lasts.
+    fn drain(&mut self, ring: &mut RingEvents) -> bool {
+        let mut has_news = false;
         for _ in 0..RING_BATCH_MAX {
-            let Some(event) = ring.take() else { return };
+            let Some(event) = ring.take() else { return has_news };
             let Some(kind) = EventKind::from_u8(event.kind) else { continue };
             if kind == EventKind::Beacon {
                 self.guard.seen(&event);
                 continue;
             }
+            has_news = true;
             if let (EventKind::MacMoved, Ok(vni)) = (kind, Vni::new(event.vni)) {
                 self.hosts.port_moved((vni, MacAddr(event.mac)));
             }
@@ -190,9 +196,11 @@ impl Task {
                 self.brain.events().emit("datapath", format!("vni {}", event.vni), kind.name());
             }
         }
+        has_news
     }
 
     async fn turn(&mut self, desired: &Desired) -> Result<(), DriverError> {
+        self.guard.unsettled().into_iter().for_each(|vni| self.hosts.forgive(vni));
         self.set_peers(desired).await;
         let Some(fabric) = Fabric::new(desired) else {
             let nothing = Imported::default();

@@ -152,6 +152,14 @@ impl Duplicates {
         was_frozen
     }
 
+    /// Forgets all moves in a segment. Answers what was frozen.
+    pub(super) fn forgive(&mut self, vni: Vni) -> Vec<Subject> {
+        self.moves.retain(|subject, _| subject.vni() != vni);
+        let frozen: Vec<_> = self.frozen.iter().filter(|subject| subject.vni() == vni).copied().collect();
+        self.frozen.retain(|subject| subject.vni() != vni);
+        frozen
+    }
+
     pub(super) fn frozen(&self) -> impl Iterator<Item = Duplicate<'_>> {
         self.frozen.iter().filter_map(|subject| {
             let moves = self.moves.get(subject)?;

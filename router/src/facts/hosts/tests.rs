@@ -191,6 +191,24 @@ fn an_operator_clears_a_duplicate() {
     assert_eq!(heard.advertise, [(station(), 4)].into());
 }
 
+#[test]
+fn what_a_loop_moved_is_forgiven() {
+    let mut hosts = hosts(A);
+    (0..4).for_each(|_| hosts.port_moved(station()));
+    hosts.decide(at(1), &seen_on(PORT), &Claims::default());
+    hosts.forgive(station().0);
+    hosts.port_moved(station());
+    hosts.decide(at(2), &seen_on(PORT), &Claims::default());
+    assert_eq!(hosts.duplicates().count(), 0, "the moves before were forgotten");
+    (0..5).for_each(|_| hosts.port_moved(station()));
+    hosts.decide(at(3), &seen_on(PORT), &Claims::default());
+    assert_eq!(hosts.duplicates().count(), 1);
+    hosts.forgive(Vni::new(station().0.get() + 1).unwrap());
+    assert_eq!(hosts.duplicates().count(), 1, "another segment");
+    hosts.forgive(station().0);
+    assert_eq!(hosts.duplicates().count(), 0);
+}
+
 /// RFC 9721: an address that comes to another MAC is newer than it was there.
 #[test]
 fn an_address_that_moves_to_another_mac_takes_a_higher_sequence() {
