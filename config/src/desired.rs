@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use crate::document::{Attachment, Document, Exit, Gateway, Node, Peer, Pool, Route, Segment, Tunnel};
+use crate::document::{
+    Attachment, Document, Exit, Gateway, Node, Peer, Pool, Route, Segment, StaticHost, Tunnel,
+};
 use crate::names::{Mac, Name};
 use crate::read::Problem;
 use crate::validate::validate;
@@ -74,6 +76,12 @@ impl Desired {
     /// Exits of this gateway.
     pub fn exits(&self) -> impl Iterator<Item = (&Name, &Exit)> {
         self.document.exits.iter().filter(|(_, e)| e.gateway == self.gateway)
+    }
+
+    /// Hosts that are pinned to attachments of this gateway, each with its segment.
+    pub fn static_hosts(&self) -> impl Iterator<Item = (&Segment, &StaticHost)> {
+        let hosts = self.document.segments.values().flat_map(|s| s.static_hosts.iter().map(move |h| (s, h)));
+        hosts.filter(|(_, host)| self.document.attachments[&host.attachment].gateway == self.gateway)
     }
 
     /// BGP neighbours on this gateway's exits.

@@ -10,8 +10,10 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::guard::Guard;
 use crate::names::{Asn, IfName, Mac, Mtu, Name, Vid, Vni, WgKey};
 use crate::read::{object, read_by_text};
+use crate::tags::{Tags, Tpid};
 
 object! {
     /// Everything that an operator asks of the gateways.
@@ -51,13 +53,63 @@ object! {
         pub anycast_mac: Mac = Mac::ANYCAST,
         /// UDP port of VXLAN (RFC 7348: 4789; Docker's swarm uses the same one).
         pub vxlan_port: u16 = 4789,
+        /// DSCP of the outer header of VXLAN: `inherit` the inner one's (uniform model), or a number from 0 to 63
+        /// for all (pipe model, RFC 2983).
+        pub dscp: Dscp = Dscp::Inherit,
+        /// Who writes the outer header: `auto`, the programs where they can, or `device`, the VXLAN device always.
+        pub encapsulation: Encapsulation = Encapsulation::Auto,
     }
 }
 
 impl Default for Fabric {
     fn default() -> Self {
-        Self { anycast_mac: Mac::ANYCAST, vxlan_port: 4789 }
+        Self {
+            anycast_mac: Mac::ANYCAST,
+            vxlan_port: 4789,
+            dscp: Dscp::Inherit,
+            encapsulation: Encapsulation::Auto,
+        }
     }
+}
+
+/// DSCP of the outer header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dscp {
+    /// That of the inner header (uniform model, RFC 2983 section 4.1).
+    Inherit,
+    /// One for all packets, 0 … 63 (pipe model, RFC 2983 section 4).
+    Fixed(u8),
+}
+
+impl std::str::FromStr for Dscp {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "inherit" {
+            return Ok(Self::Inherit);
+        }
+        let number = s.parse().ok().filter(|n| *n <= 63);
+        number.map(Self::Fixed).ok_or_else(|| "must be inherit or a number from 0 to 63".to_owned())
+    }
+}
+
+impl Serialize for Dscp {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Inherit => s.serialize_str("inherit"),
+            Self::Fixed(number) => s.serialize_u8(*number),
+        }
+    }
+}
+read_by_text!(Dscp);
+
+/// Who writes the outer header of VXLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encapsulation {
+    /// The programs where they can, the VXLAN device for the rest.
+    Auto,
+    /// The VXLAN device, always.
+    Device,
 }
 
 object! {
@@ -114,16 +166,36 @@ object! {
         /// MTU of the hosts in bytes.
         pub mtu: Mtu,
         /// What happens to a frame for a MAC that nobody knows.
-        pub unknown_unicast: UnknownUnicast = UnknownUnicast::Flood,
+        pub unknown_unicast: Flooding = Flooding::Flood,
+        /// What happens to broadcast that the gateway does not answer itself.
+        pub broadcast: Flooding = Flooding::Flood,
+        /// What happens to multicast.
+        pub multicast: Flooding = Flooding::Flood,
         /// Broadcast, multicast and unknown-unicast frames per second that one gateway lets through.
         pub flood_rate: u32 = 1000,
+        /// Seconds without a frame after which a station is forgotten, 10 … 1,000,000 (IEEE 802.1Q section 8.8.3).
+        pub mac_age_s: u32 = 300,
+        /// Hosts that are pinned to an attachment: nobody else may use their MAC or addresses.
+        pub static_hosts: Vec<StaticHost>,
     }
 }
 
-/// What happens to a frame for a MAC that nobody knows.
+object! {
+    /// A host that is pinned to an attachment.
+    pub struct StaticHost {
+        /// Its MAC.
+        pub mac: Mac,
+        /// Its addresses in the segment.
+        pub addresses: Vec<IpAddr>,
+        /// The attachment that it is behind.
+        pub attachment: Name,
+    }
+}
+
+/// What happens to a frame that has more than one receiver, or a receiver that nobody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum UnknownUnicast {
+pub enum Flooding {
     /// It goes to every attachment of the segment, within `flood_rate`.
     Flood,
     /// It is dropped and counted.
@@ -131,12 +203,28 @@ pub enum UnknownUnicast {
 }
 
 object! {
-    /// A VLAN of a trunk.
+    /// A VLAN of a trunk: one tag, or two (QinQ). A frame with two tags belongs to the pair alone, never to its
+    /// outer VLAN.
     pub struct VlanPort {
         /// The device.
         pub trunk: IfName,
-        /// The VLAN id.
+        /// The VLAN id of the only tag, or of the outer one.
         pub vid: Vid,
+        /// The VLAN id of the inner tag (QinQ).
+        pub inner_vid: Option<Vid>,
+        /// The kind of the only or outer tag: `802.1q`, or `802.1ad` (an S-tag). Where nothing is said, 802.1ad
+        /// with an inner tag and 802.1q without one.
+        pub outer_tpid: Option<Tpid>,
+    }
+}
+
+impl VlanPort {
+    /// The tags.
+    pub fn tags(&self) -> Tags {
+        match (self.inner_vid, self.outer_tpid) {
+            (Some(inner), tpid) => Tags::Double(tpid.unwrap_or(Tpid::Dot1ad), self.vid, inner),
+            (None, tpid) => Tags::Single(tpid.unwrap_or(Tpid::Dot1q), self.vid),
+        }
     }
 }
 
@@ -149,11 +237,23 @@ object! {
         pub segment: Name,
         /// A VLAN of a trunk …
         pub vlan: Option<VlanPort>,
-        /// … or a device of its own.
+        /// … or a device of its own; a trunk's untagged frames, if it is a trunk.
         pub interface: Option<IfName>,
         /// Beacons are sent from it, and it is blocked while it would close a loop.
         pub loop_guard: bool = true,
+        /// What the hosts there may send.
+        pub guard: Option<Guard>,
     }
+}
+
+/// Whether something may be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Permit {
+    /// It may.
+    Allow,
+    /// What it sends is dropped and counted.
+    Deny,
 }
 
 object! {
@@ -341,7 +441,9 @@ macro_rules! words {
         read_by_text!($type);
     };
 }
-words!(UnknownUnicast { "flood" => Self::Flood, "drop" => Self::Drop });
+words!(Encapsulation { "auto" => Self::Auto, "device" => Self::Device });
+words!(Permit { "allow" => Self::Allow, "deny" => Self::Deny });
+words!(Flooding { "flood" => Self::Flood, "drop" => Self::Drop });
 words!(Family { "ipv4" => Self::Ipv4, "ipv6" => Self::Ipv6 });
 words!(NodeKind { "gpu" => Self::Gpu, "cpu" => Self::Cpu });
 words!(NodeMode { "l3" => Self::L3 });

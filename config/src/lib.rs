@@ -7,7 +7,9 @@
 //! ```
 //!
 //! * [`document`]: the objects an operator writes (tenant, segment, tunnel …), one struct each.
+//! * [`guard`]: what an attachment may send.
 //! * [`names`]: the vocabulary as types (`Vni`, `Vid`, `Asn` …), so that a wrong value cannot be carried around.
+//! * [`tags`]: VLAN tags, one or two.
 //! * [`read`]: turns a parsed tree into a `Document` and collects every problem on the way.
 //! * [`mod@validate`]: what no single object can know: references, overlaps, limits.
 //! * [`desired`]: the validated document seen from one gateway.
@@ -19,10 +21,12 @@ pub mod allocate;
 pub mod bootstrap;
 pub mod desired;
 pub mod document;
+pub mod guard;
 pub mod names;
 pub mod read;
 #[cfg(feature = "schema")]
 pub mod schema;
+pub mod tags;
 pub mod validate;
 
 pub use bootstrap::Bootstrap;
@@ -30,4 +34,5 @@ pub use desired::Desired;
 pub use document::Document;
 pub use names::{Asn, IfName, Mac, Mtu, Name, Vid, Vni, WgKey};
 pub use read::{Path, Problem, Problems, parse_text};
+pub use tags::{Tags, Tpid};
 pub use validate::{read_document, validate};

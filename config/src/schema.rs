@@ -1,7 +1,9 @@
 //! The objects of the document as OpenAPI schemas. Only with the feature `schema`.
 
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, SchemaType, Type,
+};
 
 /// A schema, or a reference to one.
 pub type Schema = RefOr<utoipa::openapi::schema::Schema>;
@@ -33,6 +35,11 @@ pub fn list(item: Schema) -> Schema {
 /// A map from an object's name to `item`.
 pub fn map(item: Schema) -> Schema {
     RefOr::T(of(Type::Object).additional_properties(Some(AdditionalProperties::RefOr(item))).into())
+}
+
+/// One schema or another.
+pub fn either(one: Schema, other: Schema) -> Schema {
+    RefOr::T(OneOfBuilder::new().item(one).item(other).build().into())
 }
 
 /// An object with its fields: name, description, whether it must be given, schema.

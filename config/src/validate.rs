@@ -3,9 +3,11 @@
 //! * [`overlay`]: tenants, segments, attachments, exits, peers, routes.
 //! * [`underlay`]: gateways, tunnels, MTU.
 //! * [`pools`]: pools and nodes.
+//! * [`ports`]: VLANs and interfaces, guards, pinned hosts.
 
 mod overlay;
 mod pools;
+mod ports;
 mod underlay;
 
 use std::collections::BTreeMap;
@@ -53,6 +55,7 @@ fn cross_check(document: &Document, malformed: Problems) -> Problems {
     underlay::check(&mut check);
     overlay::check(&mut check);
     pools::check(&mut check);
+    ports::check(&mut check);
     check.problems
 }
 

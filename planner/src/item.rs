@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Serialize;
-use watari_config::{Mac, Vid, Vni, WgKey};
+use watari_config::document::VlanPort;
+use watari_config::{Mac, Tags, Vni, WgKey};
 
 /// A network namespace: that of the gateway, or a tenant's by its name below `/run/netns`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -30,21 +31,30 @@ impl fmt::Display for Ns {
     }
 }
 
-/// A device and a VLAN of it; without one, its untagged frames.
+/// A device and the tags of a VLAN of it, or its untagged frames.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PortAt {
     /// The device.
     pub device: String,
-    /// The VLAN.
-    pub vid: Option<Vid>,
+    /// The tags.
+    pub tags: Tags,
+}
+
+impl PortAt {
+    /// The untagged frames of a device.
+    pub fn untagged(device: impl Into<String>) -> Self {
+        Self { device: device.into(), tags: Tags::Untagged }
+    }
+
+    /// A VLAN of a trunk.
+    pub fn vlan(vlan: &VlanPort) -> Self {
+        Self { device: vlan.trunk.to_string(), tags: vlan.tags() }
+    }
 }
 
 impl fmt::Display for PortAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.vid {
-            Some(vid) => write!(f, "{} VLAN {vid}", self.device),
-            None => write!(f, "{} untagged", self.device),
-        }
+        write!(f, "{} {}", self.device, self.tags)
     }
 }
 
@@ -108,6 +118,11 @@ pub enum Key {
     StaticNeighbour(Vni, IpAddr),
     /// A route of a tenant (by its L3VNI) in the datapath.
     TenantRoute(Vni, IpNet),
+    /// A MAC that a guarded attachment may use. The tables of a guard are there before the port that asks for
+    /// them: no frame is ever let through unseen.
+    GuardMac(PortAt, Mac),
+    /// A prefix that a guarded attachment may use.
+    GuardIp(PortAt, IpNet),
     /// What a frame from there belongs to.
     Port(PortAt),
     /// Local ports of a segment that get a copy of a flooded frame.
@@ -173,6 +188,10 @@ pub enum Value {
         anycast_mac: Mac,
         /// Our own.
         router_mac: Mac,
+        /// DSCP of the outer header, 0 … 63; the inner one's without it.
+        dscp: Option<u8>,
+        /// The programs write the outer header where they can.
+        own_encap: bool,
     },
     /// A tenant.
     Tenant {
@@ -189,6 +208,10 @@ pub enum Value {
         mtu: u16,
         /// Unknown unicast is flooded.
         flood_unknown: bool,
+        /// Broadcast is flooded.
+        flood_broadcast: bool,
+        /// Multicast is flooded.
+        flood_multicast: bool,
         /// Copied frames per second.
         flood_rate: u32,
         /// Every device behind which the tenant's hosts are takes an aggregate that was decapsulated.
@@ -206,10 +229,12 @@ pub enum Value {
         /// Its MAC there.
         mac: Mac,
     },
-    /// Where a pinned MAC is: a node's device.
+    /// Where a pinned MAC is: an attachment, or the device of a tenant's nodes.
     StaticMac {
-        /// The device.
-        device: String,
+        /// The place.
+        at: PortAt,
+        /// It is a node's.
+        node: bool,
     },
     /// A pinned neighbour.
     StaticNeighbour {
@@ -228,6 +253,13 @@ pub enum Value {
         vni: Vni,
         /// It would close a loop: nothing passes but beacons.
         blocked: bool,
+        /// What is checked of what comes in there.
+        guard: PortGuard,
+    },
+    /// A prefix that an attachment may use.
+    GuardIp {
+        /// The MAC that must go with it; any without one.
+        mac: Option<Mac>,
     },
     /// The port to a tenant's namespace, or to its nodes.
     TenantPort {
@@ -269,6 +301,23 @@ pub enum Value {
         /// Through this device.
         device: String,
     },
+}
+
+/// What is checked of what comes in by an attachment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PortGuard {
+    /// The source MAC must be one of [`Key::GuardMac`].
+    pub macs: bool,
+    /// The source address must be in one of [`Key::GuardIp`].
+    pub addresses: bool,
+    /// No DHCP server may be there.
+    pub no_dhcp_server: bool,
+    /// No router may be there.
+    pub no_router: bool,
+    /// The most MACs that are learnt there; 0 for no limit.
+    pub macs_max: u32,
+    /// Frames per second with more than one receiver; 0 for no limit.
+    pub storm_rate: u32,
 }
 
 /// A WireGuard device.
@@ -340,6 +389,8 @@ impl fmt::Display for Key {
             Self::StaticMac(vni, mac) => write!(f, "datapath mac {mac} of vni {vni}"),
             Self::StaticNeighbour(vni, ip) => write!(f, "datapath neighbour {ip} of vni {vni}"),
             Self::TenantRoute(vni, prefix) => write!(f, "datapath route {prefix} of tenant {vni}"),
+            Self::GuardMac(at, mac) => write!(f, "datapath guard of {at}: mac {mac}"),
+            Self::GuardIp(at, net) => write!(f, "datapath guard of {at}: address {net}"),
             Self::Port(at) => write!(f, "datapath port {at}"),
             Self::FloodPorts(vni) => write!(f, "datapath flood ports of vni {vni}"),
             Self::Hook(device, kind) => write!(f, "program {kind:?} on {device}"),

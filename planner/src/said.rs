@@ -24,9 +24,8 @@ fn peer_name(desired: &Desired, peer: &LoopPeer) -> String {
         return format!("the unknown gateway {} (VNI {})", peer.origin, peer.vni);
     };
     let mut attachments = document.attachments.iter().filter(|(_, a)| a.gateway == *gateway);
-    let attachment = attachments.find(|(_, attachment)| {
-        place(attachment).is_some_and(|(at, _)| port_id(gateway, &at) == peer.port_id)
-    });
+    let attachment = attachments
+        .find(|(_, attachment)| place(attachment).is_some_and(|at| port_id(gateway, &at) == peer.port_id));
     match attachment {
         Some((name, _)) => format!("gateway {gateway} (attachments.{name}, VNI {})", peer.vni),
         None => format!("gateway {gateway} (VNI {})", peer.vni),

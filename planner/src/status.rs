@@ -172,7 +172,7 @@ fn looped(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String,
         return;
     }
     for (name, attachment) in desired.attachments().filter(|(_, attachment)| attachment.loop_guard) {
-        let verdict = place(attachment).and_then(|(at, _)| observed.loops.get(&at));
+        let verdict = place(attachment).and_then(|at| observed.loops.get(&at));
         let Some((verdict, object)) = verdict.zip(objects.get_mut(&format!("attachments.{name}"))) else {
             continue;
         };

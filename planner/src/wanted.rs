@@ -10,13 +10,12 @@ mod tunnel;
 
 use std::collections::BTreeMap;
 
-use watari_config::document::{Gateway, Tenant};
-use watari_config::{Desired, Mac, Name, Vni};
+use watari_config::document::{Attachment, Gateway, Tenant, VlanPort};
+use watari_config::{Desired, IfName, Mac, Name, Vni};
 
-pub use attachment::place;
 pub use node::NODE_DEVICE_MTU;
 
-use crate::item::{Key, Ns, PortAt, Value};
+use crate::item::{HookKind, Key, Ns, PortAt, Value};
 use crate::observed::Observed;
 
 /// An item and the object that wants it.
@@ -72,6 +71,13 @@ impl Making<'_> {
         self.wanted.blocked.insert(owner.to_owned(), reason.into());
     }
 
+    /// The program that watches the operator's device `device`. A trunk has one for all that it carries, untagged
+    /// frames too.
+    fn hook(&self, device: &str) -> HookKind {
+        let is_trunk = self.gateway.trunks.iter().any(|trunk| trunk.as_str() == device);
+        if is_trunk { HookKind::Trunk } else { HookKind::Interface }
+    }
+
     /// Whether the operator's device is there; notes it for `owner` when not.
     fn has_device(&mut self, owner: &str, device: &str) -> bool {
         let there = self.observed.devices.contains(device);
@@ -110,7 +116,17 @@ impl Making<'_> {
     }
 }
 
+/// Where an attachment is.
+pub fn place(attachment: &Attachment) -> Option<PortAt> {
+    frames(attachment.vlan.as_ref(), attachment.interface.as_ref())
+}
+
+/// Where the frames of an attachment or exit are.
+fn frames(vlan: Option<&VlanPort>, interface: Option<&IfName>) -> Option<PortAt> {
+    vlan.map(PortAt::vlan).or_else(|| interface.map(|device| PortAt::untagged(device.as_str())))
+}
+
 /// A device, untagged.
 fn untagged(device: &str) -> PortAt {
-    PortAt { device: device.to_owned(), vid: None }
+    PortAt::untagged(device)
 }

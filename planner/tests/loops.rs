@@ -59,7 +59,7 @@ impl World {
         };
         let gateways: Vec<Gateway> = skews.iter().enumerate().map(gateway).collect();
         let attachment = |(n, (gateway, since)): (usize, &(usize, u64))| {
-            let at = PortAt { device: format!("eth{n}"), vid: None };
+            let at = PortAt::untagged(format!("eth{n}"));
             let name: Name = format!("gw-{gateway}").parse().unwrap();
             let port_id = port_id(&name, &at);
             // Two segments, so that some bridges join different ones.
@@ -323,7 +323,7 @@ fn one_that_flaps_is_held_longer_each_time_and_forgiven_after_a_quiet_minute() {
 }
 
 fn alone() -> (Loops, PortAt, OwnPort, Mac) {
-    let (mac, at) = (Mac::new([2, 0, 0, 0, 0, 1]).unwrap(), PortAt { device: "eth1".to_owned(), vid: None });
+    let (mac, at) = (Mac::new([2, 0, 0, 0, 0, 1]).unwrap(), PortAt::untagged("eth1"));
     let own = OwnPort { vni: Vni::new(1000).unwrap(), since_ms: Some(50), port_id: 9 };
     let mut loops = Loops::default();
     assert!(!loops.set_ports(mac, BTreeMap::from([(at.clone(), own)]), |_| false, ms(0)));

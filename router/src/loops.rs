@@ -99,7 +99,7 @@ impl LoopGuard {
     pub fn report(&self, desired: &Desired, observed: &Observed, events: &Events) {
         let mut now = BTreeMap::new();
         for (name, attachment) in desired.attachments() {
-            let Some((at, _)) = place(attachment) else { continue };
+            let Some(at) = place(attachment) else { continue };
             let Some(verdict) = observed.loops.get(&at) else { continue };
             if verdict.blocked == is_found_blocked(&observed.system, &at) {
                 now.insert(name.clone(), *verdict);
@@ -125,7 +125,7 @@ impl LoopGuard {
 /// The loops as the facts show them.
 pub fn shown(desired: &Desired, observed: &Observed) -> Value {
     let looped = desired.attachments().filter_map(|(name, attachment)| {
-        let verdict = observed.loops.get(&place(attachment)?.0)?;
+        let verdict = observed.loops.get(&place(attachment)?)?;
         Some(json!({
             "attachment": name,
             "blocked": verdict.blocked,

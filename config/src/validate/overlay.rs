@@ -63,6 +63,9 @@ fn segment_fields(check: &mut Check<'_>, segment: &Segment, path: &Path) {
             Some(_) => {}
         }
     }
+    if !(10..=1_000_000).contains(&segment.mac_age_s) {
+        check.add(&path.field("mac_age_s"), "must be from 10 to 1000000 (IEEE 802.1Q section 8.8.3)");
+    }
     if segment.flood_rate == 0 {
         check.add(&path.field("flood_rate"), "must be 1 at least: without broadcast no host finds another");
     }

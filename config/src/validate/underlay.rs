@@ -16,7 +16,6 @@ const IPV6_MTU_MIN: u16 = 1280;
 pub(super) fn check(check: &mut Check<'_>) {
     gateways(check);
     tunnels(check);
-    vlan_ports(check);
     device_names(check);
 }
 
@@ -220,62 +219,6 @@ fn mtu(check: &mut Check<'_>, name: &Name, tunnel: &Tunnel) {
                 ),
             );
         }
-    }
-}
-
-/// Every use of a VLAN of a trunk or of a whole interface, at most one each.
-fn vlan_ports(check: &mut Check<'_>) {
-    let mut ports = Unique::new();
-    let document = check.document;
-    let mut use_port =
-        |check: &mut Check<'_>, gateway: &Name, port: &crate::document::VlanPort, path: Path| {
-            let trunks = document.gateways.get(gateway).map(|g| &g.trunks);
-            if trunks.is_some_and(|t| !t.contains(&port.trunk)) {
-                check.add(&path.field("trunk"), format!("{} is no trunk of gateway {gateway}", port.trunk));
-            }
-            let key = (gateway.clone(), port.trunk.clone(), Some(port.vid));
-            let what = format!("VLAN {} of {}", port.vid, port.trunk);
-            ports.take(key, what, &path.field("vid"), &mut check.problems);
-        };
-    for (name, attachment) in &document.attachments {
-        if let Some(vlan) = &attachment.vlan {
-            let path = at("attachments").field(name.as_str()).field("vlan");
-            use_port(check, &attachment.gateway, vlan, path);
-        }
-    }
-    for (name, exit) in &document.exits {
-        if let Some(vlan) = &exit.vlan {
-            use_port(check, &exit.gateway, vlan, at("exits").field(name.as_str()).field("vlan"));
-        }
-    }
-    for (name, tunnel) in &document.tunnels {
-        for (gateway, end) in tunnel.direct.iter().flat_map(|d| &d.ends) {
-            let path = at("tunnels").field(name.as_str()).field("direct").field("ends");
-            use_port(check, gateway, &end.vlan, path.field(gateway.as_str()).field("vlan"));
-        }
-    }
-    interfaces(check);
-}
-
-fn interfaces(check: &mut Check<'_>) {
-    let document = check.document;
-    let mut taken = Unique::new();
-    let attachments = document
-        .attachments
-        .iter()
-        .filter_map(|(n, a)| Some(("attachments", n, &a.gateway, a.interface.as_ref()?)));
-    let exits =
-        document.exits.iter().filter_map(|(n, e)| Some(("exits", n, &e.gateway, e.interface.as_ref()?)));
-    for (kind, name, gateway, interface) in attachments.chain(exits) {
-        let path = at(kind).field(name.as_str()).field("interface");
-        let Some(owner) = document.gateways.get(gateway) else {
-            continue;
-        };
-        if owner.trunks.contains(interface) || owner.uplink.as_ref() == Some(interface) {
-            check.add(&path, format!("{interface} is a trunk or the uplink of gateway {gateway}"));
-        }
-        let key = (gateway.clone(), interface.clone());
-        taken.take(key, format!("device {interface}"), &path, &mut check.problems);
     }
 }
 

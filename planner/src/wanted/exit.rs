@@ -3,21 +3,15 @@
 use ipnet::IpNet;
 use watari_config::desired::device;
 
-use super::{Making, untagged};
-use crate::item::{HookKind, Key, Ns, PortAt, TenantRoute, Value};
+use super::{Making, frames};
+use crate::item::{Key, Ns, TenantRoute, Value};
 
 impl Making<'_> {
     pub(super) fn exits(&mut self) {
         let exits: Vec<_> = self.desired.exits().collect();
         for (name, exit) in exits {
             let owner = format!("exits.{name}");
-            let (wire, hook) = match (&exit.vlan, &exit.interface) {
-                (Some(vlan), _) => {
-                    (PortAt { device: vlan.trunk.to_string(), vid: Some(vlan.vid) }, HookKind::Trunk)
-                }
-                (_, Some(interface)) => (untagged(interface.as_str()), HookKind::Interface),
-                _ => continue,
-            };
+            let Some(wire) = frames(exit.vlan.as_ref(), exit.interface.as_ref()) else { continue };
             if !self.has_device(&owner, &wire.device) {
                 continue;
             }
@@ -32,7 +26,7 @@ impl Making<'_> {
             };
             self.want(&owner, Key::Veth(port_end.clone()), veth);
             self.loose_rp_filter(&owner, &ns, &inner);
-            self.cross_connect(&owner, &wire, hook, &port_end, &exit.addresses, None);
+            self.cross_connect(&owner, &wire, &port_end, &exit.addresses, None);
             self.exit_addresses(&owner, &ns, &inner, &exit.addresses, &exit.tenant);
         }
     }

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use watari_config::desired::device;
+use watari_config::document::{Dscp, Encapsulation};
 
 use super::Making;
 use crate::item::{HookKind, Key, Ns, Value};
@@ -40,6 +41,11 @@ impl Making<'_> {
             vtep,
             anycast_mac: fabric.anycast_mac,
             router_mac: self.router_mac(),
+            dscp: match fabric.dscp {
+                Dscp::Inherit => None,
+                Dscp::Fixed(dscp) => Some(dscp),
+            },
+            own_encap: fabric.encapsulation == Encapsulation::Auto,
         };
         self.want(&owner, Key::GatewayEntry, entry);
         self.want(&owner, Key::Hook(vxlan, HookKind::Vxlan), Value::Present);

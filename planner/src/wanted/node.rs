@@ -66,7 +66,7 @@ impl Making<'_> {
         let owner = format!("nodes.{name}");
         let vni = self.desired.document().segments[&node.segment].vni;
         let tenant = self.tenant_vni(tenant);
-        let place = Value::StaticMac { device: device.to_owned() };
+        let place = Value::StaticMac { at: untagged(device), node: true };
         self.want(&owner, Key::StaticMac(vni, node.mac), place);
         for address in &node.addresses {
             let entry = Value::Node { vni, mac: node.mac };

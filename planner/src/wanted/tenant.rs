@@ -11,10 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use watari_config::desired::device;
-use watari_config::document::{Segment, Tenant, UnknownUnicast};
+use watari_config::document::{Flooding, Segment, Tenant};
 use watari_config::{Name, Vni};
 
-use super::{Making, untagged};
+use super::{Making, place, untagged};
 use crate::item::{HookKind, Key, Ns, TenantRoute, Value};
 
 /// The next hop into the overlay: stands for the pipeline, which answers to the anycast MAC.
@@ -92,7 +92,9 @@ impl Making<'_> {
         let entry = Value::L2Segment {
             tenant,
             mtu: segment.mtu.get(),
-            flood_unknown: segment.unknown_unicast == UnknownUnicast::Flood,
+            flood_unknown: segment.unknown_unicast == Flooding::Flood,
+            flood_broadcast: segment.broadcast == Flooding::Flood,
+            flood_multicast: segment.multicast == Flooding::Flood,
             flood_rate: segment.flood_rate,
             plain: self.plain_devices(&segment.tenant),
         };
@@ -101,6 +103,7 @@ impl Making<'_> {
         for subnet in &segment.subnets {
             self.subnet(&owner, segment, *subnet, &own, tenant, ns);
         }
+        self.static_hosts(&owner, segment);
         let anycast_mac = self.desired.document().fabric.anycast_mac;
         let anycast = segment.gateway.iter().map(|a| (*a, anycast_mac));
         let own = own.iter().map(|a| (*a, self.router_mac()));
@@ -110,6 +113,26 @@ impl Making<'_> {
             let neighbour = Value::StaticNeighbour { mac, own: true };
             self.want(&owner, Key::StaticNeighbour(segment.vni, ip), neighbour);
             self.want(&owner, Key::TenantRoute(tenant, host), Value::TenantRoute(TenantRoute::Own));
+        }
+    }
+
+    /// Hosts that are pinned to attachments of this gateway.
+    fn static_hosts(&mut self, owner: &str, segment: &Segment) {
+        let attachments = &self.desired.document().attachments;
+        for host in &segment.static_hosts {
+            let attachment = &attachments[&host.attachment];
+            let Some(at) = place(attachment).filter(|_| attachment.gateway == *self.desired.gateway_name())
+            else {
+                continue;
+            };
+            if !self.observed.devices.contains(&at.device) {
+                continue;
+            }
+            self.want(owner, Key::StaticMac(segment.vni, host.mac), Value::StaticMac { at, node: false });
+            for ip in &host.addresses {
+                let neighbour = Value::StaticNeighbour { mac: host.mac, own: false };
+                self.want(owner, Key::StaticNeighbour(segment.vni, *ip), neighbour);
+            }
         }
     }
 

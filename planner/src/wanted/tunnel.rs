@@ -88,8 +88,8 @@ impl Making<'_> {
             let path = format!("net/ipv6/conf/{kernel_end}/{setting}");
             self.want(owner, Key::Sysctl(Ns::Root, path), Value::Setting("0".to_owned()));
         }
-        let wire = PortAt { device: end.vlan.trunk.to_string(), vid: Some(end.vlan.vid) };
-        self.cross_connect(owner, &wire, HookKind::Trunk, &port_end, &[end.address], Some(&kernel_end));
+        let wire = PortAt::vlan(&end.vlan);
+        self.cross_connect(owner, &wire, &port_end, &[end.address], Some(&kernel_end));
         self.want(owner, Key::Wire(kernel_end.clone()), Value::Wire(wire));
         Some((kernel_end, Some(far_end.address.addr())))
     }
@@ -99,7 +99,6 @@ impl Making<'_> {
         &mut self,
         owner: &str,
         wire: &PortAt,
-        wire_hook: HookKind,
         port_end: &str,
         addresses: &[IpNet],
         tunnel: Option<&str>,
@@ -112,7 +111,7 @@ impl Making<'_> {
         self.want(owner, Key::Port(wire.clone()), towards_kernel);
         let towards_wire = Value::CrossPort { peer: wire.clone(), answer: None, tunnel: None };
         self.want(owner, Key::Port(untagged(port_end)), towards_wire);
-        self.want(owner, Key::Hook(wire.device.clone(), wire_hook), Value::Present);
+        self.want(owner, Key::Hook(wire.device.clone(), self.hook(&wire.device)), Value::Present);
         self.want(owner, Key::Hook(port_end.to_owned(), HookKind::Cross), Value::Present);
     }
 

@@ -30,6 +30,8 @@ pub struct Fabric {
     pub far: BTreeSet<IpAddr>,
     /// Segments that are present here: VNI → L3VNI of the tenant.
     pub segments: BTreeMap<Vni, Vni>,
+    /// Nanoseconds without a frame after which a station of each of these segments is forgotten.
+    pub ages_ns: BTreeMap<Vni, u64>,
     /// Tenants that are present here: L3VNI → name.
     pub tenants: BTreeMap<Vni, Name>,
     /// Route distinguisher of each VNI.
@@ -53,6 +55,10 @@ impl Fabric {
             asn: gateway.asn.get(),
             router_mac: MacAddr(router_mac.octets()),
             far: desired.tunnels().map(|(_, _, _, gateway)| gateway.vtep).collect(),
+            ages_ns: desired
+                .segments()
+                .map(|(_, s)| (s.vni, u64::from(s.mac_age_s) * 1_000_000_000))
+                .collect(),
             segments,
             tenants,
             rds: distinguishers(identifier, all),

@@ -61,13 +61,21 @@ pub fn originate(desired: &Desired, fabric: &Fabric, learnt: &Learnt) -> Origina
     out.originated
 }
 
-/// Our probe addresses and the nodes that have enrolled: pinned, because the plan put them there.
+/// Our probe addresses, the hosts pinned to attachments here, and the nodes that have enrolled: pinned, because the plan put them there.
 fn own_stations(desired: &Desired, fabric: &Fabric, out: &mut Origination<'_>) {
     for (name, segment) in desired.segments() {
         for ip in desired.probe_addresses(name) {
             // It is the address of a router, in a segment or out of it.
             let flags = NeighbourFlags { router: true, is_override: true, immutable: true };
             out.station(segment.vni, fabric.router_mac, Some((ip, flags)), Mobility::Pinned);
+        }
+    }
+    for (segment, host) in desired.static_hosts() {
+        let (mac, vni) = (MacAddr(host.mac.octets()), segment.vni);
+        out.station(vni, mac, None, Mobility::Pinned);
+        for ip in &host.addresses {
+            let flags = NeighbourFlags { router: false, is_override: true, immutable: true };
+            out.station(vni, mac, Some((*ip, flags)), Mobility::Pinned);
         }
     }
     for (_, node) in desired.nodes().filter(|(_, n)| n.public_key.is_some()) {

@@ -7,19 +7,24 @@ use watari_bgp::Instant;
 use watari_bgp::State;
 use watari_bgp::speaker::Source;
 use watari_bgp::types::InstanceId;
-use watari_dataplane::{Dataplane, PortKey};
+use watari_config::Desired;
+use watari_dataplane::{Dataplane, PortKey, PortStats};
+use watari_planner::wanted::place;
 
-use super::hosts::{Duplicate, Hosts, Place, Subject};
+use super::hosts::{Duplicate, Hosts, Place, Seen, Subject};
 use super::import::{Imported, Routes};
 use super::originate::Learnt;
 use super::peers::Numbers;
 use crate::bgp::Bgp;
+use crate::drivers::datapath::port_key;
 
 /// The most entries of one list that are shown.
 const SHOWN_MAX: usize = 1000;
 
 /// What the facts are made of.
 pub(super) struct Shown<'a> {
+    pub(super) desired: &'a Desired,
+    pub(super) seen: &'a Seen,
     pub(super) maps: &'a Dataplane,
     pub(super) learnt: &'a Learnt,
     pub(super) imported: &'a Imported,
@@ -60,6 +65,7 @@ pub(super) fn facts(shown: &Shown<'_>) -> Value {
         "duplicates": duplicates(shown),
         "pinned_elsewhere": pinned(shown.hosts),
         "objects": duplicate_objects(shown.hosts),
+        "attachments": attachments(shown),
         "datapath": datapath(shown.maps),
     })
 }
@@ -118,14 +124,43 @@ fn device_names() -> BTreeMap<u32, String> {
         .unwrap_or_default()
 }
 
-/// The device and its tags, as in `eth1.100`.
+/// The device and its tags, as in `eth1.100`, `eth1.100s` for an S-tag and `eth1.100s.7` for QinQ.
 fn port_name(names: &BTreeMap<u32, String>, port: &PortKey) -> String {
     let device = names.get(&port.ifindex).cloned().unwrap_or_else(|| format!("#{}", port.ifindex));
-    match (port.outer, port.inner) {
+    let outer = port.outer & !PortKey::S_TAG;
+    let stag = if port.outer & PortKey::S_TAG == 0 { "" } else { "s" };
+    match (outer, port.inner) {
         (0, _) => device,
-        (outer, 0) => format!("{device}.{outer}"),
-        (outer, inner) => format!("{device}.{outer}.{inner}"),
+        (outer, 0) => format!("{device}.{outer}{stag}"),
+        (outer, inner) => format!("{device}.{outer}{stag}.{inner}"),
     }
+}
+
+/// Traffic of each attachment, what was dropped of it, and how many MACs are known there.
+fn attachments(shown: &Shown<'_>) -> Value {
+    let indices = device_names().into_iter().map(|(index, name)| (name, index)).collect();
+    let stats = shown.maps.stats.ports().unwrap_or_default();
+    let mut macs: BTreeMap<PortKey, u64> = BTreeMap::new();
+    for port in shown.seen.stations.values() {
+        *macs.entry(*port).or_default() += 1;
+    }
+    let mut all = serde_json::Map::new();
+    for (name, attachment) in shown.desired.attachments() {
+        let key = place(attachment).and_then(|at| port_key(&indices, &at).ok());
+        let Some((key, at)) = key.zip(place(attachment)) else { continue };
+        let mut value = counters(&stats.get(&key).copied().unwrap_or_default());
+        value["at"] = json!(at.to_string());
+        value["macs"] = json!(macs.get(&key).copied().unwrap_or(0));
+        all.insert(name.to_string(), value);
+    }
+    Value::Object(all)
+}
+
+fn counters(stats: &PortStats) -> Value {
+    json!({
+        "rx_packets": stats.rx_packets, "rx_bytes": stats.rx_bytes,
+        "tx_packets": stats.tx_packets, "tx_bytes": stats.tx_bytes, "drops": stats.drops,
+    })
 }
 
 fn campus(best: &BTreeMap<InstanceId, Routes>) -> Vec<Value> {
@@ -148,11 +183,7 @@ fn datapath(maps: &Dataplane) -> Value {
     let mut ports = serde_json::Map::new();
     for (key, stats) in maps.stats.ports().unwrap_or_default() {
         let name = port_name(&names, &key);
-        let value = json!({
-            "rx_packets": stats.rx_packets, "rx_bytes": stats.rx_bytes,
-            "tx_packets": stats.tx_packets, "tx_bytes": stats.tx_bytes, "drops": stats.drops,
-        });
-        ports.insert(name, value);
+        ports.insert(name, counters(&stats));
     }
     let drops = maps.stats.drops().unwrap_or_default();
     let drops: BTreeMap<_, _> =

@@ -25,22 +25,19 @@ pub struct MayRemove {
     pub unicast: bool,
 }
 
-/// Nanoseconds without a frame after which a station is forgotten (IEEE 802.1Q section 8.8.3: 300 s).
-const AGE_NS_MAX: u64 = 300 * 1_000_000_000;
-
 /// Reads what the programs learnt, and removes what is too old or belongs to a segment or attachment that is gone.
 ///
 /// # Errors
 /// When a table cannot be read.
-pub fn read_local(maps: &Dataplane, segments: &BTreeMap<Vni, Vni>, now_ns: u64) -> Result<Seen, DriverError> {
+pub fn read_local(maps: &Dataplane, ages_ns: &BTreeMap<Vni, u64>, now_ns: u64) -> Result<Seen, DriverError> {
     let mut seen = Seen::default();
     let ports = maps.ports.entries()?;
     let keep = |number: u32, port: &PortKey, last_ns: u64| {
-        let vni = Vni::new(number).ok().filter(|v| segments.contains_key(v));
+        let (vni, age_ns) = Vni::new(number).ok().and_then(|v| Some((v, *ages_ns.get(&v)?)))?;
         // With its attachment a station goes at once: nobody is there to answer for it. So it does where the loop
         // guard blocked that: it is to be reached by the other one.
         let attached = ports.get(port).is_some_and(|p| p.vni == number && p.flags & Port::BLOCKED == 0);
-        vni.filter(|_| attached && now_ns.saturating_sub(last_ns) < AGE_NS_MAX)
+        (attached && now_ns.saturating_sub(last_ns) < age_ns).then_some(vni)
     };
     for (key, entry) in maps.mac_local.entries()? {
         match keep(key.vni, &entry.port, entry.last_seen_ns) {
@@ -59,7 +56,34 @@ pub fn read_local(maps: &Dataplane, segments: &BTreeMap<Vni, Vni>, now_ns: u64) 
             None => drop(maps.nb_local.remove(&key)?),
         }
     }
+    correct_counts(maps, &ports, &seen)?;
     Ok(seen)
+}
+
+/// The programs count the MACs of each attachment that has a limit as they learn them; what was removed is taken off
+/// here, by the table that was just read.
+fn correct_counts(maps: &Dataplane, ports: &BTreeMap<PortKey, Port>, seen: &Seen) -> Result<(), DriverError> {
+    let present = maps.port_macs.entries()?;
+    let mut wanted: BTreeMap<PortKey, u32> = ports
+        .iter()
+        .filter(|(_, port)| port.guard & Port::GUARD_LIMIT != 0)
+        .map(|(key, _)| (*key, 0))
+        .collect();
+    for port in seen.stations.values() {
+        if let Some(count) = wanted.get_mut(port) {
+            *count += 1;
+        }
+    }
+    for (port, count) in &wanted {
+        // Where nothing was ever learnt the programs have made no entry, and none is needed.
+        if present.get(port).copied().unwrap_or(0) != *count {
+            maps.port_macs.upsert(port, count)?;
+        }
+    }
+    for port in present.keys().filter(|port| !wanted.contains_key(*port)) {
+        maps.port_macs.remove(port)?;
+    }
+    Ok(())
 }
 
 /// What the owner of an address says of it. Only neighbour advertisements say anything (RFC 9047 section 2).

@@ -210,7 +210,7 @@ impl Task {
         let may_remove = self.may_remove();
         let now_ns = boot_time_ns();
         let now = watari_bgp::Instant::from_millis(now_ns / 1_000_000);
-        let seen = tables::read_local(&self.maps, &fabric.segments, now_ns)?;
+        let seen = tables::read_local(&self.maps, &fabric.ages_ns, now_ns)?;
         let empty = Routes::new();
         let imported = import(&fabric, self.best.get(&EVPN).unwrap_or(&empty));
         self.hosts.set_vtep(fabric.vtep);
@@ -229,6 +229,8 @@ impl Task {
         let written = tables::write(&self.maps, &imported, &decision, &learnt.campus, may_remove);
         let routed = self.kernel.sync(desired, &fabric.tenants, &self.best, &imported, may_remove).await;
         let shown = show::Shown {
+            desired,
+            seen: &seen,
             maps: &self.maps,
             learnt: &learnt,
             imported: &imported,

@@ -1,19 +1,20 @@
 //! Beacons of the loop guard, between the plan's items and what `watari-link` is told.
 
-use watari_config::{Mac, Vid, Vni};
+use watari_config::{Mac, Tags, Tpid, Vid, Vni};
 use watari_link::protocol::{BeaconConfig, BeaconStatus, VlanTag};
 use watari_planner::item::{PortAt, Value};
 
-/// Ethernet type of a customer tag (IEEE 802.1Q section 9.6).
-const TPID_CUSTOMER: u16 = 0x8100;
+fn tpid(tag: &VlanTag) -> Option<Tpid> {
+    [Tpid::Dot1q, Tpid::Dot1ad].into_iter().find(|tpid| tpid.ethertype() == tag.tpid)
+}
 
 /// What `watari-link` is to be told for an item.
 pub(super) fn config(at: &PortAt, value: &Value) -> Option<BeaconConfig> {
     let Value::Beacon { origin, vni, port_id, blocked } = value else { return None };
-    let tags = at.vid.map(|vid| VlanTag { tpid: TPID_CUSTOMER, vid: vid.get() });
+    let tags = at.tags.list();
     Some(BeaconConfig {
         device: at.device.clone(),
-        tags: tags.into_iter().collect(),
+        tags: tags.iter().map(|(tpid, vid)| VlanTag { tpid: tpid.ethertype(), vid: vid.get() }).collect(),
         origin: origin.octets(),
         vni: vni.get(),
         port_id: *port_id,
@@ -24,9 +25,12 @@ pub(super) fn config(at: &PortAt, value: &Value) -> Option<BeaconConfig> {
 /// The item that a beacon is. One that no plan could have made reads as another place's, which nobody wants.
 pub(super) fn item(beacon: &BeaconStatus) -> Option<(PortAt, Value)> {
     let BeaconConfig { device, tags, origin, vni, port_id, blocked } = &beacon.config;
-    let vid = match tags.as_slice() {
-        [] => None,
-        [tag] if tag.tpid == TPID_CUSTOMER => Some(Vid::new(tag.vid).ok()?),
+    let tags = match tags.as_slice() {
+        [] => Tags::Untagged,
+        [tag] => Tags::Single(tpid(tag)?, Vid::new(tag.vid).ok()?),
+        [outer, inner] if tpid(inner)? == Tpid::Dot1q => {
+            Tags::Double(tpid(outer)?, Vid::new(outer.vid).ok()?, Vid::new(inner.vid).ok()?)
+        }
         _ => return None,
     };
     let value = Value::Beacon {
@@ -35,5 +39,5 @@ pub(super) fn item(beacon: &BeaconStatus) -> Option<(PortAt, Value)> {
         port_id: *port_id,
         blocked: *blocked,
     };
-    Some((PortAt { device: device.clone(), vid }, value))
+    Some((PortAt { device: device.clone(), tags }, value))
 }

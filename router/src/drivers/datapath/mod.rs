@@ -3,22 +3,29 @@
 //! Reading back turns an index into the name of its device. An entry of a device that is gone, or was made
 //! anew under another index, reads back as `#<index>`: nobody wants it, so the next plan removes it.
 
+mod guards;
+mod ports;
+mod routes;
+mod segments;
+
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use watari_config::{Mac, Vid, Vni};
+use watari_config::{Mac, Vni};
 use watari_dataplane::abi::{ip_bytes, ip_from_bytes};
 use watari_dataplane::{
-    Config, Dataplane, FloodPorts, Hook, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Port,
-    PortKey, PortKind, Prefix, Route, RouteKind, RouteOrigin, Segment, SegmentKind, Tenant, TunnelKey, Wire,
-    ensure_bpffs,
+    Config, Dataplane, FloodPorts, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Prefix,
+    RouteOrigin, Tenant, TunnelKey, Wire, ensure_bpffs,
 };
-use watari_planner::item::{HookKind, Key, Ns, PortAt, System, TenantRoute, Value};
+use watari_planner::item::{Key, Ns, PortAt, System, Value};
 use watari_planner::{Action, Identity, Op};
 
+use self::ports::{hook, hook_kind, map_port, port_value};
+pub(crate) use self::ports::{port_at, port_key};
+use self::routes::{map_route, route_value};
+use self::segments::{config, gateway_value, segment, segment_value};
 use super::netlink::{Netlink, Wakeup};
 use super::wireguard::Engines;
 use super::{DriverError, Drivers, Place};
@@ -31,11 +38,6 @@ type Indices = BTreeMap<String, u32>;
 pub struct Datapath {
     /// Maps and programs; none for a look at a system that has none.
     maps: Option<Arc<Dataplane>>,
-}
-
-/// How many flooded frames may come at once: a tenth of a second's worth, 32 at least.
-fn flood_burst(rate: u32) -> u32 {
-    (rate / 10).max(32)
 }
 
 impl Drivers {
@@ -123,7 +125,7 @@ impl Datapath {
             system.insert(Key::NodeEntry(name(names, key.ifindex), ip_from_bytes(key.ip)), value);
         }
         for (key, entry) in maps.mac_static.entries()? {
-            let value = Value::StaticMac { device: name(names, entry.port.ifindex) };
+            let value = Value::StaticMac { at: port_at(names, entry.port), node: entry.is_node != 0 };
             system.insert(Key::StaticMac(vni(key.vni), mac(key.mac)), value);
         }
         for (key, entry) in maps.nb_static.entries()? {
@@ -171,7 +173,9 @@ impl Datapath {
                 let Ok(key) = port_key(indices, at) else { return Ok(()) };
                 maps.ports.remove(&key)?;
                 maps.stats.forget_port(&key)?;
+                guards::forget(maps, key)?;
             }
+            key @ (Key::GuardMac(..) | Key::GuardIp(..)) => guards::remove(maps, key, indices)?,
             Key::FloodPorts(vni) => drop(maps.flood_ports.remove(&vni.get())?),
             Key::Hook(device, kind) => {
                 let Some(ifindex) = gone(device) else { return Ok(()) };
@@ -185,16 +189,10 @@ impl Datapath {
     fn write_item(&self, op: &Op, indices: &Indices) -> Result<(), DriverError> {
         let maps = self.maps()?;
         match (&op.key, &op.value) {
-            (Key::GatewayEntry, Value::Gateway { vxlan, vxlan_port, vtep, anycast_mac, router_mac }) => {
-                maps.set_config(&Config {
-                    vxlan_ifindex: index(indices, vxlan)?,
-                    vxlan_port: *vxlan_port,
-                    flags: Config::OWN_ENCAP,
-                    dscp: Config::DSCP_INNER,
-                    local_vtep: ip_bytes(*vtep),
-                    anycast_mac: anycast_mac.octets(),
-                    router_mac: router_mac.octets(),
-                })?;
+            (Key::GatewayEntry, value) => {
+                if let Some(config) = config(value, indices)? {
+                    maps.set_config(&config)?;
+                }
             }
             (Key::TenantEntry(vni), Value::Tenant { core, core_mac }) => {
                 let core_ifindex = index(indices, core)?;
@@ -218,10 +216,10 @@ impl Datapath {
                 let key = NodeKey { ifindex: index(indices, device)?, ip: ip_bytes(*ip) };
                 maps.nodes.upsert(&key, &Node { vni: vni.get(), mac: mac.octets(), pad: 0 })?;
             }
-            (Key::StaticMac(vni, mac), Value::StaticMac { device }) => {
-                let port = PortKey::untagged(index(indices, device)?);
+            (Key::StaticMac(vni, mac), Value::StaticMac { at, node }) => {
+                let port = port_key(indices, at)?;
                 let key = MacKey::new(vni.get(), mac.octets());
-                maps.mac_static.upsert(&key, &MacStatic { port, is_node: 1 })?;
+                maps.mac_static.upsert(&key, &MacStatic { port, is_node: u32::from(*node) })?;
             }
             (Key::StaticNeighbour(vni, ip), Value::StaticNeighbour { mac, own }) => {
                 let flags = if *own { NeighStatic::OWN } else { 0 };
@@ -233,6 +231,9 @@ impl Datapath {
             }
             (Key::Port(at), value) => {
                 maps.ports.upsert(&port_key(indices, at)?, &map_port(value, indices)?)?;
+            }
+            (key @ (Key::GuardMac(..) | Key::GuardIp(..)), value) => {
+                guards::write(maps, key, value, indices)?
             }
             (Key::FloodPorts(vni), Value::Ports(list)) => self.write_flood_ports(*vni, list, indices)?,
             (Key::Hook(device, kind), _) => {
@@ -262,6 +263,7 @@ fn observe_routes_and_ports(maps: &Dataplane, names: &Names, system: &mut System
             system.insert(Key::TenantRoute(vni(prefix.tenant), net), route_value(&route, names));
         }
     }
+    guards::observe(maps, names, system)?;
     for (key, port) in maps.ports.entries()? {
         system.insert(Key::Port(port_at(names, key)), port_value(&port, names));
     }
@@ -278,12 +280,12 @@ fn observe_routes_and_ports(maps: &Dataplane, names: &Names, system: &mut System
 }
 
 /// The device's name; `#<index>` of one that is gone.
-fn name(names: &Names, index: u32) -> String {
+pub(super) fn name(names: &Names, index: u32) -> String {
     names.get(&index).cloned().unwrap_or_else(|| format!("#{index}"))
 }
 
 /// The index of a device as [`name`] wrote it.
-fn index(indices: &Indices, device: &str) -> Result<u32, DriverError> {
+pub(super) fn index(indices: &Indices, device: &str) -> Result<u32, DriverError> {
     let stale = device.strip_prefix('#').and_then(|digits| digits.parse().ok());
     stale
         .or_else(|| indices.get(device).copied())
@@ -291,166 +293,14 @@ fn index(indices: &Indices, device: &str) -> Result<u32, DriverError> {
 }
 
 /// What a map holds came out of a plan, so it is in range; anything else reads as the highest VNI, which goes.
-fn vni(number: u32) -> Vni {
+pub(super) fn vni(number: u32) -> Vni {
     Vni::new(number).unwrap_or_else(|_| Vni::new((1 << 24) - 1).expect("in range"))
 }
 
-fn mac(octets: [u8; 6]) -> Mac {
+pub(super) fn mac(octets: [u8; 6]) -> Mac {
     Mac::new(octets).unwrap_or(Mac::ANYCAST)
 }
 
 fn prefix(tenant: Vni, net: &IpNet) -> Result<Prefix, DriverError> {
     Ok(Prefix::new(tenant.get(), net.addr(), net.prefix_len())?)
-}
-
-/// The port of a key, with the name of its device.
-pub(crate) fn port_at(names: &Names, key: PortKey) -> PortAt {
-    PortAt { device: name(names, key.ifindex), vid: Vid::new(key.outer).ok() }
-}
-
-fn port_key(indices: &Indices, at: &PortAt) -> Result<PortKey, DriverError> {
-    let ifindex = index(indices, &at.device)?;
-    Ok(at.vid.map_or(PortKey::untagged(ifindex), |vid| PortKey::vlan(ifindex, vid.get())))
-}
-
-fn gateway_value(config: &Config, names: &Names) -> Value {
-    Value::Gateway {
-        vxlan: name(names, config.vxlan_ifindex),
-        vxlan_port: config.vxlan_port,
-        vtep: ip_from_bytes(config.local_vtep),
-        anycast_mac: mac(config.anycast_mac),
-        router_mac: mac(config.router_mac),
-    }
-}
-
-fn segment_value(segment: &Segment) -> Value {
-    let plain = segment.flags & Segment::PLAIN_DEVICES != 0;
-    if segment.kind == SegmentKind::L3 as u8 {
-        return Value::L3Segment { plain };
-    }
-    // An entry whose burst is not the one that goes with its rate is to be written again.
-    let whole = segment.flood_burst == flood_burst(segment.flood_rate);
-    Value::L2Segment {
-        tenant: vni(segment.tenant),
-        mtu: segment.mtu,
-        flood_unknown: segment.flags & Segment::FLOOD_UNKNOWN != 0,
-        flood_rate: if whole { segment.flood_rate } else { 0 },
-        plain,
-    }
-}
-
-fn segment(number: Vni, value: &Value) -> Option<Segment> {
-    let (mut segment, plain) = match value {
-        Value::L3Segment { plain } => (Segment::l3(number.get()), *plain),
-        Value::L2Segment { tenant, mtu, flood_unknown, flood_rate, plain } => {
-            let mut segment = Segment::l2(tenant.get(), *flood_rate, flood_burst(*flood_rate));
-            segment.mtu = *mtu;
-            if *flood_unknown {
-                segment.flags |= Segment::FLOOD_UNKNOWN;
-            }
-            (segment, *plain)
-        }
-        _ => return None,
-    };
-    if plain {
-        segment.flags |= Segment::PLAIN_DEVICES;
-    }
-    Some(segment)
-}
-
-fn route_value(route: &Route, names: &Names) -> Value {
-    let route = match RouteKind::from_u8(route.kind) {
-        Some(RouteKind::Own) => TenantRoute::Own,
-        Some(RouteKind::Connected) => {
-            TenantRoute::Connected { vni: vni(route.vni), gateway: ip_from_bytes(route.gateway) }
-        }
-        Some(RouteKind::Node) => TenantRoute::Node { device: name(names, route.ifindex) },
-        _ => TenantRoute::Exit,
-    };
-    Value::TenantRoute(route)
-}
-
-fn map_route(route: &TenantRoute, indices: &Indices) -> Result<Route, DriverError> {
-    Ok(match route {
-        TenantRoute::Own => Route::own(),
-        TenantRoute::Connected { vni, gateway } => Route::connected(vni.get(), *gateway),
-        TenantRoute::Exit => Route::exit(RouteOrigin::Plan),
-        TenantRoute::Node { device } => Route::node(index(indices, device)?),
-    })
-}
-
-fn port_value(port: &Port, names: &Names) -> Value {
-    match PortKind::from_u8(port.kind) {
-        Some(PortKind::Segment) => Value::SegmentPort {
-            tenant: vni(port.tenant),
-            vni: vni(port.vni),
-            blocked: port.flags & Port::BLOCKED != 0,
-        },
-        Some(PortKind::Core) => Value::TenantPort { tenant: vni(port.tenant), nodes: false },
-        Some(PortKind::Node) => Value::TenantPort { tenant: vni(port.tenant), nodes: true },
-        _ => {
-            let answer = (port.answer_mac != [0; 6]).then(|| {
-                let v4 = (port.answer_v4 != [0; 4]).then(|| Ipv4Addr::from(port.answer_v4));
-                let v6 = (port.answer_v6 != [0; 16]).then(|| Ipv6Addr::from(port.answer_v6));
-                (mac(port.answer_mac), v4, v6)
-            });
-            let is_tunnel = port.flags & Port::TUNNEL != 0;
-            let tunnel = is_tunnel.then(|| name(names, port.tunnel_ifindex));
-            Value::CrossPort { peer: port_at(names, port.peer), answer, tunnel }
-        }
-    }
-}
-
-fn map_port(value: &Value, indices: &Indices) -> Result<Port, DriverError> {
-    Ok(match value {
-        Value::SegmentPort { tenant, vni, blocked } => {
-            let mut port = Port::segment(tenant.get(), vni.get());
-            if *blocked {
-                port.flags |= Port::BLOCKED;
-            }
-            port
-        }
-        Value::TenantPort { tenant, nodes: false } => Port::core(tenant.get()),
-        Value::TenantPort { tenant, nodes: true } => Port::node(tenant.get()),
-        Value::CrossPort { peer, answer, tunnel } => {
-            let mut port = Port::cross(port_key(indices, peer)?);
-            if let Some(kernel_end) = tunnel {
-                port.flags |= Port::TUNNEL;
-                port.tunnel_ifindex = index(indices, kernel_end)?;
-            }
-            if let Some((mac, v4, v6)) = answer {
-                port.answer_mac = mac.octets();
-                port.answer_v4 = v4.map_or([0; 4], |a| a.octets());
-                port.answer_v6 = v6.map_or([0; 16], |a| a.octets());
-            }
-            port
-        }
-        _ => Port::default(),
-    })
-}
-
-fn hook(kind: HookKind) -> Hook {
-    match kind {
-        HookKind::Trunk => Hook::Trunk,
-        HookKind::Interface => Hook::Interface,
-        HookKind::Core => Hook::Core,
-        HookKind::Cross => Hook::Cross,
-        HookKind::Node => Hook::Node,
-        HookKind::Tunnel => Hook::Tunnel,
-        HookKind::Uplink => Hook::Uplink,
-        HookKind::Vxlan => Hook::Vxlan,
-    }
-}
-
-fn hook_kind(hook: Hook) -> HookKind {
-    match hook {
-        Hook::Trunk => HookKind::Trunk,
-        Hook::Interface => HookKind::Interface,
-        Hook::Core => HookKind::Core,
-        Hook::Cross => HookKind::Cross,
-        Hook::Node => HookKind::Node,
-        Hook::Tunnel => HookKind::Tunnel,
-        Hook::Uplink => HookKind::Uplink,
-        Hook::Vxlan => HookKind::Vxlan,
-    }
 }
