@@ -1,3 +1,5 @@
+//! Each rule of the table by itself, with two gateways at most.
+
 use std::net::Ipv4Addr;
 
 use super::*;
