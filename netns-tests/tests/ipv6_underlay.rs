@@ -56,6 +56,9 @@ fn root_hosts_meet_over_a_direct_tunnel_of_ipv6() -> Result<()> {
     learnt_from_the_other_vtep(&world)?;
     let full = Ping::to(HOST_B.0.into()).count(20).full(SEGMENT_MTU).send(&world.topology.a.host)?;
     ensure!(full.received == 20, "{}", full.text);
+    // Gateways ask each other over their VTEPs too: here the far one to measure towards us.
+    let asked = ["measure", "gateway:gw-b", "gateway:gw-a", "--seconds", "1", "--tests", "rr-tcp"];
+    world.a.cli(&asked)?;
     Ok(())
 }
 

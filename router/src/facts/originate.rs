@@ -165,11 +165,12 @@ impl Origination<'_> {
             communities.push(self.target(l3vni));
             communities.push(ExtCommunity::router_mac(self.fabric.router_mac));
         }
+        // R and O are of IPv6 only (RFC 9047 section 2). Of an owner who was heard, but said neither, nothing is told: the
+        // others then say of it what nearly every host says of itself.
         if let Some((ip, mut flags)) = bound {
-            // R and O are for IPv6 only, where their absence says something too (RFC 9047 section 2).
             flags.router &= ip.is_ipv6();
             flags.is_override &= ip.is_ipv6();
-            if ip.is_ipv6() || flags.immutable {
+            if flags != NeighbourFlags::default() {
                 communities.push(ExtCommunity::arp_nd(flags));
             }
         }

@@ -47,7 +47,8 @@ fn flags(router: bool, is_override: bool) -> NeighbourFlags {
 fn learnt() -> Learnt {
     let mut learnt = Learnt::default();
     learnt.stations.insert((vni(), MAC), 3);
-    for (ip, flags) in [("10.10.0.9", flags(true, true)), ("fd00:10::9", flags(true, false))] {
+    let silent = ("fd00:10::8", NeighbourFlags::default());
+    for (ip, flags) in [("10.10.0.9", flags(true, true)), ("fd00:10::9", flags(true, false)), silent] {
         learnt.addresses.insert((vni(), ip.parse().unwrap()), (MAC, flags));
     }
     learnt
@@ -100,6 +101,7 @@ fn flags_of_addresses_arrive_where_they_mean_something() {
     let told = |ip: &str| imported.claims.addresses[&(vni(), ip.parse().unwrap())].flags;
     assert_eq!(told("fd00:10::9"), Some(flags(true, false)));
     assert_eq!(told("10.10.0.9"), None, "of IPv4 there is nothing to say");
+    assert_eq!(told("fd00:10::8"), None, "it was heard, but has not said");
     let pinned = NeighbourFlags { router: true, is_override: true, immutable: true };
     assert_eq!(told("fd00:10::a:1"), Some(pinned), "the gateway's own probe address");
     assert_eq!(told("10.10.0.129"), Some(NeighbourFlags { immutable: true, ..NeighbourFlags::default() }));
