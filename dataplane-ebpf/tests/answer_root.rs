@@ -3,7 +3,10 @@
 mod rig;
 
 use rig::{frames::*, *};
-use watari_dataplane::{DropReason, Hook, MacKey, NeighKey, NeighStatic, Packet, PortKey, Verdict};
+use watari_dataplane::{
+    DropReason, Hook, MacKey, MacRemote, NeighKey, NeighLocal, NeighRemote, NeighStatic, Packet, PortKey,
+    Verdict,
+};
 
 fn at(port: PortKey, frame: &[u8]) -> Packet<'_> {
     Packet::from_port(Hook::Trunk, port, frame)
@@ -59,8 +62,6 @@ fn root_nobody_is_answered_about_an_owner_on_its_own_side_or_about_itself() {
     rig.expect(&at(A, &question), Verdict::Consumed, &[("100.10 rx", 1), ("question-kept", 1)]);
     let probe = arp_request((HOST_A, "0.0.0.0"), "10.0.0.10");
     rig.expect(&at(A, &probe), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
-    let announcement = arp_request((HOST_A, "10.0.0.10"), "10.0.0.10");
-    rig.expect(&at(A, &announcement), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
 }
 
 #[test]
@@ -197,4 +198,159 @@ fn root_neighbour_discovery_from_off_link_is_dropped() {
     let mut question = solicit((HOST_A, "fd00::10"), "fd00::1");
     question[21] = 254;
     rig.expect_drop(&at(A, &question), DropReason::Malformed, &[]);
+}
+
+const KEPT_FROM_A: [(&str, i128); 5] =
+    [("100.10 rx", 1), ("101.20 tx", 1), ("flooded", 1), ("flood-copies", 1), ("announcement-kept", 1)];
+
+/// Gratuitous ARP as a request and as a reply, and an unsolicited advertisement.
+fn announcements(mac: [u8; 6], v4: &str, v6: &str) -> [Vec<u8>; 3] {
+    let told = Arp { operation: 2, sender: (mac, v4), target: (mac, v4) };
+    let message = Nd { kind: 136, flags: 0x20, from: v6, to: TO_ALL.1, target: v6, option: Some((2, mac)) };
+    [arp_request((mac, v4), v4), arp(BROADCAST, mac, &told), nd(TO_ALL.0, mac, &message)]
+}
+
+#[test]
+fn root_an_announcement_is_spread_once_and_then_kept_on_this_side() {
+    let rig = Rig::new("garp");
+    rig.heard(A, L2, HOST_A, "10.0.0.9");
+    let [request, reply, advert] = announcements(HOST_A, "10.0.0.10", "fd00::10");
+    let learnt = [FLOOD_FROM_A.as_slice(), &[("neighbour-learnt", 1)]].concat();
+    let out = rig.expect(&at(A, &request), Verdict::Flooded { copies: 2 }, &learnt);
+    assert_eq!(out, request);
+    rig.expect(&at(A, &advert), Verdict::Flooded { copies: 2 }, &learnt);
+    for frame in [&request, &reply, &advert] {
+        let out = rig.expect(&at(A, frame), Verdict::Flooded { copies: 1 }, &KEPT_FROM_A);
+        assert_eq!(&out, frame);
+    }
+    // Another MAC, another port: news.
+    let [other, _, _] = announcements(HOST_C, "10.0.0.10", "fd00::10");
+    let changed = [learnt.as_slice(), &[("mac-learnt", 1)]].concat();
+    rig.expect(&at(A, &other), Verdict::Flooded { copies: 2 }, &changed);
+    let from_b = [
+        ("101.20 rx", 1),
+        ("100.10 tx", 1),
+        ("9000 tx", 1),
+        ("flooded", 1),
+        ("flood-copies", 2),
+        ("mac-moved", 1),
+        ("neighbour-learnt", 1),
+    ];
+    rig.expect(&at(B, &other), Verdict::Flooded { copies: 2 }, &from_b);
+}
+
+#[test]
+fn root_an_announcement_of_what_is_known_elsewhere_as_well_is_spread() {
+    let rig = Rig::new("garpfar");
+    rig.heard(A, L2, HOST_A, "10.0.0.10");
+    rig.heard(A, L2, HOST_A, "fd00::10");
+    let [request, _, advert] = announcements(HOST_A, "10.0.0.10", "fd00::10");
+    // It has been announced from the far side since: once more, then it is kept again.
+    for (frame, address) in [(&request, "10.0.0.10"), (&advert, "fd00::10")] {
+        rig.expect(&at(A, frame), Verdict::Flooded { copies: 1 }, &KEPT_FROM_A);
+        let mut far = frame.clone();
+        far[6..12].copy_from_slice(&HOST_R);
+        let changes =
+            [("9000 rx", 1), ("100.10 tx", 1), ("101.20 tx", 1), ("flooded", 1), ("flood-copies", 2)];
+        rig.expect(&from_far(&far), Verdict::Flooded { copies: 2 }, &changes);
+        rig.expect(&at(A, frame), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+        rig.expect(&at(A, frame), Verdict::Flooded { copies: 1 }, &KEPT_FROM_A);
+        let entry = rig.dataplane.nb_local.get(&NeighKey::new(L2, ip(address))).unwrap().unwrap();
+        assert_eq!((entry.mac, entry.flags), (HOST_A, NeighLocal::OVERRIDE));
+    }
+    let d = &rig.dataplane;
+    let neighbour = NeighRemote { mac: HOST_A, flags: 0 };
+    d.nb_remote.upsert(&NeighKey::new(L2, ip("10.0.0.10")), &neighbour).unwrap();
+    rig.expect(&at(A, &request), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+    d.nb_remote.remove(&NeighKey::new(L2, ip("10.0.0.10"))).unwrap();
+    let remote = MacRemote { vtep: FAR, flags: 0, sequence: 1 };
+    d.mac_remote.upsert(&MacKey::new(L2, HOST_A), &remote).unwrap();
+    rig.expect(&at(A, &request), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
+}
+
+#[test]
+fn root_a_virtual_routers_mac_moves_with_its_announcements() {
+    let rig = Rig::new("vrrp");
+    for (mac, v4, v6) in [
+        ([0, 0, 0x5e, 0, 1, 51], "10.0.0.200", "fd00::200"),
+        ([0, 0, 0x5e, 0, 2, 51], "10.0.0.201", "fd00::201"),
+    ] {
+        // From behind the far gateway to A, and on to B: each time it is news.
+        let remote = MacRemote { vtep: FAR, flags: 0, sequence: 0 };
+        rig.dataplane.mac_remote.upsert(&MacKey::new(L2, mac), &remote).unwrap();
+        let [request, _, advert] = announcements(mac, v4, v6);
+        for (port, first) in [(A, "mac-learnt"), (B, "mac-moved")] {
+            let (_, changes) = rig.run(&at(port, &request));
+            let wanted = (changes[first], changes["neighbour-learnt"], changes["flood-copies"]);
+            assert_eq!(wanted, (1, 1, 2), "{changes:?}");
+            let (_, changes) = rig.run(&at(port, &advert));
+            assert_eq!((changes["neighbour-learnt"], changes["flood-copies"]), (1, 2), "{changes:?}");
+        }
+        assert_eq!(rig.dataplane.mac_local.get(&MacKey::new(L2, mac)).unwrap().unwrap().port, B);
+    }
+}
+
+#[test]
+fn root_flags_of_advertisements_are_learnt_and_answered() {
+    let rig = Rig::new("ndflags");
+    rig.heard(A, L2, HOST_A, "fd00::10");
+    let d = &rig.dataplane;
+    let question = solicit((HOST_A, "fd00::10"), "fd00::11");
+    let asked = [("100.10 rx", 1), ("100.10 tx", 1), ("nd-answered", 1)];
+    // From what it asks nothing is known of its flags: it overrides.
+    rig.run(&at(B, &solicit((HOST_B, "fd00::11"), "fd00::1")));
+    let key = NeighKey::new(L2, ip("fd00::11"));
+    assert_eq!(d.nb_local.get(&key).unwrap().unwrap().flags, NeighLocal::OVERRIDE);
+    for (told, flags) in [(0xc0, NeighLocal::ROUTER), (0xe0, 3), (0x60, 2), (0x40, 0)] {
+        let own = advert((ANYCAST, "fd00::1"), "fd00::11", HOST_B, told);
+        let changes = [("101.20 rx", 1), ("neighbour-learnt", 1), ("consumed", 1)];
+        if told == 0x60 {
+            // Asking does not change them.
+            rig.run(&at(B, &solicit((HOST_B, "fd00::11"), "fd00::1")));
+            assert_eq!(d.nb_local.get(&key).unwrap().unwrap().flags, 3);
+        }
+        rig.expect(&at(B, &own), Verdict::Consumed, &changes);
+        assert_eq!(d.nb_local.get(&key).unwrap().unwrap().flags, flags);
+        let answer = rig.expect(&at(A, &question), Verdict::Port(A), &asked);
+        assert_eq!(answer, advert((HOST_A, "fd00::10"), "fd00::11", HOST_B, told), "{told:02x}");
+    }
+    for (flags, told) in [(NeighRemote::ROUTER, 0xc0), (NeighRemote::OVERRIDE, 0x60), (3, 0xe0), (0, 0x40)] {
+        let remote = NeighRemote { mac: HOST_R, flags };
+        d.nb_remote.upsert(&NeighKey::new(L2, ip("fd00::18")), &remote).unwrap();
+        let question = solicit((HOST_A, "fd00::10"), "fd00::18");
+        let answer = rig.expect(&at(A, &question), Verdict::Port(A), &asked);
+        assert_eq!(answer, advert((HOST_A, "fd00::10"), "fd00::18", HOST_R, told), "{told:02x}");
+    }
+    // Answers of ARP teach that it overrides.
+    rig.run(&at(B, &arp_request((HOST_B, "10.0.0.11"), "10.0.0.1")));
+    let entry = d.nb_local.get(&NeighKey::new(L2, ip("10.0.0.11"))).unwrap().unwrap();
+    assert_eq!(entry.flags, NeighLocal::OVERRIDE);
+}
+
+#[test]
+fn root_unicast_questions_about_remote_hosts_are_answered_here_too() {
+    let rig = Rig::new("nud");
+    rig.heard(A, L2, HOST_A, "10.0.0.10");
+    rig.heard(A, L2, HOST_A, "fd00::10");
+    let refresh = Arp { operation: 1, sender: (HOST_A, "10.0.0.10"), target: ([0; 6], "10.0.0.18") };
+    let refresh = arp(HOST_R, HOST_A, &refresh);
+    let changes = [("100.10 rx", 1), ("100.10 tx", 1), ("arp-answered", 1)];
+    let answer = rig.expect(&at(A, &refresh), Verdict::Port(A), &changes);
+    assert_eq!(answer, arp_reply((HOST_R, "10.0.0.18"), (HOST_A, "10.0.0.10")));
+    let message = Nd {
+        kind: 135,
+        flags: 0,
+        from: "fd00::10",
+        to: "fd00::18",
+        target: "fd00::18",
+        option: Some((1, HOST_A)),
+    };
+    let probe = nd(HOST_R, HOST_A, &message);
+    let changes = [("100.10 rx", 1), ("100.10 tx", 1), ("nd-answered", 1)];
+    let answer = rig.expect(&at(A, &probe), Verdict::Port(A), &changes);
+    assert_eq!(answer, advert((HOST_A, "fd00::10"), "fd00::18", HOST_R, 0x60));
+    // The check for duplicates of an address that is taken far away must fail.
+    let check = solicit((HOST_A, "::"), "fd00::18");
+    let answer = rig.expect(&at(A, &check), Verdict::Port(A), &changes);
+    assert_eq!(answer, advert(TO_ALL, "fd00::18", HOST_R, 0x20));
 }

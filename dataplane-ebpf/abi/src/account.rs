@@ -253,7 +253,7 @@ pub struct Event {
     pub vni: u32,
     /// An [`EventKind`].
     pub kind: u8,
-    /// A beacon's flags ([`crate::beacon`]); else zero.
+    /// A beacon's flags ([`crate::beacon`]), a guard's [`DropReason`]; else zero.
     pub flags: u8,
     /// The MAC concerned, or zero.
     pub mac: MacBytes,

@@ -40,6 +40,10 @@ pub const SAMPLES_BYTES: u32 = 4 * 1024 * 1024;
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Events per second and CPU at most.
 pub const EVENTS_PER_SECOND: u64 = 1000;
+/// Beacons reported per second and CPU at most, apart from other events.
+pub const BEACONS_PER_SECOND: u64 = 256;
+/// Drops of guards reported per second and CPU at most, apart from other events.
+pub const GUARD_EVENTS_PER_SECOND: u64 = 64;
 
 /// Sum of all limits, a part of the layout number.
 pub(crate) const SUM: u64 = PORTS_MAX as u64

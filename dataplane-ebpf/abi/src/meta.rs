@@ -138,7 +138,7 @@ pub struct Scratch {
     pub frame: [u8; BUILD_BYTES],
     /// Start of the second in which events are counted, boot clock.
     pub events_since_ns: u64,
-    /// Events in that second.
+    /// Events in that second: 16 bits for each class of events.
     pub events: u64,
 }
 

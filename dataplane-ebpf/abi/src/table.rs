@@ -113,6 +113,9 @@ impl NeighLocal {
     pub const ROUTER: u16 = 1;
     /// Its advertisements override (RFC 4861 §4.4); always so for IPv4.
     pub const OVERRIDE: u16 = 2;
+    /// A far gateway's host has announced the address since: the next announcement here is spread, although it
+    /// says nothing new.
+    pub const CONTESTED: u16 = 4;
 }
 
 /// Map `nb_remote`, written by the EVPN syncer alone (type 2 with an address).

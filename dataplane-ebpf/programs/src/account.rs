@@ -4,7 +4,8 @@ use core::mem::MaybeUninit;
 
 use watari_abi::{
     Bucket, Counter, DropReason, Event, EventKind, IpBytes, MacBytes, Meta, PortBucketKey, PortKey,
-    PortStats, Segment, limits::EVENTS_PER_SECOND,
+    PortStats, Segment,
+    limits::{BEACONS_PER_SECOND, EVENTS_PER_SECOND, GUARD_EVENTS_PER_SECOND},
 };
 
 use crate::{maps, out::Pkt};
@@ -13,6 +14,10 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Longer pauses fill a bucket no further: keeps the product below 2^64.
 const FILL_NS_MAX: u64 = 4 * SECOND_NS;
 const NOEXIST: u64 = 1;
+/// Classes of events: their bits in the word that counts them.
+const EVENTS: u32 = 0;
+const BEACONS: u32 = 16;
+const GUARDS: u32 = 32;
 
 impl Pkt {
     #[inline(always)]
@@ -81,12 +86,37 @@ impl Pkt {
     /// Tells the brain, if this second has not had too many.
     #[inline(always)]
     pub fn event(&self, kind: EventKind, mac: MacBytes, ip: IpBytes) {
-        self.event_of(kind, mac, ip, 0, 0);
+        self.tell::<EVENTS, { EVENTS_PER_SECOND }>(kind, mac, ip, 0, 0);
     }
 
-    /// The same with what only a beacon has.
+    /// The same for a beacon, with what only a beacon has.
     #[inline(always)]
     pub fn event_of(&self, kind: EventKind, mac: MacBytes, ip: IpBytes, flags: u8, origin_vni: u32) {
+        self.tell::<BEACONS, { BEACONS_PER_SECOND }>(kind, mac, ip, flags, origin_vni);
+    }
+
+    /// The same for what a guard has dropped.
+    #[inline(always)]
+    pub fn event_guarded(&self, reason: DropReason, ip: IpBytes) {
+        let kind = match reason {
+            DropReason::MacLimit => EventKind::MacLimit,
+            DropReason::StormRate => EventKind::StormRate,
+            _ => EventKind::Guarded,
+        };
+        self.tell::<GUARDS, { GUARD_EVENTS_PER_SECOND }>(kind, self.meta().src, ip, reason as u8, 0);
+    }
+
+    /// Each class of events counts in 16 bits of one word, from bit `CLASS` on, so that none takes the room of another.
+    /// A guard's drops are counted one by one elsewhere: of their events none is missed.
+    #[inline(always)]
+    fn tell<const CLASS: u32, const LIMIT: u64>(
+        &self,
+        kind: EventKind,
+        mac: MacBytes,
+        ip: IpBytes,
+        flags: u8,
+        origin_vni: u32,
+    ) {
         if self.is_trace() {
             return;
         }
@@ -96,11 +126,13 @@ impl Pkt {
             scratch.events_since_ns = now;
             scratch.events = 0;
         }
-        scratch.events += 1;
-        if scratch.events > EVENTS_PER_SECOND {
-            self.count(Counter::EventLost, 1);
+        if scratch.events >> CLASS & 0xffff >= LIMIT {
+            if CLASS != GUARDS {
+                self.count(Counter::EventLost, 1);
+            }
             return;
         }
+        scratch.events += 1 << CLASS;
         let Some(mut record) = maps::events.reserve::<Event>(0) else {
             self.count(Counter::EventLost, 1);
             return;

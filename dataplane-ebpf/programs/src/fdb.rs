@@ -1,7 +1,8 @@
 //! Where a MAC or an address is: static, local, remote, in this order.
 
 use watari_abi::{
-    DropReason, Hook, IpBytes, MacBytes, MacKey, Meta, NeighKey, NeighRemote, NeighStatic, PortKey, Stage,
+    DropReason, Hook, IpBytes, MacBytes, MacKey, MacStatic, Meta, NeighKey, NeighLocal, NeighRemote,
+    NeighStatic, Port, PortKey, Stage,
 };
 
 use crate::{
@@ -23,8 +24,8 @@ pub enum Place {
 #[inline(always)]
 pub fn place_of(vni: u32, mac: MacBytes) -> Place {
     let key = MacKey { vni, mac, pad: 0 };
-    // SAFETY (all three): entries are read at once and not kept.
-    if let Some(pinned) = unsafe { maps::mac_static.get(key) } {
+    // SAFETY (both): entries are read at once and not kept.
+    if let Some(pinned) = pinned(key) {
         if pinned.is_node != 0 {
             return Place::Node(pinned.port.ifindex);
         }
@@ -39,14 +40,29 @@ pub fn place_of(vni: u32, mac: MacBytes) -> Place {
     Place::Nowhere
 }
 
+/// The place that the plan has pinned a MAC to. A blocked attachment is none: its hosts are reached, and heard, by
+/// the other way round the loop.
+#[inline(always)]
+pub fn pinned(key: MacKey) -> Option<&'static MacStatic> {
+    // SAFETY (both): read at once; plan entries are replaced whole.
+    let pinned = unsafe { maps::mac_static.get(key) }?;
+    if pinned.is_node != 0 {
+        return Some(pinned);
+    }
+    let blocked = unsafe { maps::ports.get(pinned.port) }.is_some_and(|port| port.flags & Port::BLOCKED != 0);
+    if blocked { None } else { Some(pinned) }
+}
+
 /// Who has an address.
 #[derive(Clone, Copy)]
 pub struct Owner {
     pub mac: MacBytes,
     /// One of the gateway's own.
     pub own: bool,
-    /// Answers carry the router flag.
+    /// Answers carry the router flag (RFC 9047).
     pub router: bool,
+    /// Answers carry the override flag (RFC 9047).
+    pub overrides: bool,
     /// Behind another gateway.
     pub remote: bool,
     /// Where it was learnt; zero if it was not learnt here.
@@ -60,14 +76,25 @@ pub fn owner_of(vni: u32, ip: IpBytes) -> Option<Owner> {
     // SAFETY (all three): entries are read at once and not kept.
     if let Some(pinned) = unsafe { maps::nb_static.get(key) } {
         let own = pinned.flags & NeighStatic::OWN != 0;
-        return Some(Owner { mac: pinned.mac, own, router: own, remote: false, port: none });
+        let owner = Owner { mac: pinned.mac, own, router: own, overrides: true, remote: false, port: none };
+        return Some(owner);
     }
     if let Some(local) = unsafe { maps::nb_local.get(key) } {
-        return Some(Owner { mac: local.mac, own: false, router: false, remote: false, port: local.port });
+        let router = local.flags & NeighLocal::ROUTER != 0;
+        let overrides = local.flags & NeighLocal::OVERRIDE != 0;
+        return Some(Owner {
+            mac: local.mac,
+            own: false,
+            router,
+            overrides,
+            remote: false,
+            port: local.port,
+        });
     }
     if let Some(remote) = unsafe { maps::nb_remote.get(key) } {
         let router = remote.flags & NeighRemote::ROUTER != 0;
-        return Some(Owner { mac: remote.mac, own: false, router, remote: true, port: none });
+        let overrides = remote.flags & NeighRemote::OVERRIDE != 0;
+        return Some(Owner { mac: remote.mac, own: false, router, overrides, remote: true, port: none });
     }
     None
 }

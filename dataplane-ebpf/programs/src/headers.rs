@@ -10,6 +10,9 @@ pub const VLAN: u16 = 0x8100;
 pub const QINQ: u16 = 0x88a8;
 pub const LLDP: u16 = 0x88cc;
 pub const SLOW: u16 = 0x8809;
+pub const MAC_CONTROL: u16 = 0x8808;
+/// Tags of switches from before 802.1ad.
+pub const QINQ_OLD: u16 = 0x9100;
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -41,7 +44,13 @@ pub fn is_group(mac: MacBytes) -> bool {
     mac[0] & 1 != 0
 }
 
-/// Frames that must not leave their link: 01:80:c2:00:00:0x (IEEE 802.1Q §8.6.3), LLDP, slow protocols, and
+/// The frame has a tag: in its bytes, where none is left that belongs to the port.
+#[inline(always)]
+pub fn is_tag(ethertype: u16) -> bool {
+    ethertype == VLAN || ethertype == QINQ || ethertype == QINQ_OLD
+}
+
+/// Frames that must not leave their link: 01:80:c2:00:00:0x (IEEE 802.1Q §8.6.3), LLDP, slow protocols, pause, and
 /// Cisco's spanning tree and discovery (01:00:0c:cc:cc:cc and :cd).
 #[inline(always)]
 pub fn is_link_local(dst: MacBytes, ethertype: u16) -> bool {
@@ -50,6 +59,7 @@ pub fn is_link_local(dst: MacBytes, ethertype: u16) -> bool {
         || number & 0xffff_ffff_fffe == 0x0100_0ccc_cccc
         || ethertype == LLDP
         || ethertype == SLOW
+        || ethertype == MAC_CONTROL
 }
 
 /// IPv4-mapped.

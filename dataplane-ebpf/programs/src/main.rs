@@ -1,5 +1,6 @@
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 //! The eBPF datapath: thin hooks, one pipeline.
 //!
 //! ```text
@@ -7,7 +8,7 @@
 //!     \     |    |    |    |    /        |
 //!      Meta { port, vni, vtep, hook } ◀──┘
 //!                  │ tail call
-//!              classify ── guard ── learn ──▶ switch: known MAC → port · VTEP · node
+//!     guard ◀─▶ classify ── source, learn ──▶ switch: known MAC → port · VTEP · node
 //!        ARP, ND │   │ our MAC, core, node │ group, unknown
 //!                ▼   ▼                     ▼
 //!            answer  route ── question ──▶ flood ──▶ ports, VTEPs
@@ -20,6 +21,7 @@
 
 mod account;
 mod beacon;
+mod chain;
 mod fdb;
 mod fit;
 mod headers;

@@ -23,9 +23,9 @@ const PAD_OPTION: u8 = 253;
 const ALL_NODES: IpBytes = [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: MacBytes = [0x33, 0x33, 0, 0, 0, 1];
 const BROADCAST: MacBytes = [0xff; 6];
-const FLAG_ROUTER: u8 = 0x80;
-const FLAG_SOLICITED: u8 = 0x40;
-const FLAG_OVERRIDE: u8 = 0x20;
+pub const FLAG_ROUTER: u8 = 0x80;
+pub const FLAG_SOLICITED: u8 = 0x40;
+pub const FLAG_OVERRIDE: u8 = 0x20;
 
 /// An ARP message.
 pub struct Arp {
@@ -75,20 +75,26 @@ pub struct Asker {
     pub ip: IpBytes,
 }
 
-/// Writes a neighbour advertisement "`target` is at `mac`" into the working memory. The answer to a check for
-/// duplicates goes to all nodes (RFC 4861 §7.2.4), any other to the asker.
+/// Flags of a neighbour advertisement (RFC 4861 §4.4), its first octet, without the solicited flag.
 #[inline(always)]
-pub fn build_advert(scratch: &mut Scratch, asker: &Asker, target: &IpBytes, mac: &MacBytes, router: bool) {
-    let duplicate_check = crate::headers::is_zero(asker.ip);
+pub fn advert_flags(router: bool, overrides: bool) -> u8 {
     let router = if router { FLAG_ROUTER } else { 0 };
+    if overrides { router | FLAG_OVERRIDE } else { router }
+}
+
+/// Writes a neighbour advertisement "`target` is at `mac`" with these [`advert_flags`] into the working memory. The
+/// answer to a check for duplicates goes to all nodes (RFC 4861 §7.2.4), any other to the asker.
+#[inline(always)]
+pub fn build_advert(scratch: &mut Scratch, asker: &Asker, target: &IpBytes, mac: &MacBytes, flags: u8) {
+    let duplicate_check = crate::headers::is_zero(asker.ip);
     if duplicate_check {
         ethernet(scratch, &ALL_NODES_MAC, mac, [0x86, 0xdd]);
         put(scratch, 38, &ALL_NODES);
-        put(scratch, 58, &[FLAG_OVERRIDE | router, 0, 0, 0]);
+        put(scratch, 58, &[flags, 0, 0, 0]);
     } else {
         ethernet(scratch, &asker.mac, mac, [0x86, 0xdd]);
         put(scratch, 38, &asker.ip);
-        put(scratch, 58, &[FLAG_SOLICITED | FLAG_OVERRIDE | router, 0, 0, 0]);
+        put(scratch, 58, &[FLAG_SOLICITED | flags, 0, 0, 0]);
     }
     put(scratch, 22, target);
     message(scratch, ND_ADVERT, target, 2, mac);

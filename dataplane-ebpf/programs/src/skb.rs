@@ -74,14 +74,17 @@ impl Skb {
     pub fn protocol(self) -> u16 {
         u16::from_be(field!(self, protocol) as u16)
     }
-    /// The outer tag as [`PortKey::outer`] has it, if there is a tag.
+    /// The outer tag as [`PortKey::outer`] has it, if there is a tag; 0 for a tag of VLAN 0.
     #[inline(always)]
     pub fn vid(self) -> Option<u16> {
         if field!(self, vlan_present) == 0 {
             return None;
         }
         let vid = field!(self, vlan_tci) as u16 & VID_MASK;
-        if field!(self, vlan_proto) as u16 == S_TPID { Some(vid | PortKey::S_TAG) } else { Some(vid) }
+        if vid != 0 && field!(self, vlan_proto) as u16 == S_TPID {
+            return Some(vid | PortKey::S_TAG);
+        }
+        Some(vid)
     }
     /// Payload bytes of one segment of a super-frame; 0 for a plain frame.
     #[inline(always)]

@@ -141,7 +141,7 @@ impl Rig {
         d.nodes.upsert(&key, &Node { vni: L2, mac: NODE_MAC, pad: 0 })?;
         let far = MacRemote { vtep: FAR, flags: 0, sequence: 0 };
         d.mac_remote.upsert(&MacKey::new(L2, HOST_R), &far)?;
-        let neighbour = NeighRemote { mac: HOST_R, flags: 0 };
+        let neighbour = NeighRemote { mac: HOST_R, flags: NeighRemote::OVERRIDE };
         d.nb_remote.upsert(&NeighKey::new(L2, ip("10.0.0.18")), &neighbour)?;
         d.nb_remote.upsert(&NeighKey::new(L2, ip("fd00::18")), &neighbour)
     }
@@ -173,7 +173,7 @@ impl Rig {
         let now = boot_ns();
         let local = MacLocal { port, last_seen_ns: now };
         self.dataplane.mac_local.upsert(&MacKey::new(vni, mac), &local).unwrap();
-        let neighbour = NeighLocal { mac, flags: 0, port, last_seen_ns: now };
+        let neighbour = NeighLocal { mac, flags: NeighLocal::OVERRIDE, port, last_seen_ns: now };
         self.dataplane.nb_local.upsert(&NeighKey::new(vni, ip(address)), &neighbour).unwrap();
     }
 
@@ -304,9 +304,11 @@ impl Drop for Rig {
 }
 
 pub fn port_name(port: &PortKey) -> String {
-    match port.outer {
-        0 => format!("{}", port.ifindex),
-        vid => format!("{}.{vid}", port.ifindex),
+    let kind = if port.outer & PortKey::S_TAG == 0 { "" } else { "s" };
+    match (port.outer & !PortKey::S_TAG, port.inner) {
+        (0, 0) => format!("{}", port.ifindex),
+        (outer, 0) => format!("{}.{kind}{outer}", port.ifindex),
+        (outer, inner) => format!("{}.{kind}{outer}.{inner}", port.ifindex),
     }
 }
 

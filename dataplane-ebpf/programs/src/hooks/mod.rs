@@ -35,7 +35,8 @@ impl Arrival {
         Self { hook, port: PortKey { ifindex, outer: 0, inner: 0 }, vni: 0, vtep: [0; 16], flags: 0 }
     }
 
-    /// By a device with tags: the outer one in the packet's metadata, an inner one in its bytes.
+    /// By a device with tags: the outer one in the packet's metadata, an inner one in its bytes. A tag of VLAN 0 gives
+    /// a priority and no VLAN: it counts as none (IEEE 802.1Q §6.9.1), and goes like any.
     #[inline(always)]
     pub fn tagged(hook: Hook, skb: Skb) -> Self {
         let mut arrival = Self::untagged(hook, skb.ifindex());
@@ -44,9 +45,14 @@ impl Arrival {
         arrival.port.outer = outer;
         if let Ok([high, low, tci_high, tci_low]) = skb.load::<4>(12) {
             let ethertype = u16::from_be_bytes([high, low]);
+            let inner = u16::from_be_bytes([tci_high, tci_low]) & 0x0fff;
             if ethertype == VLAN || ethertype == QINQ {
                 arrival.flags = Meta::TWO_TAGS;
-                arrival.port.inner = u16::from_be_bytes([tci_high, tci_low]) & 0x0fff;
+                arrival.port.inner = inner;
+            }
+            // No port has an inner tag of this kind.
+            if ethertype == QINQ && inner != 0 {
+                arrival.port.inner = inner | PortKey::S_TAG;
             }
         }
         arrival

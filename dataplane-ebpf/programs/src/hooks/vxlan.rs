@@ -18,14 +18,24 @@ pub fn vxlan(ctx: TcContext) -> i32 {
     enter(ctx, arrival)
 }
 
-/// Enters the pipeline if the packet has the mark, and takes it off.
+/// Enters the pipeline if the packet has the mark, and takes it off. The inner frame carries no tag (RFC 7348 §6.1)
+/// but one of VLAN 0: its segment is the VNI's.
 #[inline(always)]
 pub fn enter(ctx: TcContext, arrival: Arrival) -> i32 {
     let skb = Skb::new(&ctx);
     if skb.mark() == TUNNEL_MARK {
         skb.set_mark(0);
-        return arrival.enter(ctx);
+        match skb.vid() {
+            None => return arrival.enter(ctx),
+            Some(0) if skb.vlan_pop().is_ok() => return arrival.enter(ctx),
+            Some(_) => return refuse(ctx, arrival, DropReason::UnexpectedTag),
+        }
     }
+    refuse(ctx, arrival, DropReason::VxlanNotFromTunnel)
+}
+
+#[inline(always)]
+fn refuse(ctx: TcContext, arrival: Arrival, reason: DropReason) -> i32 {
     let Some(packet) = arrival.open(ctx) else { return END };
-    finish(&packet, Err(DropReason::VxlanNotFromTunnel))
+    finish(&packet, Err(reason))
 }

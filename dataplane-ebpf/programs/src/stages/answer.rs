@@ -6,14 +6,20 @@
 //!   known, and never with the asker's own MAC.
 //! - A question out of VXLAN is answered for what is here, not for what is behind a third gateway, nor for the
 //!   anycast address, which every gateway answers at home.
+//! - An announcement (gratuitous ARP, unsolicited advertisement) of somebody known here, as known, stays on this side.
+//!   What is known behind a far gateway as well, or has been announced from there since, has moved: it is spread.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::{Counter, DropReason, IpBytes, MacBytes};
+use watari_abi::{Counter, DropReason, IpBytes, MacBytes, MacKey, Meta, NeighKey, NeighLocal};
 
 use crate::{
     fdb::{owner_of, same_port},
     headers::{ARP, ND_HOPS, ND_SOLICIT, is_group, is_zero, mapped, part, same_mac},
-    nd::{ARP_FRAME, Arp, Asker, ND_FRAME, build_advert, build_arp},
+    maps,
+    nd::{
+        ARP_FRAME, Arp, Asker, FLAG_OVERRIDE, FLAG_ROUTER, FLAG_SOLICITED, ND_FRAME, advert_flags,
+        build_advert, build_arp,
+    },
     out::{Decision, Pkt},
 };
 
@@ -62,11 +68,16 @@ fn arp(p: &Pkt) -> Result<Next, DropReason> {
         return Ok(Next::Forward);
     }
     let probe = u32::from_ne_bytes(sender_ip) == 0;
+    let sender = mapped(sender_ip);
+    let mut news = true;
     if !p.from_vxlan() && !probe && same_mac(sender_mac, p.meta().src) {
-        p.learn_neighbour(mapped(sender_ip), sender_mac)?;
+        news = p.learn_neighbour(sender, sender_mac, Some(NeighLocal::OVERRIDE))?;
     }
-    let announcement = u32::from_ne_bytes(sender_ip) == u32::from_ne_bytes(target_ip);
-    if operation == REPLY || announcement {
+    if u32::from_ne_bytes(sender_ip) == u32::from_ne_bytes(target_ip) {
+        announced(p, sender, sender_mac, news);
+        return Ok(Next::Forward);
+    }
+    if operation == REPLY {
         return Ok(Next::Forward);
     }
     match judge(p, mapped(target_ip), sender_mac) {
@@ -100,26 +111,57 @@ fn neighbour_discovery(p: &Pkt) -> Result<Next, DropReason> {
     let duplicate_check = is_zero(sender);
     let src = p.meta().src;
     if kind[0] != ND_SOLICIT {
-        let mac = link_layer(p, OPTION_TARGET).unwrap_or(src);
-        if !p.from_vxlan() && same_mac(mac, src) && target[0] != 0xff {
-            p.learn_neighbour(target, mac)?;
-        }
+        advertised(p, target)?;
         return Ok(Next::Forward);
     }
     let mac = link_layer(p, OPTION_SOURCE).unwrap_or(src);
     if !p.from_vxlan() && !duplicate_check && same_mac(mac, src) {
-        p.learn_neighbour(sender, mac)?;
+        p.learn_neighbour(sender, mac, None)?;
     }
     match judge(p, target, src) {
         Answer::Spread => Ok(Next::Forward),
         Answer::Keep => Ok(Next::Keep),
-        Answer::Is { mac, router } => {
+        Answer::Is { mac, flags } => {
             let asker = Asker { mac: src, ip: sender };
-            build_advert(p.scratch(), &asker, &target, &mac, router);
+            build_advert(p.scratch(), &asker, &target, &mac, flags);
             p.become_built::<ND_FRAME>()?;
             p.count(Counter::NdAnswered, 1);
             Ok(Next::Back)
         }
+    }
+}
+
+/// A neighbour advertisement: learnt from with its flags, and kept if it was not asked for and says nothing new.
+#[inline(always)]
+fn advertised(p: &Pkt, target: IpBytes) -> Result<(), DropReason> {
+    let src = p.meta().src;
+    let mac = link_layer(p, OPTION_TARGET).unwrap_or(src);
+    let flags = p.skb.load::<1>(58)?[0];
+    let mut news = true;
+    if !p.from_vxlan() && same_mac(mac, src) && target[0] != 0xff {
+        let router = if flags & FLAG_ROUTER != 0 { NeighLocal::ROUTER } else { 0 };
+        let overrides = if flags & FLAG_OVERRIDE != 0 { NeighLocal::OVERRIDE } else { 0 };
+        news = p.learn_neighbour(target, mac, Some(router | overrides))?;
+    }
+    if flags & FLAG_SOLICITED == 0 {
+        announced(p, target, mac, news);
+    }
+    Ok(())
+}
+
+/// An announcement that `ip` is at `mac`.
+#[inline(always)]
+fn announced(p: &Pkt, ip: IpBytes, mac: MacBytes, news: bool) {
+    if p.from_vxlan() {
+        return p.contested(ip);
+    }
+    let vni = p.meta().vni;
+    // SAFETY (both): only their presence counts.
+    let elsewhere = unsafe { maps::nb_remote.get(NeighKey { vni, ip }) }.is_some()
+        || unsafe { maps::mac_remote.get(MacKey { vni, mac, pad: 0 }) }.is_some();
+    if !news && !elsewhere && is_group(p.meta().dst) {
+        p.meta().flags |= Meta::LOCAL_ONLY;
+        p.count(Counter::AnnouncementKept, 1);
     }
 }
 
@@ -149,7 +191,8 @@ enum Answer {
     Keep,
     Is {
         mac: MacBytes,
-        router: bool,
+        /// Of the neighbour advertisement.
+        flags: u8,
     },
 }
 
@@ -168,7 +211,7 @@ fn judge(p: &Pkt, target: IpBytes, asker: MacBytes) -> Answer {
             return Answer::Keep;
         }
     }
-    Answer::Is { mac: owner.mac, router: owner.router }
+    Answer::Is { mac: owner.mac, flags: advert_flags(owner.router, owner.overrides) }
 }
 
 /// What was addressed to the gateway itself ends here; the rest is switched.

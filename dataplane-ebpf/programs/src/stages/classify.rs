@@ -2,10 +2,12 @@
 //! to where its kind belongs, or is switched right here.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::{Config, DropReason, Hook, Meta, Port, PortKind, SegmentKind, Stage};
+use watari_abi::{Config, DropReason, Hook, Meta, Port, PortKey, PortKind, SegmentKind, Stage};
 
 use crate::{
-    headers::{ARP, ETH_BYTES, ICMPV6, IPV4, IPV6, ND_ADVERT, ND_SOLICIT, is_link_local, part, same_mac},
+    headers::{
+        ARP, ETH_BYTES, ICMPV6, IPV4, IPV6, ND_ADVERT, ND_SOLICIT, is_link_local, is_tag, part, same_mac,
+    },
     maps,
     out::{Decision, Pkt},
 };
@@ -15,42 +17,81 @@ pub fn st_classify(ctx: TcContext) -> i32 {
     Pkt::stage(ctx, run)
 }
 
+/// What a frame is, by where it came from.
+enum Arrived {
+    /// It has gone its way.
+    Gone(i32),
+    /// A packet for the tenant's routes.
+    Routed,
+    /// A frame of a segment, from an attachment with this guard.
+    Near(u16),
+    /// A frame of a segment, from a far gateway.
+    Far,
+}
+
 #[inline(always)]
 fn run(p: &Pkt) -> Decision {
-    if p.from_vxlan() {
-        return from_vxlan(p);
+    let arrived = if p.from_vxlan() { from_vxlan(p)? } else { from_port(p)? };
+    let guard = match arrived {
+        Arrived::Gone(action) => return Ok(action),
+        Arrived::Routed => return routed(p),
+        Arrived::Near(guard) => Some(guard),
+        Arrived::Far => None,
+    };
+    allowed(p)?;
+    match guard {
+        None => p.far_source()?,
+        // The guard sends back what it lets through.
+        Some(guard) if guard != 0 && p.meta().flags & Meta::GUARDED == 0 => return p.go(Stage::Guard),
+        Some(guard) => p.source(guard)?,
     }
+    switched(p)
+}
+
+#[inline(always)]
+fn from_port(p: &Pkt) -> Result<Arrived, DropReason> {
     let key = p.meta().port;
     // SAFETY: read at once; plan entries are replaced whole.
-    let Some(port) = (unsafe { maps::ports.get(key) }) else { return unknown_port(p) };
+    let Some(port) = (unsafe { maps::ports.get(key) }) else { return unknown_port(p).map(Arrived::Gone) };
+    if p.meta().flags & Meta::GUARDED != 0 {
+        return Ok(Arrived::Near(port.guard));
+    }
     strip_tags(p)?;
     read_ethernet(p)?;
     p.meta().tenant = port.tenant;
     p.count_rx();
     p.meta().vni = port.vni;
     if port.kind == PortKind::Segment as u8 && p.is_beacon() {
-        return p.beacon();
+        return p.beacon().map(Arrived::Gone);
     }
     if port.flags & Port::BLOCKED != 0 {
         return Err(DropReason::LoopBlocked);
     }
     match PortKind::from_u8(port.kind) {
-        Some(PortKind::Segment) => switched(p),
-        Some(PortKind::Core) if p.meta().hook == Hook::Core as u8 => routed(p),
-        Some(PortKind::Node) if p.meta().hook == Hook::Node as u8 => routed(p),
-        Some(PortKind::Cross) => crossed(p, port),
+        Some(PortKind::Segment) => Ok(Arrived::Near(port.guard)),
+        Some(PortKind::Core) if p.meta().hook == Hook::Core as u8 => Ok(Arrived::Routed),
+        Some(PortKind::Node) if p.meta().hook == Hook::Node as u8 => Ok(Arrived::Routed),
+        Some(PortKind::Cross) => crossed(p, port).map(Arrived::Gone),
         _ => Err(DropReason::UnknownPort),
     }
 }
 
-/// A trunk may carry more than ours: the kernel gets the rest. Other devices are ours alone.
+/// A trunk may carry more than ours: the kernel gets the rest, but no inner tag behind one that is a port by itself
+/// (double-tag hopping). Other devices are ours alone.
 #[inline(always)]
 fn unknown_port(p: &Pkt) -> Decision {
-    let (hook, tagged) = (p.meta().hook, p.meta().port.outer != 0);
+    let (hook, port) = (p.meta().hook, p.meta().port);
+    if port.inner != 0 {
+        let outer = PortKey { inner: 0, ..port };
+        // SAFETY: only its presence counts.
+        if unsafe { maps::ports.get(outer) }.is_some() {
+            return Err(DropReason::UnexpectedTag);
+        }
+    }
     if hook == Hook::Trunk as u8 {
         return p.passed();
     }
-    if hook == Hook::Interface as u8 && tagged {
+    if hook == Hook::Interface as u8 && (port.outer != 0 || port.inner != 0) {
         return Err(DropReason::UnexpectedTag);
     }
     Err(DropReason::UnknownPort)
@@ -82,25 +123,25 @@ fn read_ethernet(p: &Pkt) -> Result<(), DropReason> {
 }
 
 #[inline(always)]
-fn from_vxlan(p: &Pkt) -> Decision {
+fn from_vxlan(p: &Pkt) -> Result<Arrived, DropReason> {
     let vni = p.meta().vni;
     read_ethernet(p)?;
     if p.meta().fit == Meta::FIT_UNKNOWN && p.opens_from_afar() {
         p.meta().fit = Meta::FIT_ARRIVED;
-        return p.go(Stage::Mtu);
+        return p.go(Stage::Mtu).map(Arrived::Gone);
     }
     p.count_rx();
     // SAFETY: read at once; plan entries are replaced whole.
     let Some(segment) = (unsafe { maps::segments.get(vni) }) else { return Err(DropReason::UnknownVni) };
     p.meta().tenant = segment.tenant;
     if segment.kind == SegmentKind::L2 as u8 {
-        return switched(p);
+        return Ok(Arrived::Far);
     }
     let config = p.config()?;
     if segment.kind != SegmentKind::L3 as u8 || !same_mac(p.meta().dst, config.router_mac) {
         return Err(DropReason::WrongVni);
     }
-    routed(p)
+    Ok(Arrived::Routed)
 }
 
 #[inline(always)]
@@ -131,18 +172,22 @@ fn crossed(p: &Pkt, port: &Port) -> Decision {
     p.to_port(&port.peer)
 }
 
-/// A frame of a segment.
+/// Frames of no segment: what must not leave its link, and what has a tag more than its port. Without the second an
+/// untagged attachment would carry it into somebody's VLAN.
 #[inline(always)]
-fn switched(p: &Pkt) -> Decision {
+fn allowed(p: &Pkt) -> Result<(), DropReason> {
     let (dst, ethertype) = (p.meta().dst, p.meta().ethertype);
     // A beacon that comes out of the overlay tells nothing of the wires here.
     if is_link_local(dst, ethertype) || p.is_beacon() {
         return Err(DropReason::LinkLocalProtocol);
     }
-    p.guard_source()?;
-    if !p.from_vxlan() {
-        p.learn_mac();
-    }
+    if is_tag(ethertype) { Err(DropReason::UnexpectedTag) } else { Ok(()) }
+}
+
+/// A frame of a segment, from somebody who may send it.
+#[inline(always)]
+fn switched(p: &Pkt) -> Decision {
+    let (dst, ethertype) = (p.meta().dst, p.meta().ethertype);
     if ethertype == ARP || (ethertype == IPV6 && is_neighbour_discovery(p)?) {
         return p.go(Stage::Answer);
     }

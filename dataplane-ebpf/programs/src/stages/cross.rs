@@ -7,7 +7,7 @@ use super::classify::is_neighbour_discovery;
 use crate::{
     headers::{ARP, ND_HOPS, ND_SOLICIT, is_zero, part, same_ip},
     maps,
-    nd::{ARP_FRAME, Arp, Asker, ND_FRAME, build_advert, build_arp},
+    nd::{ARP_FRAME, Arp, Asker, ND_FRAME, advert_flags, build_advert, build_arp},
     out::{Decision, Pkt},
 };
 
@@ -63,7 +63,7 @@ fn solicitation(p: &Pkt, port: &Port) -> Result<bool, DropReason> {
         return Ok(false);
     }
     let asker = Asker { mac: p.meta().src, ip: p.skb.load::<16>(22)? };
-    build_advert(p.scratch(), &asker, &target, &port.answer_mac, true);
+    build_advert(p.scratch(), &asker, &target, &port.answer_mac, advert_flags(true, true));
     p.become_built::<ND_FRAME>()?;
     p.count(Counter::NdAnswered, 1);
     Ok(true)

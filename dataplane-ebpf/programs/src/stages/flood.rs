@@ -3,7 +3,7 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::{
-    Counter, DropReason, Meta, PortKey, Segment,
+    Counter, DropReason, Meta, Port, PortBucketKey, PortKey, Segment,
     plan::{FLOOD_PORTS_MAX, FLOOD_VTEPS_MAX},
 };
 
@@ -27,6 +27,7 @@ fn run(p: &Pkt) -> Decision {
     // SAFETY: read at once; plan entries are replaced whole.
     let Some(segment) = (unsafe { maps::segments.get(vni) }) else { return Err(DropReason::UnknownVni) };
     allowed(p, segment)?;
+    storm(p)?;
     if !p.may_copy(segment) {
         return Err(DropReason::FloodRate);
     }
@@ -57,6 +58,22 @@ fn allowed(p: &Pkt, segment: &Segment) -> Result<(), DropReason> {
         _ => (Segment::FLOOD_MULTICAST, DropReason::FloodDisabled),
     };
     if segment.flags & needed == 0 { Err(reason) } else { Ok(()) }
+}
+
+/// What the guard of the attachment lets it send to more than one receiver. A question of our own is not its.
+#[inline(always)]
+fn storm(p: &Pkt) -> Result<(), DropReason> {
+    if p.meta().flags & Meta::GUARDED == 0 || p.meta().copy == Meta::COPY_QUESTION {
+        return Ok(());
+    }
+    let key = PortBucketKey { port: p.meta().port, kind: PortBucketKey::STORM };
+    // SAFETY: read at once; plan entries are replaced whole.
+    let Some(port) = (unsafe { maps::ports.get(key.port) }) else { return Ok(()) };
+    if port.guard & Port::GUARD_STORM == 0 || p.may_send(&key, port.storm_rate, port.storm_burst) {
+        return Ok(());
+    }
+    p.event_guarded(DropReason::StormRate, [0; 16]);
+    Err(DropReason::StormRate)
 }
 
 #[inline(always)]
