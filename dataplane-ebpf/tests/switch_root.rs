@@ -120,13 +120,13 @@ fn root_a_segment_that_floods_no_broadcast_drops_it() {
 #[test]
 fn root_link_local_protocols_never_cross() {
     let rig = Rig::new("lldp");
-    for (dst, ethertype) in [
-        ([0x01, 0x80, 0xc2, 0, 0, 0x00], 0x0027),
-        ([0x01, 0x80, 0xc2, 0, 0, 0x0e], 0x88cc),
-        ([0x01, 0x80, 0xc2, 0, 0, 0x02], 0x8809),
-        ([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd], 0x0032),
-        (BROADCAST, 0x88cc),
-    ] {
+    // All of 01:80:c2:00:00:00 to 0f whatever they carry, each protocol by its type, discovery and spanning tree of
+    // another make.
+    let reserved = (0..16).map(|last| ([0x01, 0x80, 0xc2, 0, 0, last], 0x0027));
+    let by_type = [0x88cc, 0x8809, 0x8808].map(|ethertype| (BROADCAST, ethertype));
+    let unicast = [0x88cc, 0x8809, 0x8808].map(|ethertype| (HOST_B, ethertype));
+    let cisco = [0xcc, 0xcd].map(|last| ([0x01, 0x00, 0x0c, 0xcc, 0xcc, last], 0x0032));
+    for (dst, ethertype) in reserved.chain(by_type).chain(unicast).chain(cisco) {
         let frame = ethernet(dst, HOST_A, ethertype, &[0; 50]);
         rig.expect_drop(&from_a(&frame), DropReason::LinkLocalProtocol, &[]);
         rig.expect_drop(&from_far(&frame), DropReason::LinkLocalProtocol, &[]);
@@ -134,6 +134,12 @@ fn root_link_local_protocols_never_cross() {
         rig.expect_drop(&wire, DropReason::LinkLocalProtocol, &[]);
     }
     assert_eq!(rig.dataplane.mac_local.entries().unwrap().len(), 0);
+    // The next addresses are no longer reserved, nor is multicast of IPv6 with link-local scope.
+    for dst in [[0x01, 0x80, 0xc2, 0, 0, 0x10], [0x33, 0x33, 0, 0, 0, 0xfb]] {
+        let frame = ethernet(dst, HOST_A, 0x9000, &[0; 50]);
+        let (outcome, _) = rig.run(&from_a(&frame));
+        assert_eq!(outcome.verdict, Verdict::Flooded { copies: 2 });
+    }
 }
 
 #[test]
