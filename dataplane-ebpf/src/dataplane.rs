@@ -1,29 +1,23 @@
 //! Opening the datapath: adopt what is pinned, replace what is outdated, load what is missing.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData, ProgramArray},
-    programs::{
-        SchedClassifier,
-        links::{FdLink, PinnedLink},
-    },
-};
+use aya::maps::{Array, Map, MapData};
 use watari_abi::{
-    Bucket, Config, Entry, FloodPorts, FloodVteps, GuardMacKey, Hook, IpBytes, MacKey, MacLocal, MacRemote,
+    Bucket, Config, Entry, FloodPorts, FloodVteps, GuardMacKey, IpBytes, MacKey, MacLocal, MacRemote,
     MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortBucketKey, PortKey,
-    Remote, Segment, Stage, Tenant, TunnelKey, Watch, Wire, layout_number,
+    Remote, Segment, Tenant, TunnelKey, Watch, Wire,
 };
 
 use crate::{
-    Error, Events, GuardIps, Routes, Stats, Table,
-    object::{self, MAPS, OBJECT, fingerprint, program_of},
-    pins::{PinFolder, unpin},
+    Error, Events, GuardIps, Losses, Routes, Stats, Stop, Table,
+    generation::{self, Found, Replacement},
+    object::OBJECT,
+    pins::PinFolder,
 };
 
 /// What [`Dataplane::open`] found, and did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Adoption {
     /// Nothing was pinned: everything is new and empty.
     Fresh,
@@ -31,7 +25,9 @@ pub enum Adoption {
     Adopted,
     /// The programs were replaced behind their attachments; the tables were kept.
     Replaced,
-    /// Layouts had changed: the tables are new and empty, the attachments run the new programs.
+    /// Layouts had changed: the programs were replaced and the entries carried over into tables of the new form.
+    Migrated(Losses),
+    /// Nobody knows what the tables mean that were there: they are new and empty, the attachments run the new programs.
     Recreated,
 }
 
@@ -101,19 +97,37 @@ impl std::fmt::Debug for Dataplane {
 impl Dataplane {
     /// Opens the datapath of one instance, pinned in `folder` (mounting bpffs on `/sys/fs/bpf` if needed).
     ///
-    /// Programs that differ from this library's are replaced atomically behind their attachments, so
-    /// packets go on. If layouts differ, tables start empty: the caller writes them as after a first start.
+    /// Programs that differ from this library's are replaced behind their attachments without losing a packet, and
+    /// tables of older forms are carried over: [`Adoption`]. An interrupted replacement is finished or undone first.
     ///
     /// # Errors
-    /// bpffs, the verifier or a pin failed; what was attached before stays attached.
+    /// bpffs, the verifier or a pin failed; what was there stays and forwards.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        Self::open_with(folder, OBJECT, None)
+    }
+
+    /// [`Dataplane::open`] with other programs than this library's, or stopped on the way: for tests.
+    ///
+    /// # Errors
+    /// As [`Dataplane::open`]; [`Error::Stopped`] after the step `stop`.
+    #[doc(hidden)]
+    pub fn open_with(folder: &Path, object: &[u8], stop: Option<Stop>) -> Result<Self, Error> {
         let pins = PinFolder::create(folder)?;
-        let adoption = judge(&pins)?;
-        if adoption != Adoption::Adopted {
-            load(&pins, adoption)?;
-        }
+        generation::settle(&pins)?;
+        let found = generation::find(&pins, object)?;
+        let adoption = match &found {
+            Found::Known { same: true, .. } => Adoption::Adopted,
+            _ => replace(&pins, &found, object, stop)?,
+        };
         tracing::info!(folder = %folder.display(), ?adoption, "datapath open");
         Self::from_pins(pins, adoption)
+    }
+
+    /// The programs of this library.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn object() -> &'static [u8] {
+        OBJECT
     }
 
     /// Opens the datapath that is pinned in `folder`, if there is one that [`Dataplane::open`] would adopt.
@@ -123,7 +137,8 @@ impl Dataplane {
     /// A pin is there and cannot be opened.
     pub fn open_existing(folder: &Path) -> Result<Option<Self>, Error> {
         let pins = PinFolder::existing(folder);
-        if !pins.map("layout").exists() || judge(&pins)? != Adoption::Adopted {
+        let found = if pins.map("layout").exists() { generation::find(&pins, OBJECT)? } else { Found::Nothing };
+        if !matches!(found, Found::Known { same: true, .. }) {
             return Ok(None);
         }
         Self::from_pins(pins, Adoption::Adopted).map(Some)
@@ -131,8 +146,8 @@ impl Dataplane {
 
     /// What [`Dataplane::open`] found.
     #[must_use]
-    pub fn adoption(&self) -> Adoption {
-        self.adoption
+    pub fn adoption(&self) -> &Adoption {
+        &self.adoption
     }
 
     /// The pin folder.
@@ -236,107 +251,31 @@ pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, 
 }
 
 fn open_map(pins: &PinFolder, name: &'static str) -> Result<Map, Error> {
-    let data = MapData::from_pin(pins.map(name)).map_err(|error| Error::map(name, "open pin", error))?;
+    open_pin(name, &pins.map(name))
+}
+
+pub(crate) fn open_pin(name: &'static str, pin: &Path) -> Result<Map, Error> {
+    let data = MapData::from_pin(pin).map_err(|error| Error::map(name, "open pin", error))?;
     Map::from_map_data(data).map_err(|error| Error::map(name, "open", error))
 }
 
-/// The entry of the map `layout`: number of the layouts, fingerprint of the programs.
-type Layout = [u64; 2];
-
-/// What is pinned, compared with this library.
-fn judge(pins: &PinFolder) -> Result<Adoption, Error> {
-    if !pins.map("layout").exists() {
-        let anything = MAPS.iter().any(|name| pins.map(name).exists()) || !pins.links()?.is_empty();
-        return Ok(if anything { Adoption::Recreated } else { Adoption::Fresh });
+/// Loads a new generation in the place of what was found.
+fn replace(pins: &PinFolder, found: &Found, object: &[u8], stop: Option<Stop>) -> Result<Adoption, Error> {
+    let replacement = Replacement::plan(pins, found, object, stop)?;
+    let keeps_tables = replacement.keeps_tables();
+    let losses = replacement.run()?;
+    for table in &losses.emptied {
+        tracing::warn!(table, "the table had a form that is not known: it starts empty");
     }
-    let layout: Array<MapData, Layout> =
-        Array::try_from(open_map(pins, "layout")?).map_err(|error| Error::map("layout", "open", error))?;
-    let [number, programs] = layout.get(&0, 0).map_err(|error| Error::map("layout", "look up", error))?;
-    let complete = MAPS.iter().all(|name| pins.map(name).exists())
-        && object::programs().all(|name| pins.program(name).exists());
-    Ok(match (number == layout_number(), programs == fingerprint() && complete) {
-        (false, _) => Adoption::Recreated,
-        (true, true) => Adoption::Adopted,
-        (true, false) => Adoption::Replaced,
+    for table in &losses.shortened {
+        tracing::error!(table, "the table has less room than the one before: entries are missing");
+    }
+    Ok(match found {
+        Found::Nothing => Adoption::Fresh,
+        Found::Unknown => Adoption::Recreated,
+        Found::Known { .. } if keeps_tables => Adoption::Replaced,
+        Found::Known { .. } => Adoption::Migrated(losses),
     })
-}
-
-/// Loads the object onto the pinned maps (or new ones) and puts its programs behind the pinned links.
-fn load(pins: &PinFolder, adoption: Adoption) -> Result<(), Error> {
-    if adoption == Adoption::Recreated {
-        for name in MAPS {
-            unpin(&pins.map(name))?;
-        }
-    }
-    let mut loader = EbpfLoader::new();
-    for name in MAPS {
-        loader.map_pin_path(name, pins.map(name));
-    }
-    let mut object = loader.load(OBJECT).map_err(|error| Error::Load(Box::new(error)))?;
-    for name in object::programs() {
-        let program = program_mut(&mut object, name)?;
-        program.load().map_err(|error| Error::program(name, error))?;
-    }
-    fill_pipeline(&mut object)?;
-    for (hook, _, path) in pins.links()? {
-        relink(program_mut(&mut object, program_of(hook))?, hook, &path)?;
-    }
-    for name in object::programs() {
-        let path = pins.program(name);
-        unpin(&path)?;
-        program_mut(&mut object, name)?
-            .pin(&path)
-            .map_err(|error| Error::Pin { path, source: Box::new(error) })?;
-    }
-    // Last, so that an interrupted replacement is done again.
-    let failed = |error| Error::map("layout", "write", error);
-    let map = object.map_mut("layout").ok_or_else(|| missing("map", "layout"))?;
-    let mut layout: Array<_, Layout> = Array::try_from(map).map_err(failed)?;
-    layout.set(0, [layout_number(), fingerprint()], 0).map_err(failed)
-}
-
-fn program_mut<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
-    object
-        .program_mut(name)
-        .ok_or_else(|| missing("program", name))?
-        .try_into()
-        .map_err(|error| Error::program(name, error))
-}
-
-fn missing(what: &'static str, name: &str) -> Error {
-    Error::Missing { what, name: name.to_owned() }
-}
-
-/// Puts the stages into the array that the hooks jump through.
-fn fill_pipeline(object: &mut Ebpf) -> Result<(), Error> {
-    let failed = |error| Error::map("pipeline", "write", error);
-    let map = object.take_map("pipeline").ok_or_else(|| missing("map", "pipeline"))?;
-    let mut pipeline = ProgramArray::try_from(map).map_err(failed)?;
-    for stage in Stage::ALL {
-        let name = stage.name();
-        let program = program_mut(object, name)?;
-        let fd = program.fd().map_err(|error| Error::program(name, error))?;
-        pipeline.set(*stage as u32, fd, 0).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Replaces the program behind a pinned link. A link whose device is gone is unpinned.
-fn relink(program: &mut SchedClassifier, hook: Hook, path: &Path) -> Result<(), Error> {
-    let link_error = |error| Error::Link { path: path.to_owned(), source: Box::new(error) };
-    let link = PinnedLink::from_pin(path).map_err(link_error)?;
-    let link = FdLink::from(link).try_into().map_err(link_error)?;
-    match program.attach_to_link(link) {
-        Ok(id) => {
-            // Held by its pin; the handle is let go without detaching.
-            drop(program.take_link(id).map_err(|error| Error::program(hook.name(), error))?);
-            Ok(())
-        }
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "link has no device any more");
-            fs::remove_file(path).map_err(|source| Error::PinFolder { path: path.to_owned(), source })
-        }
-    }
 }
 
 #[cfg(test)]

@@ -63,6 +63,28 @@ pub enum Error {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    /// An entry of a map could not be read or written while tables were carried over or counted.
+    #[error("map {map}: {operation}")]
+    Element {
+        /// The map.
+        map: &'static str,
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A table holds as many entries as it can.
+    #[error("table {table} is full: its limit is {limit} entries")]
+    TableFull {
+        /// The map.
+        table: &'static str,
+        /// Its limit ([`watari_abi::limits`]).
+        limit: u32,
+    },
+    /// A replacement was stopped on the way, as asked.
+    #[error("the replacement was stopped after {0:?}, as asked")]
+    Stopped(crate::Stop),
     /// A link could not be opened, changed or pinned.
     #[error("link {}", path.display())]
     Link {
@@ -100,6 +122,15 @@ pub enum Error {
 impl Error {
     pub(crate) fn map(map: &str, operation: &'static str, source: aya::maps::MapError) -> Self {
         Self::Map { map: map.to_owned(), operation, source: Box::new(source) }
+    }
+    /// A failed write into a table of `limit` entries.
+    pub(crate) fn write(table: &'static str, limit: u32, source: aya::maps::MapError) -> Self {
+        match &source {
+            aya::maps::MapError::SyscallError(error) if crate::raw_map::is_full(&error.io_error) => {
+                Self::TableFull { table, limit }
+            }
+            _ => Self::map(table, "write", source),
+        }
     }
     pub(crate) fn program(name: &str, source: aya::programs::ProgramError) -> Self {
         Self::Program { name: name.to_owned(), source: Box::new(source) }

@@ -22,60 +22,24 @@ pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
     Stage::ALL.iter().map(|stage| stage.name()).chain(Hook::ALL.iter().map(|hook| hook.name())).chain([ENTRY])
 }
 
-/// Maps that are pinned. `scratch` is working memory, pinned as well so that old and new programs agree.
-pub(crate) const MAPS: &[&str] = &[
-    "layout",
-    "config",
-    "ports",
-    "segments",
-    "tenants",
-    "nodes",
-    "vteps",
-    "mac_static",
-    "mac_local",
-    "mac_remote",
-    "nb_static",
-    "nb_local",
-    "nb_remote",
-    "routes4",
-    "routes6",
-    "flood_ports",
-    "flood_vteps",
-    "buckets",
-    "remotes",
-    "wires",
-    "guard_macs",
-    "guard_ips",
-    "port_macs",
-    "portbuckets",
-    "watch",
-    "samples",
-    "sample",
-    "page",
-    "port_stats",
-    "drops",
-    "counters",
-    "events",
-    "scratch",
-    "pipeline",
-];
-
-/// A number for the object's content (FNV-1a): equal programs need not be loaded again.
-pub(crate) fn fingerprint() -> u64 {
-    OBJECT
+/// A number for an object's content (FNV-1a): equal programs need not be loaded again.
+pub(crate) fn fingerprint_of(object: &[u8]) -> u64 {
+    object
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
 mod tests {
+    use watari_abi::layout::MAPS;
+
     use super::*;
 
     #[test]
     fn the_readme_names_every_map_reason_and_counter() {
         let readme = include_str!("../README.md");
-        for name in MAPS {
-            assert!(readme.contains(&format!("`{name}`")), "map {name}");
+        for map in MAPS {
+            assert!(readme.contains(&format!("`{}`", map.name)), "map {}", map.name);
         }
         for reason in watari_abi::DropReason::ALL {
             let row = format!("| {} | `{}` |", *reason as u8, reason.name());
@@ -89,7 +53,7 @@ mod tests {
 
     #[test]
     fn pins_have_at_most_15_characters() {
-        for name in MAPS.iter().copied().chain(programs()) {
+        for name in MAPS.iter().map(|map| map.name).chain(programs()) {
             assert!(name.len() <= 11, "{name}");
         }
     }

@@ -1,4 +1,5 @@
-//! Where things are pinned: `wtm-MAP`, `wtp-PROGRAM` and `wtl-HOOK-IFINDEX` in one folder of bpffs per instance.
+//! Where things are pinned: `wtm-MAP`, `wtp-PROGRAM` and `wtl-HOOK-IFINDEX` in one folder of bpffs per instance; while
+//! programs are replaced, those to come as `wtn-MAP` and `wtq-PROGRAM`.
 
 use std::{
     fs, io,
@@ -68,34 +69,62 @@ impl PinFolder {
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.0.join(format!("wtp-{name}"))
     }
+    /// A map of the generation to come.
+    pub(crate) fn next_map(&self, name: &str) -> PathBuf {
+        self.0.join(format!("wtn-{name}"))
+    }
+    /// A program of the generation to come.
+    pub(crate) fn next_program(&self, name: &str) -> PathBuf {
+        self.0.join(format!("wtq-{name}"))
+    }
     pub(crate) fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
         self.0.join(format!("wtl-{hook}-{ifindex}"))
     }
 
     /// Hook and device of every pinned link. Pins of other names are not ours and left alone.
     pub(crate) fn links(&self) -> Result<Vec<(Hook, u32, PathBuf)>, Error> {
-        let failed = |source| Error::PinFolder { path: self.0.clone(), source };
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.0).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if let Some((hook, ifindex)) = path.file_name().and_then(|name| parse_link(name.to_str()?)) {
-                found.push((hook, ifindex, path));
-            }
+        for (path, name) in self.names()? {
+            found.extend(parse_link(&name).map(|(hook, ifindex)| (hook, ifindex, path)));
         }
         found.sort();
         Ok(found)
     }
 
+    /// Every pin of a generation to come, and the pin that it is to replace.
+    pub(crate) fn next_pins(&self) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
+        let mut found = Vec::new();
+        for (path, name) in self.names()? {
+            let map = name.strip_prefix("wtn-").map(|name| self.map(name));
+            let program = name.strip_prefix("wtq-").map(|name| self.program(name));
+            found.extend(map.or(program).map(|to| (path, to)));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Pins of maps and programs.
+    pub(crate) fn objects(&self) -> Result<Vec<PathBuf>, Error> {
+        let names = self.names()?.into_iter();
+        let ours = names.filter(|(_, name)| name.starts_with("wtm-") || name.starts_with("wtp-"));
+        Ok(ours.map(|(path, _)| path).collect())
+    }
+
+    fn names(&self) -> Result<Vec<(PathBuf, String)>, Error> {
+        let failed = |source| Error::PinFolder { path: self.0.clone(), source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.0).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            names.push((entry.path(), entry.file_name().to_string_lossy().into_owned()));
+        }
+        Ok(names)
+    }
+
     /// Removes every pin of ours and the folder itself, if nothing foreign is left in it.
     pub(crate) fn remove_all(&self) -> Result<(), Error> {
         let failed = |source| Error::PinFolder { path: self.0.clone(), source };
-        for entry in fs::read_dir(&self.0).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let ours = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(|name| ["wtm-", "wtp-", "wtl-"].iter().any(|prefix| name.starts_with(prefix)));
-            if ours {
+        for (path, name) in self.names()? {
+            if ["wtm-", "wtp-", "wtl-", "wtn-", "wtq-"].iter().any(|prefix| name.starts_with(prefix)) {
                 unpin(&path)?;
             }
         }

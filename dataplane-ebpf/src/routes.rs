@@ -16,7 +16,7 @@ use aya::{
 };
 use watari_abi::{Route, RouteKey4, RouteKey6};
 
-use crate::{Error, table::is_absent};
+use crate::{Error, table::{is_absent, limit_of}};
 
 /// Bits of the tenant in front of every prefix.
 const TENANT_BITS: u32 = 32;
@@ -91,13 +91,13 @@ impl Routes {
     /// Writes a route, whether or not there was one for exactly this prefix.
     ///
     /// # Errors
-    /// The table is full, or the kernel refused.
+    /// [`Error::TableFull`], or the kernel refused.
     pub fn upsert(&self, prefix: &Prefix, route: &Route) -> Result<(), Error> {
-        match key(prefix) {
-            AnyKey::V4(key) => lock(&self.v4).insert(&key, route, 0),
-            AnyKey::V6(key) => lock(&self.v6).insert(&key, route, 0),
-        }
-        .map_err(|error| Error::map("routes", "write", error))
+        let (table, written) = match key(prefix) {
+            AnyKey::V4(key) => ("routes4", lock(&self.v4).insert(&key, route, 0)),
+            AnyKey::V6(key) => ("routes6", lock(&self.v6).insert(&key, route, 0)),
+        };
+        written.map_err(|error| Error::write(table, limit_of(table), error))
     }
 
     /// Removes the route of exactly this prefix. Returns whether it was there.

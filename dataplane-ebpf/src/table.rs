@@ -16,25 +16,33 @@ use crate::Error;
 #[derive(Debug)]
 pub struct Table<K, V> {
     name: &'static str,
+    limit: u32,
     map: Arc<Mutex<HashMap<MapData, K, V>>>,
 }
 
 impl<K, V> Clone for Table<K, V> {
     fn clone(&self) -> Self {
-        Self { name: self.name, map: Arc::clone(&self.map) }
+        Self { name: self.name, limit: self.limit, map: Arc::clone(&self.map) }
     }
 }
 
 impl<K: Pod + Ord, V: Pod> Table<K, V> {
     pub(crate) fn new(name: &'static str, map: Map) -> Result<Self, Error> {
         let map = HashMap::try_from(map).map_err(|error| Error::map(name, "open", error))?;
-        Ok(Self { name, map: Arc::new(Mutex::new(map)) })
+        let limit = limit_of(name);
+        Ok(Self { name, limit, map: Arc::new(Mutex::new(map)) })
     }
 
     /// Name of the map, as its pin has it after `wtm-`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// The most entries that it holds.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.limit
     }
 
     /// The value of `key`.
@@ -52,9 +60,9 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     /// Writes `value` under `key`, whether or not there was one.
     ///
     /// # Errors
-    /// The table is full, or the kernel refused.
+    /// [`Error::TableFull`], or the kernel refused.
     pub fn upsert(&self, key: &K, value: &V) -> Result<(), Error> {
-        self.lock().insert(key, value, 0).map_err(|error| Error::map(self.name, "write", error))
+        self.lock().insert(key, value, 0).map_err(|error| Error::write(self.name, self.limit, error))
     }
 
     /// Removes `key`. Returns whether it was there.
@@ -89,6 +97,11 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, K, V>> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The most entries of a map.
+pub(crate) fn limit_of(name: &str) -> u32 {
+    watari_abi::layout::MAPS.iter().find(|map| map.name == name).map_or(0, |map| map.limit)
 }
 
 /// True if the error only says that there is no such key.

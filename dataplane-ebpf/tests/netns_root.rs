@@ -237,7 +237,7 @@ fn root_packets_go_on_while_the_programs_are_replaced() {
     for round in 0..3 {
         forget_programs(&bench.rig.folder);
         let again = bench.gateway.enter(|| Dataplane::open(&bench.rig.folder)).unwrap();
-        assert_eq!(again.adoption(), Adoption::Replaced, "round {round}");
+        assert_eq!(*again.adoption(), Adoption::Replaced, "round {round}");
     }
     assert!(ping.wait().unwrap().success());
     let mut text = String::new();

@@ -137,10 +137,10 @@ fn root_random_bytes_in_typical_frames_never_reach_another_tenant() {
 #[test]
 fn root_a_datapath_left_behind_is_adopted_as_it_is() {
     let rig = heard("adopt");
-    assert_eq!(rig.dataplane.adoption(), Adoption::Fresh);
+    assert_eq!(*rig.dataplane.adoption(), Adoption::Fresh);
     let before = rig.dump();
     let again = Dataplane::open(&rig.folder).unwrap();
-    assert_eq!(again.adoption(), Adoption::Adopted);
+    assert_eq!(*again.adoption(), Adoption::Adopted);
     assert_eq!(rig.dump(), before);
     let frame = ethernet(HOST_B, HOST_A, 0x9000, &[0; 50]);
     let outcome = again.run(&Packet::from_port(Hook::Trunk, A, &frame)).unwrap();
@@ -153,9 +153,9 @@ fn root_other_programs_are_replaced_and_tables_kept() {
     let before = rig.dataplane.mac_local.entries().unwrap();
     std::fs::remove_file(rig.folder.join("wtp-trunk")).unwrap();
     let again = Dataplane::open(&rig.folder).unwrap();
-    assert_eq!(again.adoption(), Adoption::Replaced);
+    assert_eq!(*again.adoption(), Adoption::Replaced);
     assert_eq!(again.mac_local.entries().unwrap(), before);
-    assert_eq!(Dataplane::open(&rig.folder).unwrap().adoption(), Adoption::Adopted);
+    assert_eq!(*Dataplane::open(&rig.folder).unwrap().adoption(), Adoption::Adopted);
 }
 
 #[test]
@@ -163,9 +163,9 @@ fn root_tables_of_another_layout_are_made_anew() {
     let rig = heard("layout");
     std::fs::remove_file(rig.folder.join("wtm-layout")).unwrap();
     let again = Dataplane::open(&rig.folder).unwrap();
-    assert_eq!(again.adoption(), Adoption::Recreated);
+    assert_eq!(*again.adoption(), Adoption::Recreated);
     assert!(again.mac_local.entries().unwrap().is_empty() && again.ports.entries().unwrap().is_empty());
-    assert_eq!(Dataplane::open(&rig.folder).unwrap().adoption(), Adoption::Adopted);
+    assert_eq!(*Dataplane::open(&rig.folder).unwrap().adoption(), Adoption::Adopted);
     again.remove().unwrap();
     assert!(!rig.folder.exists());
 }
@@ -174,7 +174,7 @@ fn root_tables_of_another_layout_are_made_anew() {
 fn root_a_look_opens_what_would_be_adopted_and_makes_nothing() {
     let rig = heard("look");
     let seen = Dataplane::open_existing(&rig.folder).unwrap().expect("it would be adopted");
-    assert_eq!(seen.adoption(), Adoption::Adopted);
+    assert_eq!(*seen.adoption(), Adoption::Adopted);
     assert_eq!(seen.ports.entries().unwrap(), rig.dataplane.ports.entries().unwrap());
 
     let program = rig.folder.join("wtp-trunk");

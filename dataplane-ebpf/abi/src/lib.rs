@@ -7,11 +7,12 @@
 //! IPv4-mapped (`::ffff:a.b.c.d`); everything else is in host order. Times are nanoseconds of the boot
 //! clock (`CLOCK_BOOTTIME`), which also counts while the machine sleeps.
 //!
-//! Whoever changes the meaning or the size of a layout raises [`LAYOUT_VERSION`]: a loader that finds
-//! pinned maps of another version makes new ones instead of adopting them.
+//! Whoever changes the meaning or the size of what lies in a map raises that map's version in [`layout`] and
+//! registers a migration: a loader that finds older maps carries their entries over.
 
 pub mod account;
 pub mod beacon;
+pub mod layout;
 pub mod limits;
 pub mod meta;
 pub mod plan;
@@ -20,6 +21,7 @@ pub mod trace;
 pub mod watch;
 
 pub use account::{Counter, DropReason, Event, EventKind, PortStats};
+pub use layout::{MapKind, MapLayout, Role, layout_number};
 pub use meta::{Hook, Meta, Scratch, Stage, Verdict};
 pub use plan::{
     Config, FloodPorts, FloodVteps, GuardIp, GuardIpKey, GuardMacKey, Node, NodeKey, Port, PortKey, PortKind,
@@ -31,44 +33,6 @@ pub use table::{
 };
 pub use trace::{Entry, Report, Step, StepKind};
 pub use watch::{Sample, SampleHead, Watch};
-
-/// Version of all layouts and of their meaning together.
-pub const LAYOUT_VERSION: u32 = 2;
-
-/// One number for [`LAYOUT_VERSION`], the sizes of all layouts and the limits of all maps: pinned maps
-/// are adopted only under the same number.
-#[must_use]
-pub const fn layout_number() -> u64 {
-    let facts = [
-        LAYOUT_VERSION as usize,
-        size_of::<Config>(),
-        size_of::<PortKey>() + size_of::<Port>() * 256,
-        size_of::<Segment>() + size_of::<Tenant>() * 256,
-        size_of::<NodeKey>() + size_of::<Node>() * 256,
-        size_of::<TunnelKey>(),
-        size_of::<MacKey>() + size_of::<MacStatic>() * 256,
-        size_of::<MacLocal>() + size_of::<MacRemote>() * 256,
-        size_of::<NeighKey>() + size_of::<NeighStatic>() * 256,
-        size_of::<NeighLocal>() + size_of::<NeighRemote>() * 256,
-        size_of::<RouteKey4>() + size_of::<RouteKey6>() * 256,
-        size_of::<Route>(),
-        size_of::<FloodPorts>() + size_of::<FloodVteps>() * 4096,
-        size_of::<Bucket>() + size_of::<PortStats>() * 256,
-        size_of::<Event>() + size_of::<Scratch>() * 256,
-        size_of::<Remote>() + size_of::<Wire>() * 256,
-        size_of::<GuardMacKey>() + size_of::<GuardIpKey>() * 256 + size_of::<GuardIp>() * 4096,
-        size_of::<PortBucketKey>() + size_of::<Entry>() * 256,
-        size_of::<Watch>() + size_of::<Sample>() * 256,
-        limits::SUM as usize,
-    ];
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut index = 0;
-    while index < facts.len() {
-        hash = (hash ^ facts[index] as u64).wrapping_mul(0x0100_0000_01b3);
-        index += 1;
-    }
-    hash
-}
 
 /// A MAC address, as on the wire.
 pub type MacBytes = [u8; 6];

@@ -44,24 +44,3 @@ pub const EVENTS_PER_SECOND: u64 = 1000;
 pub const BEACONS_PER_SECOND: u64 = 256;
 /// Drops of guards reported per second and CPU at most, apart from other events.
 pub const GUARD_EVENTS_PER_SECOND: u64 = 64;
-
-/// Sum of all limits, a part of the layout number.
-pub(crate) const SUM: u64 = PORTS_MAX as u64
-    + SEGMENTS_MAX as u64
-    + TENANTS_MAX as u64
-    + NODES_MAX as u64
-    + VTEPS_MAX as u64
-    + MAC_STATIC_MAX as u64
-    + MAC_LOCAL_MAX as u64
-    + MAC_REMOTE_MAX as u64
-    + NB_STATIC_MAX as u64
-    + NB_LOCAL_MAX as u64
-    + NB_REMOTE_MAX as u64
-    + ROUTES_MAX as u64
-    + REMOTES_MAX as u64
-    + WIRES_MAX as u64
-    + GUARD_MACS_MAX as u64
-    + GUARD_IPS_MAX as u64
-    + PORT_LIMITS_MAX as u64
-    + SAMPLES_BYTES as u64
-    + EVENTS_BYTES as u64;

@@ -15,11 +15,12 @@ use watari_abi::{
     PortKey, PortStats, Remote, Route, RouteKey4, RouteKey6, Sample, Scratch, Segment, Tenant, TunnelKey,
     Watch, Wire,
     account::{COUNTERS_MAX, DROP_REASONS_MAX},
+    layout::{LAYOUT_ENTRIES, PIPELINE_ENTRIES},
     limits::*,
 };
 
 #[map]
-pub static layout: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+pub static layout: Array<[u64; 2]> = Array::with_max_entries(LAYOUT_ENTRIES, 0);
 #[map]
 pub static config: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
@@ -92,4 +93,4 @@ pub static page: Array<Entry> = Array::with_max_entries(1, 0);
 #[map]
 pub static scratch: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub static pipeline: ProgramArray = ProgramArray::with_max_entries(16, 0);
+pub static pipeline: ProgramArray = ProgramArray::with_max_entries(PIPELINE_ENTRIES, 0);
