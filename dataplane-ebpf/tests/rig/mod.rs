@@ -11,8 +11,11 @@
 //! ```
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod first_release;
 pub mod frames;
 pub mod netns;
+pub mod sequence;
+pub mod sites;
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
