@@ -83,6 +83,7 @@ pub struct Dataplane {
     pub buckets: Table<u32, Bucket>,
     /// Counters.
     pub stats: Stats,
+    pub(crate) last_walk: std::sync::Mutex<crate::fill::LastWalk>,
 }
 
 impl std::fmt::Debug for Dataplane {
@@ -137,7 +138,8 @@ impl Dataplane {
     /// A pin is there and cannot be opened.
     pub fn open_existing(folder: &Path) -> Result<Option<Self>, Error> {
         let pins = PinFolder::existing(folder);
-        let found = if pins.map("layout").exists() { generation::find(&pins, OBJECT)? } else { Found::Nothing };
+        let found =
+            if pins.map("layout").exists() { generation::find(&pins, OBJECT)? } else { Found::Nothing };
         if !matches!(found, Found::Known { same: true, .. }) {
             return Ok(None);
         }
@@ -208,6 +210,7 @@ impl Dataplane {
         let open = |name: &'static str| open_map(&pins, name);
         Ok(Self {
             adoption,
+            last_walk: std::sync::Mutex::default(),
             config: array(&pins, "config")?,
             watch: array(&pins, "watch")?,
             page: array(&pins, "page")?,

@@ -102,7 +102,8 @@ pub struct Losses {
 /// Reads what is pinned and compares it with `object` and the layouts of this library.
 pub(crate) fn find(pins: &PinFolder, object: &[u8]) -> Result<Found, Error> {
     if !pins.map("layout").exists() {
-        let anything = layout::MAPS.iter().any(|map| pins.map(map.name).exists()) || !pins.links()?.is_empty();
+        let anything =
+            layout::MAPS.iter().any(|map| pins.map(map.name).exists()) || !pins.links()?.is_empty();
         return Ok(if anything { Found::Unknown } else { Found::Nothing });
     }
     let records = records(pins.map("layout").as_path())?;
@@ -370,7 +371,8 @@ fn converted(old: &RawMap, way: &[&Migration], limit: u32) -> Result<BTreeMap<Ve
     let mut entries = BTreeMap::new();
     for key in old.keys()? {
         let Some(value) = old.get(&key)? else { continue };
-        let beyond = old.is_array() && key.as_slice().try_into().is_ok_and(|k| u32::from_ne_bytes(k) >= limit);
+        let beyond =
+            old.is_array() && key.as_slice().try_into().is_ok_and(|k| u32::from_ne_bytes(k) >= limit);
         if !beyond && let Some((key, value)) = migrate::convert(way, &key, &value) {
             entries.insert(key, value);
         }
@@ -386,8 +388,10 @@ fn add(new: &RawMap, key: &[u8], before: Option<&Vec<u8>>, after: &[u8]) -> Resu
         bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default())).collect()
     };
     let now = numbers(now.as_ref().unwrap_or(&zeros));
-    let deltas = numbers(after).into_iter().zip(numbers(before)).map(|(after, before)| after.wrapping_sub(before));
-    let sums: Vec<u8> = now.into_iter().zip(deltas).flat_map(|(now, delta)| (now + delta).to_ne_bytes()).collect();
+    let deltas =
+        numbers(after).into_iter().zip(numbers(before)).map(|(after, before)| after.wrapping_sub(before));
+    let sums: Vec<u8> =
+        now.into_iter().zip(deltas).flat_map(|(now, delta)| (now + delta).to_ne_bytes()).collect();
     new.put(key, &sums, Put::Any).map(drop)
 }
 

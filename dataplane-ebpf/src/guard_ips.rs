@@ -12,7 +12,11 @@ use aya::maps::{
 };
 use watari_abi::{GuardIp, GuardIpKey, PortKey, ip_bytes, ip_from_bytes};
 
-use crate::{Error, dataplane::lock, table::{is_absent, limit_of}};
+use crate::{
+    Error,
+    dataplane::lock,
+    table::{is_absent, limit_of},
+};
 
 /// Bits of the port in front of every prefix.
 const PORT_BITS: u32 = 64;
@@ -46,7 +50,9 @@ impl GuardIps {
     /// # Errors
     /// [`Error::TableFull`], or the kernel refused.
     pub fn upsert(&self, prefix: &GuardPrefix, value: &GuardIp) -> Result<(), Error> {
-        lock(&self.0).insert(&key(prefix), value, 0).map_err(|error| Error::write(NAME, limit_of(NAME), error))
+        lock(&self.0)
+            .insert(&key(prefix), value, 0)
+            .map_err(|error| Error::write(NAME, limit_of(NAME), error))
     }
 
     /// Allows a prefix no longer. Returns whether it was.

@@ -34,7 +34,11 @@ const MIGRATIONS: &[Migration] = &[
 
 /// The way from `version`, whose keys and values have `sizes`, to `layout`; `None` if there is none. Equal versions of
 /// equal sizes have an empty way.
-pub(crate) fn steps(layout: &MapLayout, version: u64, sizes: (usize, usize)) -> Option<Vec<&'static Migration>> {
+pub(crate) fn steps(
+    layout: &MapLayout,
+    version: u64,
+    sizes: (usize, usize),
+) -> Option<Vec<&'static Migration>> {
     let mut way = Vec::new();
     for from in version..layout.version {
         way.push(MIGRATIONS.iter().find(|one| one.map == layout.name && one.from == from)?);
@@ -111,7 +115,8 @@ mod tests {
         for migration in MIGRATIONS {
             let layout = MAPS.iter().find(|map| map.name == migration.map).expect(migration.map);
             let way = steps(layout, migration.from, migration.sizes).expect(migration.map);
-            let (key, value) = convert(&way, &vec![1; migration.sizes.0], &vec![1; migration.sizes.1]).unwrap();
+            let (key, value) =
+                convert(&way, &vec![1; migration.sizes.0], &vec![1; migration.sizes.1]).unwrap();
             let sizes = (key.len() as u32, value.len() as u32);
             assert_eq!(sizes, (layout.key, layout.value), "{}", migration.map);
         }

@@ -56,7 +56,9 @@ impl RawMap {
 
     /// True if kind, key and value have the sizes that `layout` says; the limit may differ.
     pub(crate) fn has_shape(&self, layout: &MapLayout) -> bool {
-        self.kind == layout.kind as u32 && self.key == layout.key as usize && self.value == layout.value as usize
+        self.kind == layout.kind as u32
+            && self.key == layout.key as usize
+            && self.value == layout.value as usize
     }
 
     /// Bytes of a key and of a value of one CPU.

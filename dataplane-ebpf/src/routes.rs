@@ -16,7 +16,10 @@ use aya::{
 };
 use watari_abi::{Route, RouteKey4, RouteKey6};
 
-use crate::{Error, table::{is_absent, limit_of}};
+use crate::{
+    Error,
+    table::{is_absent, limit_of},
+};
 
 /// Bits of the tenant in front of every prefix.
 const TENANT_BITS: u32 = 32;

@@ -20,12 +20,32 @@ use watari_dataplane::abi::layout::FIRST_RELEASE;
 
 const OBJECT: &[u8] = include_bytes!("../fixtures/first-release.bpf.o.gz");
 const STAGES: [&str; 5] = ["st_classify", "st_answer", "st_flood", "st_route", "st_cross"];
-const HOOKS: [&str; 9] =
-    ["trunk", "iface", "core", "cross", "node", "tunl", "uplnk", "vxlan", "entry"];
+const HOOKS: [&str; 9] = ["trunk", "iface", "core", "cross", "node", "tunl", "uplnk", "vxlan", "entry"];
 const MAPS: [&str; 24] = [
-    "layout", "config", "ports", "segments", "tenants", "nodes", "vteps", "mac_static", "mac_local",
-    "mac_remote", "nb_static", "nb_local", "nb_remote", "routes4", "routes6", "flood_ports", "flood_vteps",
-    "buckets", "port_stats", "drops", "counters", "events", "scratch", "pipeline",
+    "layout",
+    "config",
+    "ports",
+    "segments",
+    "tenants",
+    "nodes",
+    "vteps",
+    "mac_static",
+    "mac_local",
+    "mac_remote",
+    "nb_static",
+    "nb_local",
+    "nb_remote",
+    "routes4",
+    "routes6",
+    "flood_ports",
+    "flood_vteps",
+    "buckets",
+    "port_stats",
+    "drops",
+    "counters",
+    "events",
+    "scratch",
+    "pipeline",
 ];
 
 /// What is pinned in a folder.

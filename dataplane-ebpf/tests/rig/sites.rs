@@ -8,7 +8,7 @@
 
 use watari_dataplane::*;
 
-use super::{netns::*, *};
+use super::{ip, netns::*, *};
 
 pub const PORT: u16 = 4789;
 

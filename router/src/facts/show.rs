@@ -177,7 +177,7 @@ fn campus(best: &BTreeMap<InstanceId, Routes>) -> Vec<Value> {
         .collect()
 }
 
-/// Counters: of each port, of what was dropped by reason, of what the pipeline did by itself.
+/// Counters: of each port, of what was dropped by reason, of what the pipeline did by itself; how full each table is.
 fn datapath(maps: &Dataplane) -> Value {
     let names = device_names();
     let mut ports = serde_json::Map::new();
@@ -191,7 +191,16 @@ fn datapath(maps: &Dataplane) -> Value {
     let counters = maps.stats.counters().unwrap_or_default();
     let counters: BTreeMap<_, _> =
         counters.into_iter().filter(|(_, n)| *n > 0).map(|(c, n)| (c.name(), n)).collect();
-    json!({ "ports": ports, "drops": drops, "counters": counters, "adoption": format!("{:?}", maps.adoption()) })
+    let tables: BTreeMap<_, _> = maps
+        .fill_levels()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|level| (level.map, json!({ "entries": level.entries, "limit": level.limit })))
+        .collect();
+    json!({
+        "ports": ports, "drops": drops, "counters": counters, "tables": tables,
+        "adoption": format!("{:?}", maps.adoption()),
+    })
 }
 
 /// The state of each duplicate, as an object beside those of the document.

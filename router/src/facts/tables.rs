@@ -212,25 +212,29 @@ pub fn write(
 
 fn flood(maps: &Dataplane, imported: &Imported, remove: bool) -> Result<(), DriverError> {
     let present = maps.flood_vteps.entries()?;
+    let wanted = |number: &u32| Vni::new(*number).is_ok_and(|v| imported.flood.contains_key(&v));
+    let mut first = Ok(());
+    // What goes makes room for what comes; what cannot be written keeps nothing else from its place.
+    for number in present.keys().filter(|n| remove && !wanted(n)) {
+        first = first.and(maps.flood_vteps.remove(number).map(drop).map_err(DriverError::from));
+    }
     for (vni, vteps) in &imported.flood {
-        let mut list: BTreeSet<[u8; 16]> = vteps.iter().map(|v| ip_bytes(*v)).collect();
+        let mut list: BTreeSet<[u8; 16]> = vteps.iter().map(|v| ip_bytes((*v).into())).collect();
         if let (false, Some(now)) = (remove, present.get(&vni.get())) {
             list.extend(now.as_slice());
         }
         let list: Vec<_> = list.into_iter().collect();
-        let wanted = FloodVteps::new(&list).ok_or_else(|| DriverError::Limit {
-            what: format!("number of gateways in VNI {vni}"),
-            limit: watari_dataplane::abi::plan::FLOOD_VTEPS_MAX,
-        })?;
+        let Some(wanted) = FloodVteps::new(&list) else {
+            let what = format!("number of gateways in VNI {vni}");
+            let limit = watari_dataplane::abi::plan::FLOOD_VTEPS_MAX;
+            first = first.and(Err(DriverError::Limit { what, limit }));
+            continue;
+        };
         if present.get(&vni.get()) != Some(&wanted) {
-            maps.flood_vteps.upsert(&vni.get(), &wanted)?;
+            first = first.and(maps.flood_vteps.upsert(&vni.get(), &wanted).map_err(DriverError::from));
         }
     }
-    let wanted = |number: &u32| Vni::new(*number).is_ok_and(|v| imported.flood.contains_key(&v));
-    for number in present.keys().filter(|n| remove && !wanted(n)) {
-        maps.flood_vteps.remove(number)?;
-    }
-    Ok(())
+    first
 }
 
 /// One table for all routes: the plan's stand as they are, a campus router's go before another gateway's.
@@ -252,19 +256,20 @@ fn routes(
         wanted.insert(prefix, Route::exit(RouteOrigin::Bgp));
     }
     let is_plans = |route: &Route| route.origin == RouteOrigin::Plan as u8;
-    for (prefix, route) in &wanted {
-        let now = present.get(prefix);
-        if now != Some(route) && !now.is_some_and(is_plans) {
-            maps.routes.upsert(prefix, route)?;
-        }
-    }
+    let mut first = Ok(());
     for (prefix, route) in present.iter().filter(|(p, r)| !wanted.contains_key(*p) && !is_plans(r)) {
         let may = if route.origin == RouteOrigin::Bgp as u8 { may_remove.unicast } else { may_remove.evpn };
         if may {
-            maps.routes.remove(prefix)?;
+            first = first.and(maps.routes.remove(prefix).map(drop).map_err(DriverError::from));
         }
     }
-    Ok(())
+    for (prefix, route) in &wanted {
+        let now = present.get(prefix);
+        if now != Some(route) && !now.is_some_and(is_plans) {
+            first = first.and(maps.routes.upsert(prefix, route).map_err(DriverError::from));
+        }
+    }
+    first
 }
 
 #[cfg(test)]
