@@ -59,6 +59,8 @@ pub struct Seen {
     pub stations: BTreeMap<Station, PortKey>,
     /// Addresses.
     pub addresses: BTreeMap<Address, Neighbour>,
+    /// Stations that the document pins here; advertised as such without being learnt.
+    pub pinned: BTreeSet<Station>,
 }
 
 /// An address of a station behind another gateway.
@@ -130,6 +132,8 @@ pub enum Notice {
     Thawed(Subject),
     /// It is learnt here though another gateway, the one named, has pinned it.
     Pinned(Subject, IpAddr),
+    /// It is pinned here and at the gateway named (RFC 7432 section 15.2).
+    PinnedTwice(Subject, IpAddr),
 }
 
 /// What follows from a look at the tables.
@@ -162,7 +166,7 @@ pub struct Hosts {
     /// Moves between ports since the last look.
     port_moves: BTreeMap<Station, u32>,
     duplicates: Duplicates,
-    /// What is learnt here and pinned elsewhere, with the gateway.
+    /// What is learnt or pinned here and pinned elsewhere, with the gateway.
     pinned: BTreeMap<Subject, IpAddr>,
     /// Subjects that an operator has just cleared.
     cleared: BTreeSet<Subject>,
@@ -208,7 +212,7 @@ impl Hosts {
         self.duplicates.frozen()
     }
 
-    /// What is learnt here though another gateway has pinned it, with that gateway.
+    /// What is learnt or pinned here though another gateway has pinned it, with that gateway.
     pub fn pinned_elsewhere(&self) -> &BTreeMap<Subject, IpAddr> {
         &self.pinned
     }
@@ -267,9 +271,17 @@ impl Hosts {
         }
         self.ports.clone_from(&seen.stations);
         self.port_moves.clear();
+        for station in &seen.pinned {
+            // A claim that is not sticky goes by itself, and the gateway that makes it says so.
+            if let Some(claim) = claims.stations.get(station).filter(|c| c.sticky) {
+                look.pinned.insert(Subject::Station(*station), claim.vtep);
+            }
+        }
         for (subject, vtep) in &look.pinned {
             if !self.pinned.contains_key(subject) {
-                look.decision.notices.push(Notice::Pinned(*subject, *vtep));
+                let is_ours = matches!(subject, Subject::Station(s) if seen.pinned.contains(s));
+                let notice = if is_ours { Notice::PinnedTwice } else { Notice::Pinned };
+                look.decision.notices.push(notice(*subject, *vtep));
             }
         }
         self.pinned = look.pinned;

@@ -61,7 +61,8 @@ pub fn originate(desired: &Desired, fabric: &Fabric, learnt: &Learnt) -> Origina
     out.originated
 }
 
-/// Our probe addresses, the hosts pinned to attachments here, and the nodes that have enrolled: pinned, because the plan put them there.
+/// Our probe addresses, the hosts pinned to attachments here, and the nodes that have enrolled: pinned, because the
+/// plan put them there.
 fn own_stations(desired: &Desired, fabric: &Fabric, out: &mut Origination<'_>) {
     for (name, segment) in desired.segments() {
         for ip in desired.probe_addresses(name) {
@@ -89,6 +90,15 @@ fn node_stations(desired: &Desired, node: &Node, out: &mut Origination<'_>) {
         let flags = NeighbourFlags { router: false, is_override: true, immutable: true };
         out.station(vni, MacAddr(node.mac.octets()), Some((*ip, flags)), Mobility::Pinned);
     }
+}
+
+/// The stations that the document pins here: hosts of attachments and nodes.
+pub fn pinned_stations(desired: &Desired) -> BTreeSet<Station> {
+    let hosts = desired.static_hosts().map(|(segment, host)| (segment.vni, MacAddr(host.mac.octets())));
+    let enrolled = desired.nodes().filter(|(_, n)| n.public_key.is_some());
+    let vni = |node: &Node| desired.document().segments[&node.segment].vni;
+    let nodes = enrolled.map(|(_, node)| (vni(node), MacAddr(node.mac.octets())));
+    hosts.chain(nodes).collect()
 }
 
 /// The nodes that have enrolled and of which every address is among what was `told`.

@@ -19,7 +19,7 @@ use super::fabric::{EVPN, Fabric};
 use super::hosts::{Decision, Hosts, Notice, Subject};
 use super::import::{Imported, Routes, import};
 use super::kernel::KernelRoutes;
-use super::originate::{Learnt, Originated, announced_nodes, originate};
+use super::originate::{Learnt, Originated, announced_nodes, originate, pinned_stations};
 use super::peers::{Numbers, neighbours};
 use super::tables::{self, MayRemove};
 use super::{Board, show};
@@ -210,9 +210,10 @@ impl Task {
         let may_remove = self.may_remove();
         let now_ns = boot_time_ns();
         let now = watari_bgp::Instant::from_millis(now_ns / 1_000_000);
-        let seen = tables::read_local(&self.maps, &fabric.ages_ns, now_ns)?;
+        let mut seen = tables::read_local(&self.maps, &fabric.ages_ns, now_ns)?;
         let empty = Routes::new();
         let imported = import(&fabric, self.best.get(&EVPN).unwrap_or(&empty));
+        seen.pinned = pinned_stations(desired);
         self.hosts.set_vtep(fabric.vtep);
         let decision = self.hosts.decide(now, &seen, &imported.claims);
         tables::forget(&self.maps, &decision)?;
@@ -260,6 +261,10 @@ impl Task {
                 }
                 Notice::Pinned(subject, vtep) => {
                     let message = format!("learnt here, pinned by gateway {vtep}: not advertised");
+                    self.brain.events().emit("pinned", object(subject), message);
+                }
+                Notice::PinnedTwice(subject, vtep) => {
+                    let message = format!("pinned here and by gateway {vtep}");
                     self.brain.events().emit("pinned", object(subject), message);
                 }
             }

@@ -246,6 +246,7 @@ impl World {
         let seen = Seen {
             stations: gateway.mac_local.iter().map(|(s, (port, _))| (*s, *port)).collect(),
             addresses: gateway.nb_local.iter().map(|(a, entry)| (*a, neighbour(entry))).collect(),
+            pinned: BTreeSet::new(),
         };
         let decision = gateway.hosts.decide(Instant::from_millis(now * 1000), &seen, &claims);
         for station in &decision.forget {

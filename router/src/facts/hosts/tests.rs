@@ -46,7 +46,8 @@ fn claims(vtep: IpAddr, sequence: u32, sticky: bool) -> Claims {
 /// Station 1 here, which says that the address is its own.
 fn bound_here() -> Seen {
     let neighbour = Neighbour { mac: mac(1), port: PORT, flags: NeighbourFlags::default() };
-    Seen { stations: [(station(), PORT)].into(), addresses: [(address(), neighbour)].into() }
+    let (stations, addresses) = ([(station(), PORT)].into(), [(address(), neighbour)].into());
+    Seen { stations, addresses, ..Seen::default() }
 }
 
 /// Station 2 at `vtep`, which says that the address is its own.
@@ -92,6 +93,16 @@ fn a_station_that_another_gateway_pinned_is_not_advertised_and_told_of_once() {
     let free = hosts.decide(at(3), &seen_on(PORT), &Claims::default());
     assert_eq!(free.advertise, [(station(), 0)].into());
     assert!(hosts.pinned_elsewhere().is_empty());
+}
+
+#[test]
+fn a_station_that_two_gateways_pin_is_told_of_once() {
+    let mut hosts = hosts(A);
+    let seen = Seen { pinned: [station()].into(), ..Seen::default() };
+    assert_eq!(hosts.decide(at(1), &seen, &claims(B, 0, false)).notices, [], "B will yield");
+    let decision = hosts.decide(at(2), &seen, &claims(B, 0, true));
+    assert_eq!(decision.notices, [Notice::PinnedTwice(Subject::Station(station()), B)]);
+    assert_eq!(hosts.decide(at(3), &seen, &claims(B, 0, true)).notices, []);
 }
 
 #[test]
