@@ -43,7 +43,7 @@ pub use events::Events;
 pub use fill::FillLevel;
 pub use generation::{Losses, Stop};
 pub use guard_ips::{GuardIps, GuardPrefix};
-pub use host_vlan::{attach_host_vlan, detach_host_vlan};
+pub use host_vlan::{HostTags, attach_host_vlan, detach_host_vlan};
 pub use packet_run::{Outcome, Packet};
 pub use pins::ensure_bpffs;
 pub use routes::{Prefix, Routes};

@@ -1,7 +1,9 @@
-//! A host that speaks 802.1Q on its only interface, on a kernel without VLAN devices: an eBPF program
+//! A host that speaks 802.1Q or QinQ on its only interface, on a kernel without VLAN devices: an eBPF program
 //! pushes the tag on the way out and pops it on the way in.
 
 use anyhow::{Context as _, Result};
+
+use watari_dataplane::HostTags;
 
 use crate::Ns;
 
@@ -13,13 +15,14 @@ pub struct Tagged {
 }
 
 impl Tagged {
-    /// From now on every frame of `interface` carries the tag `vid`.
+    /// From now on every frame of `interface` carries the tag `tags`, a VLAN id or two.
     ///
     /// # Errors
     /// When the programs cannot be loaded or attached.
-    pub fn attach(ns: &Ns, interface: &str, vid: u16) -> Result<Self> {
-        let attached = ns.run(|| watari_dataplane::attach_host_vlan(interface, vid));
-        attached.with_context(|| format!("VLAN {vid} on {interface} of {}", ns.label()))?;
+    pub fn attach(ns: &Ns, interface: &str, tags: impl Into<HostTags>) -> Result<Self> {
+        let tags = tags.into();
+        let attached = ns.run(|| watari_dataplane::attach_host_vlan(interface, tags));
+        attached.with_context(|| format!("{tags:?} on {interface} of {}", ns.label()))?;
         Ok(Self { ns: ns.clone(), interface: interface.to_owned() })
     }
 

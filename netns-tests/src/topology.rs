@@ -27,6 +27,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use watari_dataplane::HostTags;
 
 use crate::Ns;
 use crate::links::veth;
@@ -86,6 +87,7 @@ pub struct Site {
     /// The gateway's machine: `trunk0`, `trunk1`, `uplink`.
     pub gateway: Ns,
     tags: Vec<Tagged>,
+    ports: usize,
 }
 
 /// The whole drawing, without daemons.
@@ -149,16 +151,26 @@ impl Site {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn plug(&mut self, ns: &Ns, interface: &str, vid: u16) -> Result<()> {
-        let port = format!("p{}", self.tags.len());
+    pub fn plug(&mut self, ns: &Ns, interface: &str, tags: impl Into<HostTags>) -> Result<()> {
+        self.plug_untagged(ns, interface)?;
+        self.tags.push(Tagged::attach(ns, interface, tags)?);
+        Ok(())
+    }
+
+    /// Puts another machine on this site's trunk, untagged.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn plug_untagged(&mut self, ns: &Ns, interface: &str) -> Result<()> {
+        let port = format!("p{}", self.ports);
         veth(ns, interface, &self.switch, &port)?;
         self.switch.ip(&format!("link set {port} master br0"))?;
-        if self.tags.len() >= VLANS_APART {
+        if self.ports >= VLANS_APART {
             // A real switch has an address table for each VLAN, the bridge has one for all: between VLANs of
             // one segment it would take the short way past the gateway. It floods instead.
             self.switch.ip("link set br0 type bridge ageing_time 0")?;
         }
-        self.tags.push(Tagged::attach(ns, interface, vid)?);
+        self.ports += 1;
         Ok(())
     }
 }
@@ -168,7 +180,8 @@ fn site(letter: &str, vid: u16, host: (Ipv4Addr, Ipv6Addr)) -> Result<Site> {
     let gateway = Ns::machine(&format!("gw-{letter}"))?;
     veth(&gateway, "trunk0", &switch, "gw")?;
     switch.bridge("br0", &["gw"])?;
-    let mut site = Site { host: Ns::new(&format!("host-{letter}"))?, switch, gateway, tags: vec![] };
+    let mut site =
+        Site { host: Ns::new(&format!("host-{letter}"))?, switch, gateway, tags: vec![], ports: 0 };
     let ns = site.host.clone();
     site.plug(&ns, "eth0", vid)?;
     put_in_flat_network(&ns, "eth0", host)?;

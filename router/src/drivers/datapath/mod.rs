@@ -7,6 +7,8 @@ mod guards;
 mod ports;
 mod routes;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
