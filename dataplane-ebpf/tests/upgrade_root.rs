@@ -298,6 +298,17 @@ fn root_a_full_table_says_its_name_and_limit_and_keeps_what_it_has() {
     let error = d.tenants.upsert(&99_999, &Tenant::default()).unwrap_err();
     assert!(matches!(error, Error::TableFull { table: "tenants", limit: 1024 }), "{error:?}");
     d.tenants.upsert(&5, &Tenant { l3vni: 7, ..Tenant::default() }).unwrap();
+    // One that the programs fill: what does not fit is counted.
+    for number in 0..d.buckets.limit() {
+        d.buckets.upsert(&(100_000 + number), &Bucket::default()).unwrap();
+    }
+    d.ports.upsert(&A, &Port::segment(1, L2)).unwrap();
+    d.segments.upsert(&L2, &Segment::l2(1, 1000, 100)).unwrap();
+    d.flood_ports.upsert(&L2, &FloodPorts::new(&[B]).unwrap()).unwrap();
+    let frame = frames::ethernet(frames::BROADCAST, HOST_A, 0x9000, &[0; 50]);
+    let (outcome, changes) = rig.run(&Packet::from_port(Hook::Trunk, A, &frame));
+    assert_eq!(outcome.verdict, Verdict::Flooded { copies: 1 });
+    assert_eq!(changes.get("flood-table-full"), Some(&1), "{changes:?}");
     let level = d.fill_levels().unwrap().into_iter().find(|level| level.map == "tenants").unwrap();
     assert_eq!((level.entries, level.limit), (1024, 1024));
 }

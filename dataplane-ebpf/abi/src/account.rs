@@ -190,6 +190,10 @@ numbered! {
         SampleLost = 30, "sample-lost";
         /// A table of rates or counts of attachments is full: its guard does not hold for that attachment.
         GuardTableFull = 31, "guard-table-full";
+        /// `port_stats` is full: a packet was not counted at its port.
+        StatsTableFull = 32, "stats-table-full";
+        /// `buckets` is full: a segment's copies were not limited.
+        FloodTableFull = 33, "flood-table-full";
     }
 }
 

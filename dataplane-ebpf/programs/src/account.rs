@@ -151,8 +151,9 @@ impl Pkt {
             return false;
         }
         let Some(bucket) = maps::buckets.get_ptr_mut(vni) else {
-            if !self.is_trace() {
-                let _ = maps::buckets.insert(vni, first(burst, now), NOEXIST);
+            let lacks = |vni| maps::buckets.get_ptr(vni).is_none();
+            if !self.is_trace() && maps::buckets.insert(vni, first(burst, now), NOEXIST).is_err() && lacks(vni) {
+                self.count(Counter::FloodTableFull, 1);
             }
             return true;
         };
@@ -227,5 +228,12 @@ fn stats_of(port: &PortKey) -> Option<*mut PortStats> {
         zero.assume_init_ref()
     };
     let _ = maps::port_stats.insert(port, zero, NOEXIST);
-    maps::port_stats.get_ptr_mut(port)
+    let stats = maps::port_stats.get_ptr_mut(port);
+    if stats.is_none()
+        && let Some(value) = maps::counters.get_ptr_mut(Counter::StatsTableFull as u32)
+    {
+        // SAFETY: this CPU's own entry.
+        unsafe { *value += 1 };
+    }
+    stats
 }

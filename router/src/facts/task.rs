@@ -62,6 +62,8 @@ pub(super) struct Task {
     is_restart: bool,
     told_local: bool,
     last_error: Option<String>,
+    /// Tables that are full and were said to be.
+    full: BTreeSet<&'static str>,
 }
 
 /// The speaker's configuration for this gateway.
@@ -106,6 +108,7 @@ impl Task {
             is_restart,
             told_local: false,
             last_error: None,
+            full: BTreeSet::new(),
         }
     }
 
@@ -243,6 +246,7 @@ impl Task {
         facts["announced"] = serde_json::json!(announced_nodes(desired, &fabric, &self.originated));
         show::bgp(&mut facts, &self.bgp, &self.numbers, self.is_restart, !self.awaiting.is_empty()).await;
         self.board.write(facts);
+        self.tell_full_tables();
         written.and(routed)
     }
 
@@ -321,6 +325,21 @@ impl Task {
         }
         if self.is_restart && !std::mem::replace(&mut self.told_local, true) {
             let _ = self.bgp.local_routes_complete().await;
+        }
+    }
+
+    /// An event for each table of the datapath that has become full, whoever fills it, or has room again.
+    fn tell_full_tables(&mut self) {
+        let Ok(levels) = self.maps.fill_levels() else { return };
+        for level in levels {
+            let (table, limit) = (level.map, level.limit);
+            let is_full = level.entries >= limit;
+            if is_full && self.full.insert(table) {
+                let message = format!("table {table} is full: its limit is {limit} entries");
+                self.brain.events().emit("table-full", "datapath", message);
+            } else if !is_full && self.full.remove(table) {
+                self.brain.events().emit("recovered", "datapath", format!("table {table} has room again"));
+            }
         }
     }
 
