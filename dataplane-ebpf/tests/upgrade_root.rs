@@ -104,7 +104,7 @@ fn root_tcp_at_full_load_loses_no_segment_while_programs_are_replaced() {
         (number("\"sum_received\"", "bits_per_second") / 1e6, number("\"sum_sent\"", "retransmits"));
     let end = crossed();
     println!("{rounds} replacements: {rate:.0} Mbit/s, {again} retransmits, {start:?} -> {end:?}");
-    assert!(rounds >= 4, "{rounds}");
+    assert!(rounds >= 2, "{rounds}");
     assert_eq!(drops(&bench), before);
     for (end, start) in [(end.0, start.0), (end.1, start.1)] {
         assert_eq!(end.0 - start.0, end.1 - start.1, "sent into the tunnel, taken out at the far end");
