@@ -64,8 +64,9 @@ fn bytes(captures: &[Capture; 2]) -> usize {
 }
 
 fn mac(ns: &Ns, interface: &str) -> Result<[u8; 6]> {
-    let text = ns.exec(&format!("cat /sys/class/net/{interface}/address"))?;
-    let bytes: Vec<u8> = text.trim().split(':').filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
+    let text = ns.ip(&format!("-brief link show {interface}"))?;
+    let text = text.split_whitespace().nth(2).unwrap_or_default();
+    let bytes: Vec<u8> = text.split(':').filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
     bytes.try_into().map_err(|_| anyhow::anyhow!("{text} is no MAC"))
 }
 
@@ -157,6 +158,9 @@ fn root_a_question_for_nobody_is_spread_and_seen() -> Result<()> {
 fn root_an_address_in_use_at_the_other_site_is_found_to_be_a_duplicate() -> Result<()> {
     let world = world()?;
     let host = &world.topology.a.host;
+    for (setting, value) in [("accept_dad", "1"), ("dad_transmits", "1")] {
+        host.sysctl(&format!("net.ipv6.conf.eth0.{setting}"), value)?;
+    }
     host.ip(&format!("addr add {}/64 dev eth0", HOST_B.1))?;
     wait_until(SOON, "the address to be marked", || {
         let shown = host.ip("addr show dev eth0")?;
