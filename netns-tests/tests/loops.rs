@@ -194,6 +194,8 @@ fn root_one_vlan_behind_two_gateways_has_one_way_open() -> Result<()> {
     let (winner, won) = joint.gateways()[1 - loser];
     let reason = gateway.object(attachment)?["reason"].clone();
     ensure!(reason == format!("blocked: loop with gateway {} ({won}, VNI 1000)", winner.name()), "{reason}");
+    let shown = gateway.cli(&["status"])?;
+    ensure!(shown.contains("blocked: loop with gateway"), "{shown}");
     let told = wait_until(SOON, "the event", || event(gateway, seen[loser], "loop-blocked").transpose())??;
     ensure!(told["object"] == attachment, "{told}");
     wait_until(SOON, "the other to be told", || event(winner, seen[1 - loser], "loop-seen").transpose())??;
