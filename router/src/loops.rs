@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use watari_config::{Desired, Mac, Name, Vni};
-use watari_dataplane::Event;
 use watari_dataplane::abi::beacon;
+use watari_dataplane::{Event, PortKey};
 use watari_planner::item::PortAt;
 use watari_planner::loops::{guarded, is_found_blocked};
 use watari_planner::wanted::{Wanted, place};
 use watari_planner::{LoopPeer, Loops, Observed, Verdict, with_whom};
 
-use crate::drivers::datapath::port_at;
+use crate::drivers::datapath::{port_at, port_key};
 use crate::events::Events;
 
 /// So long after a loop was found or cut, stations that move are no duplicates: the loop moved them, and what was told
@@ -35,6 +35,8 @@ pub struct LoopGuard {
     loops: Mutex<Loops>,
     /// What was last said of each attachment, so that it is said once.
     told: Mutex<BTreeMap<Name, Verdict>>,
+    /// Attachments whose loop has gone while they were open, until the facts have taken them.
+    parted: Mutex<BTreeSet<PortAt>>,
     wakeup: Arc<Notify>,
     /// Rings when the map was changed: what was learnt there is to be looked at again.
     pub cut: Notify,
@@ -51,6 +53,7 @@ impl LoopGuard {
             began: Instant::now(),
             loops: Mutex::default(),
             told: Mutex::default(),
+            parted: Mutex::default(),
             wakeup,
             cut: Notify::new(),
         }
@@ -94,6 +97,16 @@ impl LoopGuard {
         lock(&self.loops).unsettled(self.now(), UNSETTLED)
     }
 
+    /// The ports whose loop has gone while they were open, once: who was learnt there may be behind the other one now.
+    pub fn take_parted(&self) -> BTreeSet<PortKey> {
+        let parted = std::mem::take(&mut *lock(&self.parted));
+        let key = |at: PortAt| {
+            let index = nix::net::if_::if_nametoindex(at.device.as_str()).ok()?;
+            port_key(&BTreeMap::from([(at.device.clone(), index)]), &at).ok()
+        };
+        parted.into_iter().filter_map(key).collect()
+    }
+
     /// Tells what became of loops since the last time: `loop-blocked` and `loop-released` once the datapath does so,
     /// `loop-seen` where another one has to block.
     pub fn report(&self, desired: &Desired, observed: &Observed, events: &Events) {
@@ -115,8 +128,14 @@ impl LoopGuard {
                 events.emit(kind, object(name), with_whom(desired, verdict));
             }
         }
-        for (name, _) in told.iter().filter(|(name, v)| v.blocked && !now.contains_key(*name)) {
-            events.emit("loop-released", object(name), "the loop is gone");
+        for (name, verdict) in told.iter().filter(|(name, _)| !now.contains_key(*name)) {
+            if verdict.blocked {
+                events.emit("loop-released", object(name), "the loop is gone");
+            } else if let Some(at) = desired.document().attachments.get(name).and_then(place) {
+                // A change of topology (IEEE 802.1Q section 13.17): who is behind it may be behind the other one now.
+                lock(&self.parted).insert(at);
+                self.cut.notify_one();
+            }
         }
         *told = now;
     }

@@ -25,11 +25,17 @@ pub struct MayRemove {
     pub unicast: bool,
 }
 
-/// Reads what the programs learnt, and removes what is too old or belongs to a segment or attachment that is gone.
+/// Reads what the programs learnt, and removes what is too old, belongs to a segment or attachment that is gone, or was
+/// learnt on a port whose loop has `parted`.
 ///
 /// # Errors
 /// When a table cannot be read.
-pub fn read_local(maps: &Dataplane, ages_ns: &BTreeMap<Vni, u64>, now_ns: u64) -> Result<Seen, DriverError> {
+pub fn read_local(
+    maps: &Dataplane,
+    ages_ns: &BTreeMap<Vni, u64>,
+    parted: &BTreeSet<PortKey>,
+    now_ns: u64,
+) -> Result<Seen, DriverError> {
     let mut seen = Seen::default();
     let ports = maps.ports.entries()?;
     let keep = |number: u32, port: &PortKey, last_ns: u64| {
@@ -37,6 +43,7 @@ pub fn read_local(maps: &Dataplane, ages_ns: &BTreeMap<Vni, u64>, now_ns: u64) -
         // With its attachment a station goes at once: nobody is there to answer for it. So it does where the loop
         // guard blocked that: it is to be reached by the other one.
         let attached = ports.get(port).is_some_and(|p| p.vni == number && p.flags & Port::BLOCKED == 0);
+        let attached = attached && !parted.contains(port);
         (attached && now_ns.saturating_sub(last_ns) < age_ns).then_some(vni)
     };
     for (key, entry) in maps.mac_local.entries()? {

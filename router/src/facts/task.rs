@@ -213,7 +213,7 @@ impl Task {
         let may_remove = self.may_remove();
         let now_ns = boot_time_ns();
         let now = watari_bgp::Instant::from_millis(now_ns / 1_000_000);
-        let mut seen = tables::read_local(&self.maps, &fabric.ages_ns, now_ns)?;
+        let mut seen = tables::read_local(&self.maps, &fabric.ages_ns, &self.guard.take_parted(), now_ns)?;
         let empty = Routes::new();
         let imported = import(&fabric, self.best.get(&EVPN).unwrap_or(&empty));
         seen.pinned = pinned_stations(desired);
