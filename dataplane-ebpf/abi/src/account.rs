@@ -186,7 +186,7 @@ numbered! {
         EcnMarked = 28, "ecn-marked";
         /// A packet was written to the ring buffer `samples`.
         Sampled = 29, "sampled";
-        /// The ring buffer `samples` had no room.
+        /// A packet was not written there: no room, or more than the rate that was asked for.
         SampleLost = 30, "sample-lost";
         /// A table of rates or counts of attachments is full: its guard does not hold for that attachment.
         GuardTableFull = 31, "guard-table-full";

@@ -87,7 +87,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// `ports` knows `port`: an attachment of segment `number`.
+    /// `ports` knows `port`: an attachment of segment `number`; `flags` is what its guard checks.
     Attachment = 1;
     /// `ports` knows `port`: the tenant's namespace.
     CorePort = 2;
@@ -99,9 +99,10 @@ kinds! {
     NoPort = 5;
     /// `segments` knows VNI `number`, from VTEP `ip`.
     FromVtep = 6;
-    /// The guard (`flags`: what it checks) let the frame through.
+    /// The guard of `port` let the frame through.
     Guarded = 7;
-    /// The source `mac` would be learnt on `port`; `flags` 1 if it moves there, 2 if it is known there.
+    /// The source `mac` of segment `number` would be learnt. `flags`: [`Step::MOVES`] if it is known on `port` so far,
+    /// [`Step::KNOWN`] if it is known here, [`Step::PINNED`] if nothing is to be learnt, 0 if it is unknown.
     Learn = 8;
     /// `mac_static` has the destination `mac` on `port`; `flags` 1 for a node.
     MacStatic = 9;
@@ -117,11 +118,12 @@ kinds! {
     NeighbourUnknown = 14;
     /// `ip` is asked for and answered with `mac`.
     Answered = 15;
-    /// The question or announcement stays on this side.
+    /// The question for `ip` is not passed on (`number`: [`StepKind::SAME_SIDE`], [`StepKind::OTHERS_ANSWER`],
+    /// [`StepKind::NOTHING_NEW`]).
     Kept = 16;
-    /// The route to `ip`: kind `number` (a [`crate::RouteKind`]), origin `flags`.
+    /// A route of tenant `port.ifindex` matches `ip`: kind `number` (a [`crate::RouteKind`]), origin `flags`.
     Route = 17;
-    /// No route of the tenant matches `ip`.
+    /// No route of tenant `number` matches `ip`.
     NoRoute = 18;
     /// One hop less: `number` are left.
     Hop = 19;
@@ -143,9 +145,45 @@ kinds! {
     Ask = 27;
     /// The segment may copy no more frames now, or not of this kind (`number`: a [`crate::DropReason`]).
     NoCopies = 28;
+    /// `segments` has no VNI `number`; the packet came from VTEP `ip`.
+    NoSegment = 29;
+    /// `vteps` binds VTEP `ip` to the tunnel device `port`.
+    VtepBound = 30;
+    /// `vteps` does not bind VTEP `ip` to the tunnel device `port`.
+    VtepNotBound = 31;
+    /// `mac_static` has the source `mac` on another port: `port`.
+    SourcePinned = 32;
+    /// `mac_remote` has the source `mac` sticky at VTEP `ip`, sequence `number`.
+    SourceSticky = 33;
+    /// That `ip` is at `mac` would be learnt in segment `number`; `flags` as of [`StepKind::Learn`].
+    NeighbourLearn = 34;
+    /// `nb_static` says that `ip` is at `mac`, which is not the sender; `flags` 1 for an address of the gateway.
+    NeighbourPinned = 35;
+    /// The next step of the route before: kind `flags`; segment or L3VNI `number`, VTEP or our address `ip`, Router's
+    /// MAC `mac`, device `port`.
+    RouteVia = 36;
+    /// `nodes` knows the source `ip`: a node of segment `number` with `mac`.
+    NodeAddress = 37;
+    /// To the tenant's namespace, `port`; why: a [`crate::Counter`] `number`.
+    ToCore = 38;
+}
+
+impl Step {
+    /// [`Step::flags`] of [`StepKind::Learn`]: known elsewhere so far.
+    pub const MOVES: u16 = 1;
+    /// Known here already.
+    pub const KNOWN: u16 = 2;
+    /// Pinned: nothing is learnt.
+    pub const PINNED: u16 = 4;
 }
 
 impl StepKind {
+    /// [`Step::number`] of [`StepKind::Kept`]: the owner is on the asker's own side and hears it.
+    pub const SAME_SIDE: u32 = 1;
+    /// [`Step::number`] of [`StepKind::Kept`]: out of VXLAN, and the answer is another gateway's matter.
+    pub const OTHERS_ANSWER: u32 = 2;
+    /// [`Step::number`] of [`StepKind::Kept`]: an announcement that says nothing new, not sent to far gateways.
+    pub const NOTHING_NEW: u32 = 3;
     /// [`Step::number`] of [`StepKind::Neighbour`]: the tables.
     pub const STATIC: u32 = 1;
     /// See [`StepKind::STATIC`].

@@ -16,7 +16,7 @@ pub struct Watch {
     pub sample_every: u32,
     /// Bytes taken of each frame, [`SNAP_BYTES_MAX`] at most.
     pub snap_bytes: u32,
-    /// Only frames of this VNI; 0 for any.
+    /// Only frames of this VNI; 0 for any. A frame that was dropped before its segment was known has none.
     pub vni: u32,
     /// [`Watch::CAPTURE`]: only frames of this port, in and out; zero for any.
     pub port: PortKey,

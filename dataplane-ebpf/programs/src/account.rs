@@ -8,7 +8,7 @@ use watari_abi::{
     limits::{BEACONS_PER_SECOND, EVENTS_PER_SECOND, GUARD_EVENTS_PER_SECOND},
 };
 
-use crate::{maps, out::Pkt};
+use crate::{explain::Seen, maps, out::Pkt};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Longer pauses fill a bucket no further: keeps the product below 2^64.
@@ -42,7 +42,8 @@ impl Pkt {
         if self.is_trace() {
             return;
         }
-        let packets = u64::from(self.meta().packets);
+        let (packets, port) = (u64::from(self.meta().packets), self.meta().port);
+        self.sample(Seen::Drop(reason as u8), &port);
         if let Some(value) = maps::drops.get_ptr_mut(reason as u32) {
             // SAFETY: this CPU's own entry.
             unsafe { *value += packets };
@@ -66,6 +67,8 @@ impl Pkt {
                 (*stats).rx_bytes += u64::from(meta.len);
             }
         }
+        let port = meta.port;
+        self.sample(Seen::In, &port);
     }
 
     #[inline(always)]

@@ -22,7 +22,8 @@ pub enum Place {
 }
 
 #[inline(always)]
-pub fn place_of(vni: u32, mac: MacBytes) -> Place {
+pub fn place_of(p: &Pkt, vni: u32, mac: MacBytes) -> Place {
+    p.step_place(vni, mac);
     let key = MacKey { vni, mac, pad: 0 };
     // SAFETY (both): entries are read at once and not kept.
     if let Some(pinned) = pinned(key) {
@@ -70,7 +71,8 @@ pub struct Owner {
 }
 
 #[inline(always)]
-pub fn owner_of(vni: u32, ip: IpBytes) -> Option<Owner> {
+pub fn owner_of(p: &Pkt, vni: u32, ip: IpBytes) -> Option<Owner> {
+    p.step_owner(vni, ip);
     let key = NeighKey { vni, ip };
     let none = PortKey { ifindex: 0, outer: 0, inner: 0 };
     // SAFETY (all three): entries are read at once and not kept.
@@ -135,7 +137,7 @@ impl Pkt {
             self.meta().copy = Meta::COPY_GROUP;
             return self.go(Stage::Flood);
         }
-        let place = place_of(vni, dst);
+        let place = place_of(self, vni, dst);
         match place {
             Place::Nowhere => {
                 self.meta().copy = Meta::COPY_UNKNOWN;

@@ -101,7 +101,7 @@ pub fn same_ip(one: IpBytes, other: IpBytes) -> bool {
 }
 
 #[inline(always)]
-fn halves(ip: IpBytes) -> (u64, u64) {
+pub fn halves(ip: IpBytes) -> (u64, u64) {
     (
         u64::from_ne_bytes([ip[0], ip[1], ip[2], ip[3], ip[4], ip[5], ip[6], ip[7]]),
         u64::from_ne_bytes([ip[8], ip[9], ip[10], ip[11], ip[12], ip[13], ip[14], ip[15]]),

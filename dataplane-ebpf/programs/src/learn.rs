@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use watari_abi::{
     Counter, DropReason, EventKind, IpBytes, MacBytes, MacKey, MacLocal, MacRemote, NeighKey, NeighLocal,
-    Port, PortKey,
+    Port, PortKey, StepKind,
 };
 
 use crate::{
@@ -40,6 +40,7 @@ impl Pkt {
             (meta.vni, meta.src, meta.port, meta.now_ns)
         };
         let key = MacKey { vni, mac, pad: 0 };
+        self.step_learn(key);
         let known = maps::mac_local.get_ptr_mut(key);
         // SAFETY: a live entry; its time is one word.
         let (old_port, seen) = match known {
@@ -93,6 +94,11 @@ impl Pkt {
         if let Some(remote) = unsafe { maps::mac_remote.get(key) }
             && remote.flags & MacRemote::STICKY != 0
         {
+            self.step(StepKind::SourceSticky, |step| {
+                step.mac = src;
+                step.ip = remote.vtep;
+                step.number = remote.sequence;
+            });
             return Err(DropReason::SourceMacPinned);
         }
         Ok(false)
@@ -150,9 +156,16 @@ impl Pkt {
             if same_mac(pinned.mac, mac) {
                 return Ok(false);
             }
+            self.step(StepKind::NeighbourPinned, |step| {
+                step.ip = ip;
+                step.mac = pinned.mac;
+                step.number = vni;
+                step.flags = pinned.flags;
+            });
             self.event(EventKind::NeighbourSpoofed, mac, ip);
             return Err(DropReason::NeighbourSpoofed);
         }
+        self.step_neighbour_learn(key, mac);
         let mut wanted = flags.unwrap_or(NeighLocal::OVERRIDE);
         if let Some(known) = maps::nb_local.get_ptr_mut(key) {
             // SAFETY: a live entry; its time is one word.

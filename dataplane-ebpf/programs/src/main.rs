@@ -22,6 +22,7 @@
 mod account;
 mod beacon;
 mod chain;
+mod explain;
 mod fdb;
 mod fit;
 mod headers;

@@ -9,7 +9,7 @@ use watari_abi::{
     Config, Counter, DropReason, IpBytes, Meta, PortKey, Remote, Report, Scratch, Stage, Verdict,
 };
 
-use crate::{headers::same_ip, maps, skb::Skb};
+use crate::{explain::Seen, headers::same_ip, maps, skb::Skb};
 
 /// tcx: the next program, and at last the kernel.
 pub const NEXT: i32 = TC_ACT_UNSPEC;
@@ -27,16 +27,6 @@ pub struct Pkt {
 }
 
 impl Pkt {
-    /// Runs a stage on the packet that the context holds.
-    #[inline(always)]
-    pub fn stage(ctx: TcContext, run: impl FnOnce(&Self) -> Decision) -> i32 {
-        let Some(packet) = Self::open(ctx) else { return END };
-        match run(&packet) {
-            Ok(action) => action,
-            Err(reason) => packet.dropped(reason),
-        }
-    }
-
     /// The packet, with whatever the working memory holds.
     #[inline(always)]
     pub fn open(ctx: TcContext) -> Option<Self> {
@@ -85,6 +75,15 @@ impl Pkt {
         END
     }
 
+    /// What the program returns for what was decided.
+    #[inline(always)]
+    pub fn ended(&self, decision: Decision) -> i32 {
+        match decision {
+            Ok(action) => action,
+            Err(reason) => self.dropped(reason),
+        }
+    }
+
     /// Ended on purpose: nothing is lost.
     #[inline(always)]
     pub fn consumed(&self, counter: Counter) -> Decision {
@@ -112,6 +111,7 @@ impl Pkt {
     #[inline(always)]
     pub fn to_port(&self, port: &PortKey) -> Decision {
         self.count_tx(port);
+        self.sample(Seen::Out, port);
         self.report(Verdict::PORT, |report| report.port = *port);
         self.tag(port)?;
         Ok(self.skb.redirect(port.ifindex))

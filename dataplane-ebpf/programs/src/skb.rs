@@ -47,6 +47,15 @@ impl Skb {
     pub fn new(ctx: &TcContext) -> Self {
         Self(ctx.skb.skb)
     }
+    /// The same packet, in a function that is called.
+    #[inline(always)]
+    pub fn from_raw(skb: *mut __sk_buff) -> Self {
+        Self(skb)
+    }
+    #[inline(always)]
+    pub fn raw(self) -> *mut __sk_buff {
+        self.0
+    }
     /// The context, for helpers that take it as such.
     #[inline(always)]
     pub fn context(self) -> *mut c_void {

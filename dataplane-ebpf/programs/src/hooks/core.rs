@@ -7,6 +7,7 @@ use super::Arrival;
 use crate::skb::Skb;
 
 #[classifier]
+#[inline(always)]
 pub fn core(ctx: TcContext) -> i32 {
     let ifindex = Skb::new(&ctx).ifindex();
     Arrival::untagged(Hook::Core, ifindex).enter(ctx)

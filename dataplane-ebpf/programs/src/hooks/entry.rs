@@ -4,13 +4,14 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::Hook;
 
-use super::{Arrival, finish, tunl, uplnk, vxlan};
+use super::{Arrival, tunl, uplnk, vxlan};
 use crate::{
     maps,
     out::{END, Pkt},
 };
 
 #[classifier]
+#[inline(always)]
 pub fn entry(ctx: TcContext) -> i32 {
     let Some(page) = maps::page.get_ptr(0) else { return END };
     // SAFETY: one run at a time uses the page.
@@ -30,5 +31,5 @@ pub fn entry(ctx: TcContext) -> i32 {
 fn before_socket(ctx: TcContext, arrival: Arrival, run: impl FnOnce(&Pkt) -> crate::out::Decision) -> i32 {
     let Some(packet) = arrival.open(ctx) else { return END };
     let decision = run(&packet);
-    finish(&packet, decision)
+    packet.ended(decision)
 }

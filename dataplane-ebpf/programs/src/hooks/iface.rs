@@ -7,6 +7,7 @@ use super::Arrival;
 use crate::skb::Skb;
 
 #[classifier]
+#[inline(always)]
 pub fn iface(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     Arrival::tagged(Hook::Interface, skb).enter(ctx)

@@ -15,7 +15,7 @@ use watari_abi::{Hook, IpBytes, Meta, PortKey, Stage};
 
 use crate::{
     headers::{QINQ, VLAN},
-    out::{Decision, END, Pkt},
+    out::{END, Pkt},
     skb::Skb,
 };
 
@@ -84,14 +84,6 @@ impl Arrival {
     #[inline(always)]
     pub fn enter(self, ctx: TcContext) -> i32 {
         let Some(packet) = self.open(ctx) else { return END };
-        finish(&packet, packet.go(Stage::Classify))
-    }
-}
-
-#[inline(always)]
-pub fn finish(packet: &Pkt, decision: Decision) -> i32 {
-    match decision {
-        Ok(action) => action,
-        Err(reason) => packet.dropped(reason),
+        packet.ended(packet.go(Stage::Classify))
     }
 }

@@ -4,17 +4,18 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::{DropReason, Hook};
 
-use super::{Arrival, finish};
+use super::Arrival;
 use crate::{headers::ETH_BYTES, out::END, skb::Skb};
 
 #[classifier]
+#[inline(always)]
 pub fn node(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let protocol = skb.protocol();
     let arrival = Arrival::untagged(Hook::Node, skb.ifindex());
     if dress(skb, protocol).is_err() {
         let Some(packet) = arrival.open(ctx) else { return END };
-        return finish(&packet, Err(DropReason::RewriteFailed));
+        return packet.ended(Err(DropReason::RewriteFailed));
     }
     arrival.enter(ctx)
 }

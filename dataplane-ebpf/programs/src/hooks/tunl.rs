@@ -5,7 +5,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::{Counter, DropReason, Hook, IpBytes, TUNNEL_MARK, TunnelKey};
 
-use super::{Arrival, finish};
+use super::Arrival;
 use crate::{
     headers::{IPV4, IPV6, UDP, mapped, part},
     maps,
@@ -13,11 +13,12 @@ use crate::{
 };
 
 #[classifier]
+#[inline(always)]
 pub fn tunl(ctx: TcContext) -> i32 {
     let arrival = Arrival::untagged(Hook::Tunnel, crate::skb::Skb::new(&ctx).ifindex());
     let Some(packet) = arrival.open(ctx) else { return END };
     let decision = run(&packet);
-    finish(&packet, decision)
+    packet.ended(decision)
 }
 
 #[inline(always)]
@@ -25,7 +26,9 @@ pub fn run(p: &Pkt) -> Decision {
     let Some(source) = vxlan_source(p) else { return Ok(NEXT) };
     let key = TunnelKey { ifindex: p.meta().port.ifindex, vtep: source };
     // SAFETY: only its presence counts.
-    if unsafe { maps::vteps.get(key) }.is_none() {
+    let bound = unsafe { maps::vteps.get(key) }.is_some();
+    p.step_bound(&key, bound);
+    if !bound {
         return Err(DropReason::VtepNotBound);
     }
     p.skb.set_mark(TUNNEL_MARK);

@@ -3,13 +3,14 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::{DropReason, Hook};
 
-use super::{Arrival, finish, tunl::vxlan_source};
+use super::{Arrival, tunl::vxlan_source};
 use crate::{
     out::{Decision, END, NEXT, Pkt},
     skb::Skb,
 };
 
 #[classifier]
+#[inline(always)]
 pub fn uplnk(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     if skb.vid().is_some() {
@@ -18,7 +19,7 @@ pub fn uplnk(ctx: TcContext) -> i32 {
     }
     let Some(packet) = Arrival::untagged(Hook::Uplink, skb.ifindex()).open(ctx) else { return END };
     let decision = run(&packet);
-    finish(&packet, decision)
+    packet.ended(decision)
 }
 
 #[inline(always)]

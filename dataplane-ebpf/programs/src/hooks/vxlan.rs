@@ -4,10 +4,11 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::{DropReason, Hook, TUNNEL_MARK};
 
-use super::{Arrival, finish};
+use super::Arrival;
 use crate::{out::END, skb::Skb};
 
 #[classifier]
+#[inline(always)]
 pub fn vxlan(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let mut arrival = Arrival::untagged(Hook::Vxlan, skb.ifindex());
@@ -37,5 +38,5 @@ pub fn enter(ctx: TcContext, arrival: Arrival) -> i32 {
 #[inline(always)]
 fn refuse(ctx: TcContext, arrival: Arrival, reason: DropReason) -> i32 {
     let Some(packet) = arrival.open(ctx) else { return END };
-    finish(&packet, Err(reason))
+    packet.ended(Err(reason))
 }

@@ -10,7 +10,7 @@
 //!   What is known behind a far gateway as well, or has been announced from there since, has moved: it is spread.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::{Counter, DropReason, IpBytes, MacBytes, MacKey, Meta, NeighKey, NeighLocal};
+use watari_abi::{Counter, DropReason, IpBytes, MacBytes, MacKey, Meta, NeighKey, NeighLocal, StepKind};
 
 use crate::{
     fdb::{owner_of, same_port},
@@ -20,7 +20,7 @@ use crate::{
         ARP_FRAME, Arp, Asker, FLAG_OVERRIDE, FLAG_ROUTER, FLAG_SOLICITED, ND_FRAME, advert_flags,
         build_advert, build_arp,
     },
-    out::{Decision, Pkt},
+    out::{Decision, END, Pkt},
 };
 
 const REQUEST: u8 = 1;
@@ -31,8 +31,10 @@ const OPTION_TARGET: u8 = 2;
 const OPTIONS_MAX: u32 = 3;
 
 #[classifier]
+#[inline(always)]
 pub fn st_answer(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 #[inline(always)]
@@ -161,6 +163,7 @@ fn announced(p: &Pkt, ip: IpBytes, mac: MacBytes, news: bool) {
         || unsafe { maps::mac_remote.get(MacKey { vni, mac, pad: 0 }) }.is_some();
     if !news && !elsewhere && is_group(p.meta().dst) {
         p.meta().flags |= Meta::LOCAL_ONLY;
+        p.step_ip(StepKind::Kept, ip, StepKind::NOTHING_NEW);
         p.count(Counter::AnnouncementKept, 1);
     }
 }
@@ -198,19 +201,25 @@ enum Answer {
 
 #[inline(always)]
 fn judge(p: &Pkt, target: IpBytes, asker: MacBytes) -> Answer {
-    let Some(owner) = owner_of(p.meta().vni, target) else { return Answer::Spread };
+    let Some(owner) = owner_of(p, p.meta().vni, target) else { return Answer::Spread };
     if same_mac(owner.mac, asker) {
         return Answer::Spread;
     }
     if owner.port.ifindex != 0 && same_port(&owner.port, &p.meta().port) {
+        p.step_ip(StepKind::Kept, target, StepKind::SAME_SIDE);
         return Answer::Keep;
     }
     if p.from_vxlan() {
         let anycast = p.config().is_ok_and(|config| same_mac(owner.mac, config.anycast_mac));
         if owner.remote || anycast {
+            p.step_ip(StepKind::Kept, target, StepKind::OTHERS_ANSWER);
             return Answer::Keep;
         }
     }
+    p.step(StepKind::Answered, |step| {
+        step.ip = target;
+        step.mac = owner.mac;
+    });
     Answer::Is { mac: owner.mac, flags: advert_flags(owner.router, owner.overrides) }
 }
 

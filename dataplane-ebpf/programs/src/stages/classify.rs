@@ -2,19 +2,21 @@
 //! to where its kind belongs, or is switched right here.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::{Config, DropReason, Hook, Meta, Port, PortKey, PortKind, SegmentKind, Stage};
+use watari_abi::{Config, DropReason, Hook, Meta, Port, PortKey, PortKind, SegmentKind, Stage, StepKind};
 
 use crate::{
     headers::{
         ARP, ETH_BYTES, ICMPV6, IPV4, IPV6, ND_ADVERT, ND_SOLICIT, is_link_local, is_tag, part, same_mac,
     },
     maps,
-    out::{Decision, Pkt},
+    out::{Decision, END, Pkt},
 };
 
 #[classifier]
+#[inline(always)]
 pub fn st_classify(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 /// What a frame is, by where it came from.
@@ -58,9 +60,12 @@ fn from_port(p: &Pkt) -> Result<Arrived, DropReason> {
     }
     strip_tags(p)?;
     read_ethernet(p)?;
-    p.meta().tenant = port.tenant;
+    let meta = p.meta();
+    meta.tenant = port.tenant;
+    // Of a segment's ports alone; zero for the others, until a route or a node tells.
+    meta.vni = port.vni;
+    step_port(p, port);
     p.count_rx();
-    p.meta().vni = port.vni;
     if port.kind == PortKind::Segment as u8 && p.is_beacon() {
         return p.beacon().map(Arrived::Gone);
     }
@@ -76,11 +81,28 @@ fn from_port(p: &Pkt) -> Result<Arrived, DropReason> {
     }
 }
 
+#[inline(always)]
+fn step_port(p: &Pkt, port: &Port) {
+    let key = p.meta().port;
+    let kind = match PortKind::from_u8(port.kind) {
+        Some(PortKind::Core) => StepKind::CorePort,
+        Some(PortKind::Cross) => StepKind::CrossPort,
+        Some(PortKind::Node) => StepKind::NodePort,
+        _ => StepKind::Attachment,
+    };
+    p.step(kind, |step| {
+        step.port = key;
+        step.number = port.vni;
+        step.flags = port.guard;
+    });
+}
+
 /// A trunk may carry more than ours: the kernel gets the rest, but no inner tag behind one that is a port by itself
 /// (double-tag hopping). Other devices are ours alone.
 #[inline(always)]
 fn unknown_port(p: &Pkt) -> Decision {
     let (hook, port) = (p.meta().hook, p.meta().port);
+    p.step(StepKind::NoPort, |step| step.port = port);
     if port.inner != 0 {
         let outer = PortKey { inner: 0, ..port };
         // SAFETY: only its presence counts.
@@ -132,7 +154,13 @@ fn from_vxlan(p: &Pkt) -> Result<Arrived, DropReason> {
     }
     p.count_rx();
     // SAFETY: read at once; plan entries are replaced whole.
-    let Some(segment) = (unsafe { maps::segments.get(vni) }) else { return Err(DropReason::UnknownVni) };
+    let segment = unsafe { maps::segments.get(vni) };
+    let vtep = p.meta().vtep;
+    let Some(segment) = segment else {
+        p.step_ip(StepKind::NoSegment, vtep, vni);
+        return Err(DropReason::UnknownVni);
+    };
+    p.step_ip(StepKind::FromVtep, vtep, vni);
     p.meta().tenant = segment.tenant;
     if segment.kind == SegmentKind::L2 as u8 {
         return Ok(Arrived::Far);

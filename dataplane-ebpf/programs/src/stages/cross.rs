@@ -8,12 +8,14 @@ use crate::{
     headers::{ARP, ND_HOPS, ND_SOLICIT, is_zero, part, same_ip},
     maps,
     nd::{ARP_FRAME, Arp, Asker, ND_FRAME, advert_flags, build_advert, build_arp},
-    out::{Decision, Pkt},
+    out::{Decision, END, Pkt},
 };
 
 #[classifier]
+#[inline(always)]
 pub fn st_cross(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 #[inline(always)]

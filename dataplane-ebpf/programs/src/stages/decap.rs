@@ -7,14 +7,15 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::{
-    Config, Counter, DropReason, Hook, IpBytes, Meta, Port, PortKey, Scratch, Segment, Stage, TunnelKey,
+    Config, Counter, DropReason, Hook, IpBytes, Meta, Port, PortKey, Scratch, Segment, Stage, StepKind,
+    TunnelKey,
 };
 
 use super::encap::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::{
     headers::{ETH_BYTES, IPV4, IPV6, UDP, mapped, part, same_ip},
     maps,
-    out::{Decision, Pkt},
+    out::{Decision, END, Pkt},
     skb::RECOMPUTE_CSUM,
     tos::{ECN_CE, ECN_ECT1, ECN_MASK},
 };
@@ -28,8 +29,10 @@ const VNI_VALID: u8 = 0x08;
 const FRAGMENT: u16 = 0x3fff;
 
 #[classifier]
+#[inline(always)]
 pub fn st_decap(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 #[inline(always)]
@@ -42,7 +45,9 @@ fn run(p: &Pkt) -> Decision {
     let Some(outer) = outer else { return by_the_kernel(p, port) };
     let binding = TunnelKey { ifindex: port.tunnel_ifindex, vtep: outer.source };
     // SAFETY: only its presence counts.
-    if unsafe { maps::vteps.get(binding) }.is_none() {
+    let bound = unsafe { maps::vteps.get(binding) }.is_some();
+    p.step_bound(&binding, bound);
+    if !bound {
         return Err(DropReason::VtepNotBound);
     }
     if outer.flags & VNI_VALID == 0 {
@@ -154,6 +159,7 @@ fn take_off(p: &Pkt, config: &Config, outer: &Outer, ethertype: u16) -> Decision
     meta.flags &= !(Meta::ONE_TAG | Meta::TWO_TAGS);
     meta.ethertype = ethertype;
     p.count(Counter::Decapsulated, 1);
+    p.step_ip(StepKind::OwnDecap, outer.source, outer.vni);
     let ecn = outer.tos & ECN_MASK;
     if ecn == ECN_CE || ecn == ECN_ECT1 {
         congestion(p, ecn, v6)?;

@@ -10,13 +10,16 @@
 //! metrics and neighbours keep their one owner, and a change is followed at once.
 
 use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated, macros::classifier, programs::TcContext};
-use watari_abi::{Config, Counter, DropReason, IpBytes, MacBytes, Meta, PortKey, Scratch, Stage, Verdict};
+use watari_abi::{
+    Config, Counter, DropReason, IpBytes, MacBytes, Meta, PortKey, Scratch, Stage, StepKind, Verdict,
+};
 
 use crate::{
+    explain::Seen,
     fit::mtu_towards,
     headers::{ETH_BYTES, IPV4, IPV6, UDP, is_mapped, unmapped},
     maps,
-    out::{Decision, Pkt},
+    out::{Decision, END, Pkt},
     skb::{OUTER_TTL, RECOMPUTE_CSUM},
     tos::{ECN_MASK, outer_tos},
 };
@@ -47,8 +50,10 @@ const VNI_VALID: u8 = 0x08;
 const DONT_FRAGMENT: u16 = 0x4000;
 
 #[classifier]
+#[inline(always)]
 pub fn st_encap(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 #[inline(always)]
@@ -57,6 +62,7 @@ fn run(p: &Pkt) -> Decision {
     if config.vxlan_ifindex == 0 {
         return Err(DropReason::NoVxlan);
     }
+    step_path(p);
     let ethertype = p.meta().ethertype;
     let mtu = mtu_towards(&p.meta().out_vtep);
     if ethertype != IPV4 && ethertype != IPV6 {
@@ -86,12 +92,30 @@ fn run(p: &Pkt) -> Decision {
     through_device(p, config, tos & !ECN_MASK)
 }
 
+/// What is known of the way, for a trace.
+#[inline(always)]
+fn step_path(p: &Pkt) {
+    if !p.is_trace() {
+        return;
+    }
+    let vtep = p.meta().out_vtep;
+    // SAFETY: read at once; plan entries are replaced whole.
+    if let Some(remote) = unsafe { maps::remotes.get(vtep) } {
+        p.step_ip(StepKind::PathMtu, vtep, u32::from(remote.mtu));
+    }
+}
+
 /// The VXLAN device writes the outer header and finds the way.
 #[inline(always)]
 fn through_device(p: &Pkt, config: &Config, tos: u8) -> Decision {
     let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
     let port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
     sent(p, port, port);
+    p.step(StepKind::DeviceEncap, |step| {
+        step.ip = vtep;
+        step.number = vni;
+        step.port = port;
+    });
     p.count(Counter::ThroughDevice, 1);
     p.skb.set_tunnel_key(vni, &config.local_vtep, &vtep, tos)?;
     Ok(p.skb.redirect(config.vxlan_ifindex))
@@ -101,6 +125,7 @@ fn through_device(p: &Pkt, config: &Config, tos: u8) -> Decision {
 fn sent(p: &Pkt, vxlan: PortKey, out: PortKey) {
     p.count_tx(&vxlan);
     let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
+    p.sample(Seen::ToVtep, &vxlan);
     p.report(Verdict::VTEP, |report| {
         report.port = out;
         report.vni = vni;
@@ -157,6 +182,7 @@ fn words(ip: &IpBytes) -> [u32; 4] {
 fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Decision {
     let vxlan = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
     sent(p, vxlan, way.port);
+    step_own(p, way);
     if p.is_trace() {
         return Ok(p.skb.redirect(way.port.ifindex));
     }
@@ -189,6 +215,17 @@ fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Decision {
     p.count_tx(&way.port);
     p.tag(&way.port)?;
     Ok(p.skb.redirect(way.port.ifindex))
+}
+
+#[inline(always)]
+fn step_own(p: &Pkt, way: &Way) {
+    let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
+    p.step(StepKind::OwnEncap, |step| {
+        step.ip = vtep;
+        step.number = vni;
+        step.port = way.port;
+        step.mac = way.next_hop;
+    });
 }
 
 #[inline(always)]

@@ -1,9 +1,9 @@
 //! Flood: copies to the local ports of the segment and to its remote gateways, at the segment's rate. A frame
 //! from a remote gateway never goes to another one; none goes back to where it came from.
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use watari_abi::{
-    Counter, DropReason, Meta, Port, PortBucketKey, PortKey, Segment,
+    Counter, DropReason, Meta, Port, PortBucketKey, PortKey, Segment, StepKind,
     plan::{FLOOD_PORTS_MAX, FLOOD_VTEPS_MAX},
 };
 
@@ -17,8 +17,10 @@ use crate::{
 const BROADCAST: u64 = 0xffff_ffff_ffff;
 
 #[classifier]
+#[inline(always)]
 pub fn st_flood(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 #[inline(always)]
@@ -26,14 +28,14 @@ fn run(p: &Pkt) -> Decision {
     let (vni, copy) = (p.meta().vni, p.meta().copy);
     // SAFETY: read at once; plan entries are replaced whole.
     let Some(segment) = (unsafe { maps::segments.get(vni) }) else { return Err(DropReason::UnknownVni) };
-    allowed(p, segment)?;
-    storm(p)?;
-    if !p.may_copy(segment) {
-        return Err(DropReason::FloodRate);
+    if let Err(reason) = limits(p, segment) {
+        p.step(StepKind::NoCopies, |step| step.number = reason as u32);
+        return Err(reason);
     }
-    to_ports(p, vni)?;
+    p.explain_copies();
+    done(wt_to_ports(p.skb.raw()))?;
     if p.meta().flags & Meta::LOCAL_ONLY == 0 {
-        to_vteps(p, vni)?;
+        done(wt_to_vteps(p.skb.raw()))?;
     }
     let copies = p.meta().copies;
     if copy == Meta::COPY_QUESTION {
@@ -44,8 +46,15 @@ fn run(p: &Pkt) -> Decision {
     if copies == 0 && copy == Meta::COPY_UNKNOWN {
         return Err(DropReason::UnknownUnicast);
     }
-    let _ = END;
     p.flooded(copies)
+}
+
+/// What segment and attachment let through.
+#[inline(always)]
+fn limits(p: &Pkt, segment: &Segment) -> Result<(), DropReason> {
+    allowed(p, segment)?;
+    storm(p)?;
+    if p.may_copy(segment) { Ok(()) } else { Err(DropReason::FloodRate) }
 }
 
 /// What the segment's policy says.
@@ -74,6 +83,40 @@ fn storm(p: &Pkt) -> Result<(), DropReason> {
     }
     p.event_guarded(DropReason::StormRate, [0; 16]);
     Err(DropReason::StormRate)
+}
+
+// The two loops are functions of their own, exported, with the packet alone as argument: the verifier then looks at
+// each once, and not once for every state in which the stage may arrive there.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn wt_to_ports(skb: *mut __sk_buff) -> u32 {
+    let Some(p) = Pkt::open(TcContext::new(skb)) else { return 0 };
+    code(to_ports(&p, p.meta().vni))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn wt_to_vteps(skb: *mut __sk_buff) -> u32 {
+    let Some(p) = Pkt::open(TcContext::new(skb)) else { return 0 };
+    code(to_vteps(&p, p.meta().vni))
+}
+
+/// A reason as a number; 0 for none.
+#[inline(always)]
+fn code(result: Result<(), DropReason>) -> u32 {
+    match result {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn done(code: u32) -> Result<(), DropReason> {
+    match DropReason::from_u8(code as u8) {
+        None => Ok(()),
+        Some(reason) => Err(reason),
+    }
 }
 
 #[inline(always)]

@@ -14,7 +14,9 @@
 //! them without the first one, which must show it.
 
 use aya_ebpf::{macros::classifier, maps::lpm_trie::Key, programs::TcContext};
-use watari_abi::{DropReason, GuardIpKey, GuardMacKey, IpBytes, MacBytes, MacKey, Meta, Port, Stage};
+use watari_abi::{
+    DropReason, GuardIpKey, GuardMacKey, IpBytes, MacBytes, MacKey, Meta, Port, Stage, StepKind,
+};
 
 use crate::{
     chain::{Upper, upper_layer},
@@ -24,7 +26,7 @@ use crate::{
         mapped, part, same_mac,
     },
     maps,
-    out::{Decision, Pkt},
+    out::{Decision, END, Pkt},
 };
 
 /// Bits of the port in front of every prefix of `guard_ips`.
@@ -48,8 +50,10 @@ type Refusal = (DropReason, IpBytes);
 const NOBODY: IpBytes = [0; 16];
 
 #[classifier]
+#[inline(always)]
 pub fn st_guard(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 #[inline(always)]
@@ -64,6 +68,10 @@ fn run(p: &Pkt) -> Decision {
         p.event_guarded(reason, ip);
         return Err(reason);
     }
+    p.step(StepKind::Guarded, |step| {
+        step.port = key;
+        step.flags = port.guard;
+    });
     p.go(Stage::Classify)
 }
 
@@ -135,7 +143,7 @@ fn is_link_local_address(ip: &IpBytes) -> bool {
 /// Nobody else is known to have this address.
 #[inline(always)]
 fn first_come(p: &Pkt, ip: IpBytes, mac: MacBytes) -> bool {
-    let Some(owner) = owner_of(p.meta().vni, ip) else { return true };
+    let Some(owner) = owner_of(p, p.meta().vni, ip) else { return true };
     same_mac(owner.mac, mac) || (owner.port.ifindex != 0 && same_port(&owner.port, &p.meta().port))
 }
 

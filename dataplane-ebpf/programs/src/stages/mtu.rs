@@ -13,7 +13,7 @@ use watari_abi::{Counter, DropReason, Meta, Stage};
 use crate::{
     fit::{Inner, mtu_towards},
     headers::{ETH_BYTES, IPV4, is_mapped},
-    out::{Decision, Pkt},
+    out::{Decision, END, Pkt},
 };
 
 const DONT_FRAGMENT: u8 = 0x40;
@@ -29,8 +29,10 @@ const OPTION_MSS: u8 = 2;
 const MSS_BYTES: u8 = 4;
 
 #[classifier]
+#[inline(always)]
 pub fn st_mtu(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@
 use aya_ebpf::{macros::classifier, maps::lpm_trie::Key, programs::TcContext};
 use watari_abi::{
     Counter, DropReason, EventKind, Hook, IpBytes, MacBytes, Meta, NodeKey, PortKey, Route, RouteKey4,
-    RouteKey6, RouteKind, Stage,
+    RouteKey6, RouteKind, Stage, StepKind,
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     headers::{ETH_BYTES, IPV4, mapped, part, unmapped},
     maps,
     nd::{ARP_FRAME, ND_FRAME, build_arp_question, build_solicit},
-    out::{Decision, Pkt},
+    out::{Decision, END, Pkt},
     skb::RECOMPUTE_CSUM,
 };
 
@@ -25,8 +25,10 @@ const HOPS_V6: u32 = 21;
 const TENANT_BITS: u32 = 32;
 
 #[classifier]
+#[inline(always)]
 pub fn st_route(ctx: TcContext) -> i32 {
-    Pkt::stage(ctx, run)
+    let Some(packet) = Pkt::open(ctx) else { return END };
+    packet.ended(run(&packet))
 }
 
 /// What the IP header says.
@@ -51,7 +53,11 @@ fn run(p: &Pkt) -> Decision {
     } else {
         maps::routes6.get(Key::new(TENANT_BITS + 128, RouteKey6 { tenant, addr: ip.dst }))
     };
-    let Some(route) = route else { return Err(DropReason::NoRoute) };
+    let Some(route) = route else {
+        p.step_ip(StepKind::NoRoute, ip.dst, p.meta().tenant);
+        return Err(DropReason::NoRoute);
+    };
+    step_route(p, route, &ip);
     let from_core = hook == Hook::Core as u8;
     let Some(kind) = RouteKind::from_u8(route.kind) else { return Err(DropReason::NoRoute) };
     match kind {
@@ -71,6 +77,26 @@ fn run(p: &Pkt) -> Decision {
             onward(p, route, kind, &ip, !from_core && !same_link)
         }
     }
+}
+
+/// The route and, if it has one, its next step.
+#[inline(always)]
+fn step_route(p: &Pkt, route: &Route, ip: &Ip) {
+    let tenant = p.meta().tenant;
+    p.step(StepKind::Route, |step| {
+        step.number = u32::from(route.kind);
+        step.flags = u16::from(route.origin);
+        step.ip = ip.dst;
+        step.port.ifindex = tenant;
+    });
+    p.step(StepKind::RouteVia, |step| {
+        let remote = route.kind == RouteKind::Remote as u8;
+        step.number = route.vni;
+        step.ip = if remote { route.vtep } else { route.gateway };
+        step.mac = route.mac;
+        step.port.ifindex = route.ifindex;
+        step.flags = u16::from(route.kind);
+    });
 }
 
 #[inline(always)]
@@ -114,6 +140,11 @@ fn guard_node(p: &Pkt, ip: &Ip) -> Result<(), DropReason> {
     let key = NodeKey { ifindex: p.meta().port.ifindex, ip: ip.src };
     // SAFETY: read at once; plan entries are replaced whole.
     let Some(node) = (unsafe { maps::nodes.get(key) }) else { return Err(DropReason::SourceIpUnknown) };
+    p.step(StepKind::NodeAddress, |step| {
+        step.ip = ip.src;
+        step.mac = node.mac;
+        step.number = node.vni;
+    });
     let meta = p.meta();
     meta.vni = node.vni;
     meta.src = node.mac;
@@ -130,6 +161,11 @@ fn to_core(p: &Pkt, counter: Counter) -> Decision {
         return Err(DropReason::NoCore);
     }
     let config = p.config()?;
+    p.step(StepKind::ToCore, |step| {
+        step.number = counter as u32;
+        step.mac = tenant.core_mac;
+        step.port.ifindex = tenant.core_ifindex;
+    });
     address(p, &tenant.core_mac, &config.anycast_mac)?;
     p.count(counter, 1);
     p.to_port(&PortKey { ifindex: tenant.core_ifindex, outer: 0, inner: 0 })
@@ -153,12 +189,12 @@ fn onward(p: &Pkt, route: &Route, kind: RouteKind, ip: &Ip, hop: bool) -> Decisi
 
 #[inline(always)]
 fn connected(p: &Pkt, route: &Route, ip: &Ip, hop: bool) -> Decision {
-    let Some(owner) = owner_of(route.vni, ip.dst) else { return ask(p, route, ip) };
+    let Some(owner) = owner_of(p, route.vni, ip.dst) else { return ask(p, route, ip) };
     if owner.own {
         let from_core = p.meta().hook == Hook::Core as u8;
         return if from_core { Err(DropReason::CoreLoop) } else { to_core(p, Counter::PuntedOwn) };
     }
-    let place = place_of(route.vni, owner.mac);
+    let place = place_of(p, route.vni, owner.mac);
     match place {
         Place::Nowhere => return ask(p, route, ip),
         Place::Vtep(vtep) if p.from_vxlan() && !p.may_cross(&vtep) => return Err(DropReason::MeshToMesh),
@@ -181,7 +217,7 @@ fn source_mac(p: &Pkt, route: &Route, ip: &Ip, hop: bool) -> Result<MacBytes, Dr
         return Ok(p.meta().src);
     }
     if hook == Hook::Core as u8
-        && let Some(sender) = owner_of(route.vni, ip.src)
+        && let Some(sender) = owner_of(p, route.vni, ip.src)
         && sender.own
     {
         return Ok(sender.mac);
@@ -194,6 +230,7 @@ fn source_mac(p: &Pkt, route: &Route, ip: &Ip, hop: bool) -> Result<MacBytes, Dr
 fn ask(p: &Pkt, route: &Route, ip: &Ip) -> Decision {
     let config = p.config()?;
     p.event(EventKind::Gleaned, [0; 6], ip.dst);
+    p.step_ip(StepKind::Ask, ip.dst, route.vni);
     if ip.v4 {
         let (sender, target) = (unmapped(route.gateway), unmapped(ip.dst));
         build_arp_question(p.scratch(), &config.anycast_mac, sender, target);
@@ -219,6 +256,7 @@ fn address(p: &Pkt, dst: &MacBytes, src: &MacBytes) -> Result<(), DropReason> {
 fn lose_hop(p: &Pkt, ip: &Ip) -> Result<(), DropReason> {
     p.count(Counter::Routed, 1);
     let hops = ip.hops - 1;
+    p.step(StepKind::Hop, |step| step.number = u32::from(hops));
     if !ip.v4 {
         return p.skb.store(HOPS_V6, &[hops], RECOMPUTE_CSUM);
     }
