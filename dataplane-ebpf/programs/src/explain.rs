@@ -55,16 +55,6 @@ impl Pkt {
         }
     }
 
-    /// A decision about a MAC of segment `number`.
-    #[inline(always)]
-    pub fn step_mac(&self, kind: StepKind, mac: MacBytes, port: PortKey, number: u32) {
-        self.step(kind, |step| {
-            step.mac = mac;
-            step.port = port;
-            step.number = number;
-        });
-    }
-
     /// A decision about an address or VTEP.
     #[inline(always)]
     pub fn step_ip(&self, kind: StepKind, ip: IpBytes, number: u32) {

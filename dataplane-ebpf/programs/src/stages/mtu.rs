@@ -8,7 +8,7 @@
 //!   fragmented by the kernel and put together by the far one.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::{Counter, DropReason, Meta, Stage};
+use watari_abi::{Counter, DropReason, Meta, Stage, StepKind};
 
 use crate::{
     fit::{Inner, mtu_towards},
@@ -123,5 +123,6 @@ fn lower(p: &Pkt, tcp: u32, at: u32, old: [u8; 2], limit: u32) -> Result<(), Dro
     p.skb.fix_l4_sum(tcp + TCP_SUM, from, to)?;
     p.skb.store(at, &new, 0)?;
     p.count(Counter::MssClamped, 1);
+    p.step(StepKind::MssClamp, |step| step.number = limit);
     Ok(())
 }
