@@ -57,6 +57,8 @@ pub struct Outcome {
     pub frame: Vec<u8>,
     /// The device and tags by which it leaves; of a packet for a remote gateway, those of the outer packet.
     pub out: PortKey,
+    /// VNI under which it, or copies of it, go to remote gateways; of a dropped one, the segment that it was in.
+    pub vni: u32,
     /// How it came to that: only of a trace.
     pub steps: Vec<Step>,
 }
@@ -101,6 +103,7 @@ impl Dataplane {
             action: result.return_value as i32,
             frame,
             out: seen.report.port,
+            vni: seen.report.vni,
             steps,
         })
     }

@@ -71,7 +71,10 @@ impl Pkt {
     #[inline(always)]
     pub fn dropped(&self, reason: DropReason) -> i32 {
         self.count_drop(reason);
-        self.report(Verdict::DROP, |report| report.reason = reason as u32);
+        self.report(Verdict::DROP, |report| {
+            report.reason = reason as u32;
+            report.vni = self.meta().vni;
+        });
         END
     }
 
@@ -103,7 +106,10 @@ impl Pkt {
     pub fn flooded(&self, copies: u32) -> Decision {
         self.count(Counter::Flooded, 1);
         self.count(Counter::FloodCopies, copies);
-        self.report(Verdict::FLOODED, |report| report.copies = copies);
+        self.report(Verdict::FLOODED, |report| {
+            report.copies = copies;
+            report.vni = self.meta().vni;
+        });
         Ok(END)
     }
 

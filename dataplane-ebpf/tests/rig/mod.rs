@@ -16,6 +16,7 @@ pub mod frames;
 pub mod netns;
 pub mod sequence;
 pub mod sites;
+pub mod wire;
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
