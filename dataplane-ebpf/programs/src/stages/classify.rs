@@ -119,6 +119,7 @@ fn unknown_port(p: &Pkt) -> Decision {
     Err(DropReason::UnknownPort)
 }
 
+/// Takes the port's tags off. Behind the second the kernel brings up a third one, if there is one.
 #[inline(always)]
 fn strip_tags(p: &Pkt) -> Result<(), DropReason> {
     let flags = p.meta().flags;
@@ -127,6 +128,9 @@ fn strip_tags(p: &Pkt) -> Result<(), DropReason> {
     }
     if flags & Meta::TWO_TAGS != 0 {
         p.skb.vlan_pop()?;
+        if p.skb.vid().is_some() {
+            return Err(DropReason::UnexpectedTag);
+        }
     }
     Ok(())
 }
