@@ -163,7 +163,7 @@ object! {
         pub subnets: Vec<IpNet>,
         /// The gateway's addresses, one in each subnet, the same at every gateway (anycast).
         pub gateway: Vec<IpAddr>,
-        /// MTU of the hosts in bytes.
+        /// MTU of the hosts in bytes. It may be more than a tunnel carries.
         pub mtu: Mtu,
         /// What happens to a frame for a MAC that nobody knows.
         pub unknown_unicast: Flooding = Flooding::Flood,

@@ -108,6 +108,8 @@ pub enum Key {
     SegmentEntry(Vni),
     /// A VTEP that VXLAN may come from, out of this device.
     TunnelVtep(String, IpAddr),
+    /// What is known of a far gateway, by its VTEP.
+    Remote(IpAddr),
     /// Where the packets of a `direct` tunnel meet the wire, by the kernel's end of its veth.
     Wire(String),
     /// An address of a node behind this device.
@@ -221,6 +223,13 @@ pub enum Value {
     L3Segment {
         /// As that of its broadcast domains.
         plain: bool,
+    },
+    /// A far gateway.
+    Remote {
+        /// The largest IP packet of a tenant, in bytes, that crosses to it in VXLAN.
+        mtu: u16,
+        /// It is no gateway of the mesh: what comes from it may go on to others.
+        spoke: bool,
     },
     /// A node behind a device.
     Node {
@@ -384,6 +393,7 @@ impl fmt::Display for Key {
             Self::TenantEntry(vni) => write!(f, "datapath tenant {vni}"),
             Self::SegmentEntry(vni) => write!(f, "datapath vni {vni}"),
             Self::TunnelVtep(device, vtep) => write!(f, "datapath vtep {vtep} behind {device}"),
+            Self::Remote(vtep) => write!(f, "datapath gateway behind vtep {vtep}"),
             Self::Wire(device) => write!(f, "datapath wire of {device}"),
             Self::NodeEntry(device, ip) => write!(f, "datapath node {ip} behind {device}"),
             Self::StaticMac(vni, mac) => write!(f, "datapath mac {mac} of vni {vni}"),

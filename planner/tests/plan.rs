@@ -11,7 +11,7 @@ use watari_planner::loops::{found, guarded, is_found_blocked};
 use watari_planner::observed::Failure;
 use watari_planner::wanted::wanted;
 use watari_planner::{
-    Action, Identity, Key, LoopPeer, ObjectState, Observed, Plan, TunnelHealth, Verdict, plan, status,
+    Action, Identity, Key, LoopPeer, ObjectState, Observed, Plan, TunnelHealth, Value, Verdict, plan, status,
 };
 
 const TWO_SITES: &str = include_str!("../../config/tests/two_sites.yaml");
@@ -114,9 +114,11 @@ fn a_tunnel_that_is_up_goes_before_one_that_is_not() {
     let up = TunnelHealth { up: true, ..TunnelHealth::default() };
     observed.tunnels.insert("ab-l2vpn".parse().unwrap(), up);
     let plan = plan(&desired, &observed);
-    assert_eq!(plan.ops.len(), 1, "{:?}", plan.ops);
+    // The route goes first, and what crosses to the far gateway follows it.
+    assert_eq!(plan.ops.len(), 2, "{:?}", plan.ops);
     assert!(matches!(&plan.ops[0].key, Key::Route(_, prefix, _) if prefix.to_string() == "10.255.0.2/32"));
-    assert_eq!(plan.ops[0].action, Action::Change);
+    assert!(matches!(&plan.ops[1].key, Key::Remote(vtep) if vtep.to_string() == "10.255.0.2"));
+    assert!(plan.ops.iter().all(|op| op.action == Action::Change));
 }
 
 /// VTEPs of IPv6: host addresses and routes of 128 bits, and nothing that would need IPv4.
@@ -278,4 +280,24 @@ fn a_looped_attachment_is_blocked_floods_nothing_and_says_with_whom() {
     observed.loops.clear();
     carry_out(&plan(&desired, &observed), &mut observed);
     assert!(plan(&desired, &observed).is_empty() && !is_found_blocked(&observed.system, &at));
+}
+
+#[test]
+fn what_crosses_to_a_far_gateway_is_what_the_tunnel_in_use_carries() {
+    let desired = desired(TWO_SITES);
+    let mut observed = settled(&desired);
+    let far = "10.255.0.2".parse().unwrap();
+    let mtu_with = |observed: &Observed| match wanted(&desired, observed).items[&Key::Remote(far)].value {
+        Value::Remote { mtu, spoke: false } => mtu,
+        ref other => panic!("{other:?}"),
+    };
+    let up = || TunnelHealth { up: true, rtt_us: None, loss_percent: None };
+    assert_eq!(mtu_with(&observed), 1370, "none is up: the least of 1420 and 1500, less VXLAN");
+    let (wireguard, direct) = ("ab-wg".parse().unwrap(), "ab-l2vpn".parse().unwrap());
+    observed.tunnels.insert(direct, up());
+    assert_eq!(mtu_with(&observed), 1450, "the only one that is up");
+    observed.tunnels.insert(wireguard, up());
+    let preferred = &desired.document().tunnels;
+    let first = preferred.values().min_by_key(|tunnel| tunnel.preference).unwrap();
+    assert_eq!(mtu_with(&observed), first.mtu.get() - 50, "the preferred one");
 }

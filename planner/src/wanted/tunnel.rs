@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use watari_config::Name;
 use watari_config::desired::device;
 use watari_config::document::{DirectTunnel, Gateway, Tunnel, WireguardTunnel};
+use watari_config::validate::vxlan_overhead_bytes;
 
 use super::{Making, untagged};
 use crate::item::{HookKind, Key, Ns, PortAt, Value, Wireguard, WireguardPeer};
@@ -28,6 +29,26 @@ impl Making<'_> {
             if let Some((device, via)) = made {
                 self.tunnel_device(&owner, name, tunnel, far, &device, via);
             }
+        }
+        self.remotes();
+    }
+
+    /// What crosses to each far gateway: what fits into the tunnel that carries the traffic, that is the one with the
+    /// lowest preference among those that are up. While none is up, what fits into any of them.
+    fn remotes(&mut self) {
+        let mut tunnels = BTreeMap::<IpAddr, Vec<(&Name, &Tunnel)>>::new();
+        for (name, tunnel, _, far) in self.desired.tunnels() {
+            tunnels.entry(far.vtep).or_default().push((name, tunnel));
+        }
+        for (vtep, tunnels) in tunnels {
+            let is_up = |name: &Name| self.observed.tunnels.get(name).is_some_and(|t| t.up);
+            let up = tunnels.iter().filter(|(name, _)| is_up(name));
+            let carrying = up.min_by_key(|(_, tunnel)| (tunnel.preference, tunnel.mtu));
+            let smallest = tunnels.iter().min_by_key(|(_, tunnel)| tunnel.mtu);
+            let Some((name, tunnel)) = carrying.or(smallest) else { continue };
+            let mtu = tunnel.mtu.get().saturating_sub(vxlan_overhead_bytes(vtep));
+            let owner = format!("tunnels.{name}");
+            self.want(&owner, Key::Remote(vtep), Value::Remote { mtu, spoke: false });
         }
     }
 

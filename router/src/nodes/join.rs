@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use watari_config::bootstrap::Enrol;
 use watari_config::desired::probe_addresses;
 use watari_config::document::{Gateway, Node, Segment};
-use watari_config::{Desired, Name, WgKey};
+use watari_config::validate::vxlan_overhead_bytes;
+use watari_config::{Desired, Document, Name, WgKey};
 use watari_node::enrol::{
     AGENT_PORT_DEFAULT, AgentParameters, EnrolReply, Pin, PublicKey, WireguardParameters,
 };
@@ -27,9 +28,14 @@ pub fn enrol_address(enrol: &Enrol, gateway: &Gateway) -> Option<SocketAddr> {
     }
 }
 
-/// MTU of a node in `segment`, bytes: that of the segment, or less where the tunnel carries less.
-pub fn node_mtu(segment: &Segment) -> u16 {
-    segment.mtu.get().min(NODE_DEVICE_MTU)
+/// MTU of a node in `segment`, bytes: that of the segment, or less where its own tunnel or one between gateways
+/// carries less. Hosts find out what does not fit; a node need not.
+pub fn node_mtu(document: &Document, segment: &Segment) -> u16 {
+    let crosses = document.tunnels.values().filter_map(|tunnel| {
+        let vtep = tunnel.between.iter().find_map(|end| document.gateways.get(end))?.vtep;
+        Some(tunnel.mtu.get().saturating_sub(vxlan_overhead_bytes(vtep)))
+    });
+    crosses.chain([segment.mtu.get(), NODE_DEVICE_MTU]).min().unwrap_or(NODE_DEVICE_MTU)
 }
 
 /// What the node `name` is told when it enrols; `None` when the document no longer has what it takes.
@@ -40,7 +46,7 @@ pub fn reply(desired: &Desired, name: &Name, own_key: WgKey) -> Option<EnrolRepl
     Some(EnrolReply {
         node: name.to_string(),
         addresses: node.addresses.iter().map(|a| IpNet::from(*a)).collect(),
-        mtu: node_mtu(segment),
+        mtu: node_mtu(desired.document(), segment),
         prefixes: prefixes.clone(),
         wireguard: wireguard(desired, segment, own_key, prefixes)?,
         lease_expires: node.expires.to_string(),

@@ -166,7 +166,7 @@ fn read(desired: &Desired, tree: &Value) -> Result<(Path, Spec), Vec<watari_conf
     let spec = read_spec(tree, &mut problems);
     match (path, spec) {
         (Some(path), Some(mut spec)) => {
-            let room = join::node_mtu(&document.segments[&path.segment]).saturating_sub(HEADERS);
+            let room = join::node_mtu(document, &document.segments[&path.segment]).saturating_sub(HEADERS);
             spec.udp_payload_bytes = spec.udp_payload_bytes.min(room);
             problems.or((path, spec))
         }

@@ -171,7 +171,7 @@ async fn send(nodes: &Nodes, desired: &Desired, name: &Name, probe: &Probe) -> R
 fn probes(desired: &Desired, name: &Name) -> Vec<Probe> {
     let document = desired.document();
     let Some(node) = document.nodes.get(name) else { return Vec::new() };
-    let full = join::node_mtu(&document.segments[&node.segment]);
+    let full = join::node_mtu(document, &document.segments[&node.segment]);
     let far: BTreeSet<&Name> = desired.tunnels().map(|(_, _, far, _)| far).collect();
     let mut probes = Vec::new();
     for gateway in std::iter::once(desired.gateway_name()).chain(far) {

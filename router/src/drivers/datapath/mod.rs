@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use watari_config::{Mac, Vni};
 use watari_dataplane::abi::{ip_bytes, ip_from_bytes};
 use watari_dataplane::{
-    Config, Dataplane, FloodPorts, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Prefix,
+    Config, Dataplane, FloodPorts, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Prefix, Remote,
     RouteOrigin, Tenant, TunnelKey, Wire, ensure_bpffs,
 };
 use watari_planner::item::{Key, Ns, PortAt, System, Value};
@@ -119,6 +119,10 @@ impl Datapath {
             let vtep = ip_from_bytes(key.vtep);
             system.insert(Key::TunnelVtep(name(names, key.ifindex), vtep), Value::Present);
         }
+        for (vtep, remote) in maps.remotes.entries()? {
+            let value = Value::Remote { mtu: remote.mtu, spoke: remote.flags & Remote::SPOKE != 0 };
+            system.insert(Key::Remote(ip_from_bytes(vtep)), value);
+        }
         for (ifindex, wire) in maps.wires.entries()? {
             system.insert(Key::Wire(name(names, ifindex)), Value::Wire(port_at(names, wire.port)));
         }
@@ -160,6 +164,7 @@ impl Datapath {
                 let Some(ifindex) = gone(device) else { return Ok(()) };
                 maps.vteps.remove(&TunnelKey { ifindex, vtep: ip_bytes(*vtep) })?;
             }
+            Key::Remote(vtep) => drop(maps.remotes.remove(&ip_bytes(*vtep))?),
             Key::Wire(device) => {
                 let Some(ifindex) = gone(device) else { return Ok(()) };
                 maps.wires.remove(&ifindex)?;
@@ -209,6 +214,10 @@ impl Datapath {
             (Key::TunnelVtep(device, vtep), _) => {
                 let key = TunnelKey { ifindex: index(indices, device)?, vtep: ip_bytes(*vtep) };
                 maps.vteps.upsert(&key, &1)?;
+            }
+            (Key::Remote(vtep), Value::Remote { mtu, spoke }) => {
+                let flags = if *spoke { Remote::SPOKE } else { 0 };
+                maps.remotes.upsert(&ip_bytes(*vtep), &Remote { mtu: *mtu, flags, pad: 0 })?;
             }
             (Key::Wire(device), Value::Wire(at)) => {
                 let wire = Wire { port: port_key(indices, at)? };
