@@ -183,7 +183,11 @@ fn root_congestion_comes_inside_as_rfc_6040_has_it() {
                 let after = scene.rig.counters();
                 let change = |name: &str| after[name] - before[name];
                 let what = format!("inner {inner_octet:#04x}, outer {outer_octet:#04x}");
-                assert_eq!((change("decapsulated"), change("tunnel-accepted")), (1, 1), "{what}: {outcome:?}");
+                assert_eq!(
+                    (change("decapsulated"), change("tunnel-accepted")),
+                    (1, 1),
+                    "{what}: {outcome:?}"
+                );
                 let Some(ecn) = figure_4(inner_octet & CE, outer_octet & CE) else {
                     assert_eq!(outcome.verdict, Verdict::Drop(DropReason::EcnInvalid as u8), "{what}");
                     assert_eq!(change("drop ecn-invalid"), 1);

@@ -75,7 +75,13 @@ fn serve(host: &Ns, address: IpAddr, page: Arc<Vec<u8>>) -> Result<u16> {
 }
 
 /// `curl` fetches the page, whole and right.
-fn fetch(client: &Ns, server: &Ns, address: IpAddr, page: &Arc<Vec<u8>>, into: &std::path::Path) -> Result<()> {
+fn fetch(
+    client: &Ns,
+    server: &Ns,
+    address: IpAddr,
+    page: &Arc<Vec<u8>>,
+    into: &std::path::Path,
+) -> Result<()> {
     let port = serve(server, address, Arc::clone(page))?;
     let url = format!("http://{}/", SocketAddr::new(address, port));
     let file = into.to_str().context("a path in UTF-8")?;
@@ -109,9 +115,8 @@ fn path_mtu(socket: &UdpSocket, to: IpAddr) -> Result<i32> {
     let (level, name) = options(to, libc::IP_MTU, libc::IPV6_MTU);
     let (mut value, mut size) = (0_i32, size_of::<i32>() as u32);
     // SAFETY: a live descriptor and an integer of the size that is told.
-    let failed = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut size)
-    };
+    let failed =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut size) };
     ensure!(failed == 0, std::io::Error::last_os_error());
     Ok(value)
 }
