@@ -198,6 +198,15 @@ impl Dataplane {
         Events::new(open_map(&self.pins, "events")?)
     }
 
+    /// A reader of the ring buffer of samples, which fills while [`Dataplane::set_watch`] asks for it. Only one should be
+    /// used at a time.
+    ///
+    /// # Errors
+    /// The ring buffer could not be mapped.
+    pub fn samples(&self) -> Result<crate::Samples, Error> {
+        crate::Samples::new(open_map(&self.pins, "samples")?)
+    }
+
     /// Takes everything down: attachments, programs and tables. Packets stop.
     ///
     /// # Errors

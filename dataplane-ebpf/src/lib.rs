@@ -22,6 +22,7 @@ mod attach;
 mod dataplane;
 mod error;
 mod events;
+pub mod explain;
 mod fill;
 mod generation;
 mod guard_ips;
@@ -33,6 +34,7 @@ mod pins;
 mod raw_map;
 mod relink;
 mod routes;
+mod samples;
 mod stats;
 mod table;
 
@@ -47,6 +49,7 @@ pub use host_vlan::{HostTags, attach_host_vlan, detach_host_vlan};
 pub use packet_run::{Outcome, Packet};
 pub use pins::ensure_bpffs;
 pub use routes::{Prefix, Routes};
+pub use samples::{Sample, Samples};
 pub use stats::Stats;
 pub use table::Table;
 

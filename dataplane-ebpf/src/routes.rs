@@ -135,6 +135,20 @@ impl Routes {
         }
     }
 
+    /// The prefix of the longest match for an address of a tenant. The kernel does not tell it, so the whole table is
+    /// read: for a trace, not for packets.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn longest_match(&self, tenant: u32, address: IpAddr) -> Result<Option<Prefix>, Error> {
+        let mut entries = self.entries()?;
+        entries.retain(|prefix, _| {
+            prefix.tenant == tenant
+                && Prefix::new(tenant, address, prefix.length).is_ok_and(|own| own.address == prefix.address)
+        });
+        Ok(entries.into_keys().max_by_key(Prefix::length))
+    }
+
     /// All routes of all tenants, in order.
     ///
     /// # Errors
