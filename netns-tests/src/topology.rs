@@ -70,9 +70,6 @@ pub const VID_B: u16 = 200;
 /// The VLAN between gateway A and the campus router.
 pub const VID_CAMPUS: u16 = 300;
 
-/// The VLANs of a site as drawn, which have no address in common.
-const VLANS_APART: usize = 2;
-
 const fn flat(v6: u16, v4: u8) -> (Ipv4Addr, Ipv6Addr) {
     (Ipv4Addr::new(10, 20, 0, v4), Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, v6))
 }
@@ -88,6 +85,8 @@ pub struct Site {
     pub gateway: Ns,
     tags: Vec<Tagged>,
     ports: usize,
+    /// VLANs as drawn, which have no address in common: the host's, and the campus router's at site A.
+    apart: usize,
 }
 
 /// The whole drawing, without daemons.
@@ -165,7 +164,7 @@ impl Site {
         let port = format!("p{}", self.ports);
         veth(ns, interface, &self.switch, &port)?;
         self.switch.ip(&format!("link set {port} master br0"))?;
-        if self.ports >= VLANS_APART {
+        if self.ports >= self.apart {
             // A real switch has an address table for each VLAN, the bridge has one for all: between VLANs of
             // one segment it would take the short way past the gateway. It floods instead.
             self.switch.ip("link set br0 type bridge ageing_time 0")?;
@@ -180,8 +179,8 @@ fn site(letter: &str, vid: u16, host: (Ipv4Addr, Ipv6Addr)) -> Result<Site> {
     let gateway = Ns::machine(&format!("gw-{letter}"))?;
     veth(&gateway, "trunk0", &switch, "gw")?;
     switch.bridge("br0", &["gw"])?;
-    let mut site =
-        Site { host: Ns::new(&format!("host-{letter}"))?, switch, gateway, tags: vec![], ports: 0 };
+    let (machine, apart) = (Ns::new(&format!("host-{letter}"))?, if letter == "a" { 2 } else { 1 });
+    let mut site = Site { host: machine, switch, gateway, tags: vec![], ports: 0, apart };
     let ns = site.host.clone();
     site.plug(&ns, "eth0", vid)?;
     put_in_flat_network(&ns, "eth0", host)?;
