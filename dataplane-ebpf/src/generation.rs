@@ -53,6 +53,9 @@ pub enum Stop {
     HalfRenamed,
 }
 
+/// A map that is filled from an older one: its layout, the migrations on the way, the old map and the new one.
+type Filled<'a> = (&'static MapLayout, &'a [&'static Migration], RawMap, RawMap);
+
 impl Stop {
     /// All of them, in order.
     pub const ALL: [Self; 8] = [
@@ -282,7 +285,7 @@ impl<'a> Replacement<'a> {
     }
 
     /// The maps that are filled from older ones, with both of them.
-    fn filled(&self) -> Result<Vec<(&'static MapLayout, &[&'static Migration], RawMap, RawMap)>, Error> {
+    fn filled(&self) -> Result<Vec<Filled<'_>>, Error> {
         let mut pairs = Vec::new();
         for (map, fate) in &self.fates {
             if let Fate::Fill(way) = fate {

@@ -226,7 +226,7 @@ fn flood(maps: &Dataplane, imported: &Imported, remove: bool) -> Result<(), Driv
         first = first.and(maps.flood_vteps.remove(number).map(drop).map_err(DriverError::from));
     }
     for (vni, vteps) in &imported.flood {
-        let mut list: BTreeSet<[u8; 16]> = vteps.iter().map(|v| ip_bytes((*v).into())).collect();
+        let mut list: BTreeSet<[u8; 16]> = vteps.iter().map(|v| ip_bytes(*v)).collect();
         if let (false, Some(now)) = (remove, present.get(&vni.get())) {
             list.extend(now.as_slice());
         }
