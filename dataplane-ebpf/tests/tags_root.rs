@@ -23,13 +23,16 @@ type Tags = &'static [(u16, u16)];
 
 const Q: Tags = &[(S, 100), (C, 10)];
 
+/// Where a frame was seen, and its tags (TPID, VID).
+type Seen = (usize, Vec<(u16, u16)>);
+
 struct Bench {
     rig: Rig,
     _gateway: Netns,
     _hosts: Vec<Netns>,
     wires: Vec<Wire>,
     /// Tags of all frames that came out of each trunk, by their number.
-    seen: BTreeMap<u8, Vec<(usize, Vec<(u16, u16)>)>>,
+    seen: BTreeMap<u8, Vec<Seen>>,
     number: u8,
 }
 

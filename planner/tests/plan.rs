@@ -11,7 +11,7 @@ use watari_planner::loops::{found, guarded, is_found_blocked};
 use watari_planner::observed::Failure;
 use watari_planner::wanted::wanted;
 use watari_planner::{
-    Action, Identity, Key, LoopPeer, ObjectState, Observed, Plan, TunnelHealth, Value, Verdict, plan, status,
+    Action, Identity, Key, LoopPeer, ObjectState, Observed, Plan, TunnelHealth, Verdict, plan, status,
 };
 
 const TWO_SITES: &str = include_str!("../../config/tests/two_sites.yaml");

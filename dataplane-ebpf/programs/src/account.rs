@@ -155,7 +155,10 @@ impl Pkt {
         }
         let Some(bucket) = maps::buckets.get_ptr_mut(vni) else {
             let lacks = |vni| maps::buckets.get_ptr(vni).is_none();
-            if !self.is_trace() && maps::buckets.insert(vni, first(burst, now), NOEXIST).is_err() && lacks(vni) {
+            if !self.is_trace()
+                && maps::buckets.insert(vni, first(burst, now), NOEXIST).is_err()
+                && lacks(vni)
+            {
                 self.count(Counter::FloodTableFull, 1);
             }
             return true;

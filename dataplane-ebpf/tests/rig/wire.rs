@@ -86,7 +86,7 @@ impl Wire {
                     frame.splice(12..12, [a, b, c, d]);
                 }
             }
-            Some((frame, from.sll_pkttype == libc::PACKET_OUTGOING as u8))
+            Some((frame, from.sll_pkttype == libc::PACKET_OUTGOING))
         }
     }
 }
