@@ -13,6 +13,7 @@
 //! * [`api`]: REST over a Unix socket and, when told, TCP with TLS.
 //! * [`loops`]: the loop guard, between the datapath's events and the plan.
 //! * [`nodes`]: machines that are attached, proved and measured.
+//! * [`explain`]: one packet traced, live drops, captures.
 //! * [`cli`]: the same for people, over the same API.
 //! * [`run`]: the daemon from its first check to its clean end.
 
@@ -23,6 +24,7 @@ pub mod brain;
 pub mod cli;
 pub mod drivers;
 pub mod events;
+pub mod explain;
 pub mod facts;
 pub mod loops;
 pub mod nodes;

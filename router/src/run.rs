@@ -186,11 +186,12 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
         stop: stop.clone(),
     };
     let spawned = reconcile::spawn(brain.clone(), bootstrap.clone(), stop.clone()).await;
-    let mut reconciling =
+    let reconcile::Running { task: mut reconciling, maps } =
         spawned.map_err(|e| RunError::Dataplane { doing: "opening the dataplane", source: e.into() })?;
     // Dropped at the end of this function, it ends what has not ended by itself.
     let (routes, mut nodes) = crate::nodes::start(&brain, &bootstrap, &stop);
-    let router = api::router(Arc::new(api), vec![routes]);
+    let explaining = crate::explain::start(&brain, &maps, &stop, &mut nodes);
+    let router = api::router(Arc::new(api), vec![routes, explaining]);
     let mut serving = tokio::spawn(listeners.serve(router, stop.clone()));
     tokio::spawn(watchdog(stop));
     notify(NotifyState::Ready);

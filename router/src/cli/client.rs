@@ -265,6 +265,18 @@ impl Client {
 }
 
 impl Lines {
+    /// The next bytes as they came; `None` when the gateway has closed the answer.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn bytes(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+        match self.body.frame().await {
+            Some(Ok(frame)) => Ok(Some(frame.into_data().map(|data| data.to_vec()).unwrap_or_default())),
+            Some(Err(e)) => Err(ClientError::Broken { at: self.at.clone(), source: e.into() }),
+            None => Ok(None),
+        }
+    }
+
     /// The next line, without its end; `None` when the gateway has closed the answer.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use watari_config::document::KINDS;
 use watari_config::read::DOCUMENT_BYTES_MAX;
 
 use super::client::{Body, Client, ClientError, token_file};
-use super::{Cli, Command, Duplicates, To, nodes, table};
+use super::{Cli, Command, Duplicates, To, explain, nodes, table};
 use crate::run::{self, RunError};
 
 /// Why a subcommand failed.
@@ -146,6 +146,9 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
         Command::Receipt { name } => nodes::receipt(&to, &client, &name).await,
         Command::Renew { name, lease } => nodes::renew(&to, &client, &name, &lease).await,
         Command::Measure(measure) => nodes::measure(&to, &client, measure).await,
+        Command::Trace(trace) => explain::trace(&to, &client, *trace).await,
+        Command::Monitor(monitor) => explain::monitor(&to, &client, monitor).await,
+        Command::Capture(capture) => explain::capture(&client, capture).await,
         Command::Run { .. } | Command::Cleanup { .. } | Command::Validate { .. } => {
             unreachable!("needs no gateway")
         }

@@ -5,6 +5,7 @@
 
 pub mod client;
 mod commands;
+mod explain;
 mod nodes;
 mod table;
 
@@ -185,6 +186,15 @@ enum Command {
     },
     /// Measure between two of site, gateway and node.
     Measure(Measure),
+    /// Send a packet through the datapath without sending it, and say what happens to it and why.
+    #[command(after_help = TRACE_EXAMPLES)]
+    Trace(Box<Trace>),
+    /// Show dropped packets with the reason, and a sample of the others.
+    #[command(after_help = MONITOR_EXAMPLES)]
+    Monitor(Monitor),
+    /// Capture the frames of an attachment, as pcapng.
+    #[command(after_help = CAPTURE_EXAMPLES)]
+    Capture(Capture),
 }
 
 /// What is done with a duplicate.
@@ -219,6 +229,111 @@ struct Attach {
     /// Wait until the node is ready, and show its receipt.
     #[arg(long, value_name = "SECONDS", default_value = "0")]
     wait: u32,
+}
+
+const TRACE_EXAMPLES: &str = "\
+Examples:
+  watari trace --attachment a-lan --src-mac 02:00:00:00:00:0a --src 10.0.0.10 --dst 10.0.0.18 --protocol ask
+  watari trace --attachment a-lan --src-mac 02:00:00:00:00:0a --dst-mac 02:00:00:00:00:12 --src 10.0.0.10 \\
+      --dst 10.0.0.18 --protocol tcp --dst-port 443
+  watari trace --device eth1 --vlan 100 --pcap lost.pcapng
+  watari trace --from-gateway gw-b --segment flat --hex 02000000000a…";
+const MONITOR_EXAMPLES: &str = "\
+Examples:
+  watari monitor                             drops of the next minute
+  watari monitor --segment flat --flows 100  and one of 100 frames that come in";
+const CAPTURE_EXAMPLES: &str = "\
+Examples:
+  watari capture a-lan --write lan.pcapng --seconds 10
+  watari capture a-lan | tcpdump -nr -";
+
+#[derive(Debug, Args)]
+struct Trace {
+    /// It comes in by this attachment …
+    #[arg(long, value_name = "NAME")]
+    attachment: Option<String>,
+    /// … or by this device …
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// … with this VLAN id …
+    #[arg(long, value_name = "VID", requires = "device")]
+    vlan: Option<u16>,
+    /// … or out of VXLAN from this gateway …
+    #[arg(long, value_name = "NAME", requires = "segment")]
+    from_gateway: Option<String>,
+    /// … in this segment.
+    #[arg(long, value_name = "NAME")]
+    segment: Option<String>,
+    /// Source MAC.
+    #[arg(long, value_name = "MAC")]
+    src_mac: Option<String>,
+    /// Destination MAC; a question goes to its group where it is absent.
+    #[arg(long, value_name = "MAC")]
+    dst_mac: Option<String>,
+    /// Source address.
+    #[arg(long, value_name = "ADDRESS")]
+    src: Option<String>,
+    /// Destination address; of a question the address that is asked for.
+    #[arg(long, value_name = "ADDRESS")]
+    dst: Option<String>,
+    /// icmp (echo request), tcp (SYN), udp, or ask (ARP or neighbour solicitation).
+    #[arg(long, default_value = "icmp")]
+    protocol: String,
+    /// Source port.
+    #[arg(long)]
+    src_port: Option<u16>,
+    /// Destination port.
+    #[arg(long)]
+    dst_port: Option<u16>,
+    /// Hop limit.
+    #[arg(long)]
+    ttl: Option<u8>,
+    /// Bytes of the IP packet.
+    #[arg(long)]
+    size: Option<u16>,
+    /// It must not be fragmented.
+    #[arg(long)]
+    dont_fragment: bool,
+    /// The frame in hexadecimal, without tags, instead of fields.
+    #[arg(long, conflicts_with_all = ["src_mac", "pcap"])]
+    hex: Option<String>,
+    /// The frames of a capture file, without tags, instead of fields.
+    #[arg(long, value_name = "FILE", conflicts_with = "src_mac")]
+    pcap: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Monitor {
+    /// Show also one of so many frames that come in.
+    #[arg(long, value_name = "N", default_value = "0")]
+    flows: u32,
+    /// Only this segment.
+    #[arg(long, value_name = "NAME")]
+    segment: Option<String>,
+    /// End after so many seconds.
+    #[arg(long, default_value = "60")]
+    seconds: u32,
+    /// End after so many frames.
+    #[arg(long, default_value = "1000")]
+    count: u32,
+}
+
+#[derive(Debug, Args)]
+struct Capture {
+    /// The attachment; all ports of the gateway where it is absent.
+    attachment: Option<String>,
+    /// The file; standard output where it is absent.
+    #[arg(short, long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// End after so many seconds.
+    #[arg(long, default_value = "60")]
+    seconds: u32,
+    /// End after so many frames.
+    #[arg(long, default_value = "1000")]
+    packets: u32,
+    /// Bytes of each frame.
+    #[arg(long, default_value = "1536")]
+    snap: u32,
 }
 
 #[derive(Debug, Args)]

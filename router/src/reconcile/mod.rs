@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use watari_config::{Bootstrap, Desired};
+use watari_dataplane::Dataplane;
 use watari_planner::{Identity, Plan};
 
 use crate::brain::{Brain, DryRun};
@@ -51,6 +52,14 @@ pub fn place(bootstrap: &Bootstrap) -> Place {
     }
 }
 
+/// The loop, and the datapath that it has opened.
+pub struct Running {
+    /// Ends with the loop.
+    pub task: JoinHandle<()>,
+    /// Maps and programs.
+    pub maps: Arc<Dataplane>,
+}
+
 /// Opens the drivers and starts the loop; it ends when `stop` becomes true and leaves everything as it is.
 ///
 /// # Errors
@@ -59,7 +68,7 @@ pub async fn spawn(
     brain: Arc<Brain>,
     bootstrap: Arc<Bootstrap>,
     stop: watch::Receiver<bool>,
-) -> Result<JoinHandle<()>, DriverError> {
+) -> Result<Running, DriverError> {
     let place = place(&bootstrap);
     let wakeup = Arc::new(Notify::new());
     let secrets = brain.secrets();
@@ -68,10 +77,11 @@ pub async fn spawn(
     let board = Board::default();
     let maps = drivers.datapath.maps()?.clone();
     let guard = Arc::new(LoopGuard::new(wakeup.clone()));
-    let mut facts = crate::facts::spawn(brain.clone(), maps, board.clone(), guard.clone(), stop.clone())?;
+    let mut facts =
+        crate::facts::spawn(brain.clone(), maps.clone(), board.clone(), guard.clone(), stop.clone())?;
     watch_link(place.link_socket, wakeup.clone());
     let turns = Turns::new(brain.clone(), drivers, board, guard);
-    Ok(tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         tokio::select! {
             () = run(brain, turns, wakeup, stop) => {
                 // What was learnt is kept in the tables; its task ends by the same signal.
@@ -81,7 +91,8 @@ pub async fn spawn(
             // anew.
             ended = &mut facts => tracing::info!(?ended, "the task of the facts has ended"),
         }
-    }))
+    });
+    Ok(Running { task, maps })
 }
 
 async fn run(brain: Arc<Brain>, mut turns: Turns, wakeup: Arc<Notify>, mut stop: watch::Receiver<bool>) {
