@@ -19,6 +19,7 @@
 //! shortly and need root. The handles are cheap to clone and may be used from several threads.
 
 mod attach;
+mod batch;
 mod dataplane;
 mod error;
 mod events;

@@ -105,20 +105,37 @@ impl Announcer {
     /// # Errors
     /// When the gateway has closed the session.
     pub fn announce(&mut self, stations: &Stations) -> Result<()> {
-        for message in self.updates(stations)? {
-            self.stream.write_all(&message).context("the gateway has closed the BGP session")?;
-        }
+        self.update(stations, 0)?;
         self.stream.write_all(&encode_end_of_rib(Family::L2vpnEvpn))?;
         Ok(())
     }
 
-    fn updates(&self, stations: &Stations) -> Result<Vec<Vec<u8>>> {
+    /// Announces the stations again as ones that have moved: with that sequence (RFC 7432 section 7.7).
+    ///
+    /// # Errors
+    /// When the gateway has closed the session.
+    pub fn announce_moved(&mut self, stations: &Stations, sequence: u32) -> Result<()> {
+        self.update(stations, sequence)
+    }
+
+    fn update(&mut self, stations: &Stations, sequence: u32) -> Result<()> {
+        for message in self.updates(stations, sequence)? {
+            self.stream.write_all(&message).context("the gateway has closed the BGP session")?;
+        }
+        Ok(())
+    }
+
+    fn updates(&self, stations: &Stations, sequence: u32) -> Result<Vec<Vec<u8>>> {
         let vni = Vni::new(stations.vni).context("a VNI has 24 bits")?;
         let target = RouteTarget::new(Asn(self.session.asn), stations.vni);
+        let mut communities = vec![target.community(), ExtCommunity::ENCAP_VXLAN];
+        if sequence > 0 {
+            communities.push(ExtCommunity::mac_mobility(false, sequence));
+        }
         let attributes = PathAttributes {
             next_hop: Some(NextHop::V4(self.session.vtep)),
             local_pref: Some(PathAttributes::DEFAULT_LOCAL_PREF),
-            ext_communities: vec![target.community(), ExtCommunity::ENCAP_VXLAN],
+            ext_communities: communities,
             ..PathAttributes::default()
         };
         let rd = Rd::from_ip(self.session.vtep, (stations.vni & 0xffff) as u16);

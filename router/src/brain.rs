@@ -25,6 +25,10 @@ use crate::view::View;
 
 /// The most dry runs that wait for the reconcile loop.
 const DRY_RUNS_MAX: usize = 8;
+/// The most requests for what was learnt that wait for the task of the facts.
+const ASKS_MAX: usize = 64;
+/// How long the facts may take to say what was learnt.
+const ASK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The most clearings of duplicates that wait for the task of the facts.
 const CLEARS_MAX: usize = 8;
 /// How long a clearing waits for its answer.
@@ -114,6 +118,13 @@ pub struct Clear {
     pub reply: oneshot::Sender<bool>,
 }
 
+/// A request for what was learnt.
+#[derive(Debug)]
+pub struct Ask {
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Value>,
+}
+
 /// The desired state, the view, the events and the secrets of this gateway.
 pub struct Brain {
     gateway: Name,
@@ -128,6 +139,8 @@ pub struct Brain {
     dry_runs_out: Mutex<Option<mpsc::Receiver<DryRun>>>,
     clears: mpsc::Sender<Clear>,
     clears_out: Mutex<Option<mpsc::Receiver<Clear>>>,
+    asks: mpsc::Sender<Ask>,
+    asks_out: Mutex<Option<mpsc::Receiver<Ask>>>,
 }
 
 impl Brain {
@@ -143,6 +156,7 @@ impl Brain {
         let desired = Desired::new(document, gateway.clone(), generation).map_err(ChangeError::Invalid)?;
         let (dry_runs, out) = mpsc::channel(DRY_RUNS_MAX);
         let (clears, clears_out) = mpsc::channel(CLEARS_MAX);
+        let (asks, asks_out) = mpsc::channel(ASKS_MAX);
         Ok(Arc::new(Self {
             gateway,
             store,
@@ -155,6 +169,8 @@ impl Brain {
             dry_runs_out: Mutex::new(Some(out)),
             clears,
             clears_out: Mutex::new(Some(clears_out)),
+            asks,
+            asks_out: Mutex::new(Some(asks_out)),
         }))
     }
 
@@ -211,6 +227,23 @@ impl Brain {
     /// The requests to clear duplicates, for the task of the facts; the second call answers `None`.
     pub fn take_clears(&self) -> Option<mpsc::Receiver<Clear>> {
         self.clears_out.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The requests for what was learnt, for the task of the facts; the second call answers `None`.
+    pub fn take_asks(&self) -> Option<mpsc::Receiver<Ask>> {
+        self.asks_out.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What was learnt: stations, neighbours, routes, and the counters of the datapath. `None` if nothing is being
+    /// learnt yet, or the facts do not answer in time.
+    pub async fn learnt(&self) -> Option<Value> {
+        let is_taken = self.asks_out.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        if !is_taken {
+            return None;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.asks.try_send(Ask { reply }).ok()?;
+        tokio::time::timeout(ASK_WAIT_MAX, answer).await.ok()?.ok()
     }
 
     /// Ends the freeze of a duplicate. `Some(false)` if it is not frozen; `None` if the facts do not answer.

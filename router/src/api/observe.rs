@@ -76,7 +76,8 @@ async fn status(State(api): State<Arc<Api>>) -> Json<Seen> {
     Json(Seen { status: Some(as_value(&view.status)), ..seen })
 }
 
-/// The gateway's own facts: name, public halves of its keys, kernel, counters, MACs, routes, BGP.
+/// The gateway's own facts: name, public halves of its keys, kernel, counters, MACs, routes, BGP. Of MACs, neighbours
+/// and routes the first thousand; `counts` says how many there are.
 #[utoipa::path(get, path = "/facts", tag = "gateway", responses((status = 200, body = Value)))]
 async fn facts(State(api): State<Arc<Api>>) -> Json<Value> {
     let (_, view) = seen(&api);
@@ -89,8 +90,10 @@ async fn facts(State(api): State<Arc<Api>>) -> Json<Value> {
     if let Ok(uname) = nix::sys::utsname::uname() {
         facts.insert("kernel".to_owned(), json!(uname.release().to_string_lossy()));
     }
-    if let Value::Object(learnt) = as_value(&view.facts) {
-        facts.extend(learnt);
+    for part in [Some(as_value(&view.facts)), api.brain.learnt().await] {
+        if let Some(Value::Object(part)) = part {
+            facts.extend(part);
+        }
     }
     Json(Value::Object(facts))
 }

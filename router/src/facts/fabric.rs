@@ -16,7 +16,7 @@ pub fn tenant_instance(l3vni: Vni) -> InstanceId {
 }
 
 /// What the facts need of the desired state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fabric {
     /// Our VTEP address.
     pub vtep: IpAddr,

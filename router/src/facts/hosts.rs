@@ -17,15 +17,18 @@
 //! that never two advertise for long. A freeze ends by time or by an operator; the entry that was learnt and is not
 //! held is then forgotten, so that the station's next frame says where it is.
 
+mod claims;
 mod duplicates;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use watari_bgp::evpn::mobility::{Claim, DampingLimits, compare, local_sequence};
 use watari_bgp::types::MacAddr;
@@ -33,6 +36,7 @@ use watari_bgp::{Instant, NeighbourFlags};
 use watari_config::Vni;
 use watari_dataplane::PortKey;
 
+pub use self::claims::{Bound, Claims, Told};
 use self::duplicates::Duplicates;
 pub use self::duplicates::{Duplicate, Place, Sighting, Subject};
 
@@ -63,66 +67,6 @@ pub struct Seen {
     pub pinned: BTreeSet<Station>,
 }
 
-/// An address of a station behind another gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bound {
-    /// Its MAC.
-    pub mac: MacAddr,
-    /// The gateway's claim to it.
-    pub claim: Claim,
-    /// What the gateway says of it; `None` if it says nothing (RFC 9047).
-    pub flags: Option<NeighbourFlags>,
-}
-
-/// What the other gateways claim: of each station and address, the claim that wins among them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claims {
-    /// Stations.
-    pub stations: BTreeMap<Station, Claim>,
-    /// Addresses, each of a station that its gateway has won.
-    pub addresses: BTreeMap<Address, Bound>,
-}
-
-/// One type 2 route of another gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// The station.
-    pub station: Station,
-    /// Its address, if the route has one.
-    pub ip: Option<IpAddr>,
-    /// The gateway's claim.
-    pub claim: Claim,
-    /// What the gateway says of the address (RFC 9047).
-    pub flags: Option<NeighbourFlags>,
-}
-
-impl Claims {
-    /// The winners among the routes of all other gateways. Routes of one station by several gateways have different
-    /// distinguishers and are all there; they meet here and one wins.
-    pub fn of(routes: &[Told]) -> Self {
-        let mut claims = Self::default();
-        for told in routes {
-            let slot = claims.stations.entry(told.station).or_insert(told.claim);
-            if compare(&told.claim, slot) == Ordering::Greater {
-                *slot = told.claim;
-            }
-        }
-        for told in routes {
-            let Some(ip) = told.ip else { continue };
-            let bound = Bound { mac: told.station.1, claim: told.claim, flags: told.flags };
-            // An address counts for the station that won, not for one that lost its place.
-            if claims.stations[&told.station].vtep != bound.claim.vtep {
-                continue;
-            }
-            let slot = claims.addresses.entry((told.station.0, ip)).or_insert(bound);
-            if compare(&bound.claim, &slot.claim) == Ordering::Greater {
-                *slot = bound;
-            }
-        }
-        claims
-    }
-}
-
 /// What is new and an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -136,13 +80,29 @@ pub enum Notice {
     PinnedTwice(Subject, IpAddr),
 }
 
-/// What follows from a look at the tables.
+/// Stations and addresses of which something has changed: learnt, forgotten, moved, claimed by others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
-    /// Stations to advertise, each with its sequence.
-    pub advertise: BTreeMap<Station, u32>,
-    /// Addresses to advertise, each of a station to advertise.
-    pub addresses: BTreeMap<Address, (MacAddr, NeighbourFlags)>,
+pub struct Dirty {
+    /// Stations.
+    pub stations: BTreeSet<Station>,
+    /// Addresses.
+    pub addresses: BTreeSet<Address>,
+}
+
+impl Dirty {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.stations.is_empty() && self.addresses.is_empty()
+    }
+}
+
+/// What follows from a look at the stations and addresses that have changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Stations that are advertised since, or no more, or with another sequence.
+    pub stations: BTreeSet<Station>,
+    /// Addresses of which the same is true, with the MAC they had before.
+    pub addresses: BTreeMap<Address, Option<MacAddr>>,
     /// Stations that moved away: their local entries are to be removed.
     pub forget: Vec<Station>,
     /// Addresses that moved away to another MAC: the local entries of these pairs are to be removed.
@@ -159,8 +119,12 @@ pub struct Hosts {
     held: BTreeMap<Station, u32>,
     /// Sequences of stations that left, so that one that comes back is not older than itself.
     past: BTreeMap<Station, u32>,
-    /// MAC of each address that we hold.
-    bound: BTreeMap<Address, MacAddr>,
+    /// MAC of each address that we hold, and what its owner says of it.
+    bound: BTreeMap<Address, (MacAddr, NeighbourFlags)>,
+    /// MAC with which each address was learnt here at the last look.
+    heard: BTreeMap<Address, MacAddr>,
+    /// Every pair of `bound` and `heard`, by station.
+    pairs: BTreeSet<(Station, IpAddr)>,
     /// Where each station was at the last look.
     ports: BTreeMap<Station, PortKey>,
     /// Moves between ports since the last look.
@@ -171,6 +135,8 @@ pub struct Hosts {
     /// Subjects that an operator has just cleared.
     cleared: BTreeSet<Subject>,
     has_looked: bool,
+    /// The next look is at everything.
+    is_all_due: bool,
 }
 
 /// The most stations that left and are remembered.
@@ -186,18 +152,44 @@ impl Hosts {
             held: BTreeMap::new(),
             past: BTreeMap::new(),
             bound: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            pairs: BTreeSet::new(),
             ports: BTreeMap::new(),
             port_moves: BTreeMap::new(),
             duplicates: Duplicates::new(limits),
             pinned: BTreeMap::new(),
             cleared: BTreeSet::new(),
             has_looked: false,
+            is_all_due: true,
         }
     }
 
     /// Changes our own address, which decides between equal sequences.
     pub fn set_vtep(&mut self, vtep: IpAddr) {
+        self.is_all_due |= self.vtep != vtep;
         self.vtep = vtep;
+    }
+
+    /// Makes the next look one at everything.
+    pub fn look_at_all(&mut self) {
+        self.is_all_due = true;
+    }
+
+    /// Stations to advertise, each with its sequence.
+    pub fn held(&self) -> &BTreeMap<Station, u32> {
+        &self.held
+    }
+
+    /// Addresses to advertise, each of a station to advertise, with what their owners say of them.
+    pub fn bound(&self) -> &BTreeMap<Address, (MacAddr, NeighbourFlags)> {
+        &self.bound
+    }
+
+    /// The addresses that were learnt here with a station, or are advertised with it.
+    pub fn addresses_of(&self, station: Station) -> impl Iterator<Item = Address> + '_ {
+        let last = IpAddr::V6(Ipv6Addr::from_bits(u128::MAX));
+        let first = IpAddr::V4(0.into());
+        self.pairs.range((station, first)..=(station, last)).map(|((vni, _), ip)| (*vni, *ip))
     }
 
     /// Notes that a station was heard at another port than before. A hint: a move that nobody noted is seen at the
@@ -240,60 +232,153 @@ impl Hosts {
         self.cleared.extend(self.duplicates.forgive(vni));
     }
 
-    /// Decides for what is `seen` here now and what the others claim.
-    pub fn decide(&mut self, now: Instant, seen: &Seen, claims: &Claims) -> Decision {
-        let mut look = Look { now, claims, decision: Decision::default(), pinned: BTreeMap::new() };
-        let mut freed = std::mem::take(&mut self.cleared);
-        for subject in self.duplicates.thaw(now) {
-            look.decision.notices.push(Notice::Thawed(subject));
-            freed.insert(subject);
+    /// Decides for what is `seen` here now and what the others claim, of everything that may have changed since
+    /// the last look. What else hangs on that is added to `dirty`.
+    pub fn look(&mut self, now: Instant, seen: &Seen, claims: &Claims, dirty: &mut Dirty) -> Change {
+        let mut look = Look {
+            now,
+            claims,
+            change: Change::default(),
+            pinned: BTreeMap::new(),
+            was_pinned: BTreeSet::new(),
+        };
+        let freed = self.freed(&mut look, dirty);
+        if std::mem::take(&mut self.is_all_due) {
+            if !std::mem::replace(&mut self.has_looked, true) {
+                self.adopt(seen);
+            }
+            self.add_all(seen, claims, dirty);
         }
-        if !std::mem::replace(&mut self.has_looked, true) {
-            self.adopt(seen);
+        dirty.stations.extend(self.port_moves.keys());
+        let stations = std::mem::take(&mut dirty.stations);
+        for station in &stations {
+            self.look_at_station(&mut look, *station, seen, &freed, dirty);
         }
-        let held = std::mem::take(&mut self.held);
-        for (station, port) in &seen.stations {
-            if let Some(sequence) = self.station(&mut look, &held, *station, *port, &freed) {
-                self.held.insert(*station, sequence);
+        dirty.stations = stations;
+        for address in &dirty.addresses {
+            self.look_at_address(&mut look, *address, seen, &freed);
+        }
+        for station in &dirty.stations {
+            match seen.stations.get(station) {
+                Some(port) => drop(self.ports.insert(*station, *port)),
+                None => drop(self.ports.remove(station)),
             }
         }
-        for (station, sequence) in &held {
-            if !self.held.contains_key(station) {
-                self.remember(*station, *sequence);
-            }
-        }
-        let bound = std::mem::take(&mut self.bound);
-        for (address, neighbour) in &seen.addresses {
-            if let Some((mac, flags)) = self.address(&mut look, &bound, *address, neighbour, &freed) {
-                self.bound.insert(*address, mac);
-                look.decision.addresses.insert(*address, (mac, flags));
-            }
-        }
-        self.ports.clone_from(&seen.stations);
         self.port_moves.clear();
-        for station in &seen.pinned {
-            // A claim that is not sticky goes by itself, and the gateway that makes it says so.
-            if let Some(claim) = claims.stations.get(station).filter(|c| c.sticky) {
-                look.pinned.insert(Subject::Station(*station), claim.vtep);
-            }
-        }
         for (subject, vtep) in &look.pinned {
-            if !self.pinned.contains_key(subject) {
+            if !look.was_pinned.contains(subject) {
                 let is_ours = matches!(subject, Subject::Station(s) if seen.pinned.contains(s));
                 let notice = if is_ours { Notice::PinnedTwice } else { Notice::Pinned };
-                look.decision.notices.push(notice(*subject, *vtep));
+                look.change.notices.push(notice(*subject, *vtep));
             }
         }
-        self.pinned = look.pinned;
-        look.decision.advertise.clone_from(&self.held);
-        look.decision
+        self.pinned.extend(look.pinned);
+        look.change
+    }
+
+    /// What an operator or time has set free. The addresses of a station have waited for it.
+    fn freed(&mut self, look: &mut Look<'_>, dirty: &mut Dirty) -> BTreeSet<Subject> {
+        let mut freed = std::mem::take(&mut self.cleared);
+        for subject in self.duplicates.thaw(look.now) {
+            look.change.notices.push(Notice::Thawed(subject));
+            freed.insert(subject);
+        }
+        for subject in &freed {
+            match *subject {
+                Subject::Station(station) => {
+                    dirty.stations.insert(station);
+                    dirty.addresses.extend(self.addresses_of(station));
+                }
+                Subject::Address(address) => drop(dirty.addresses.insert(address)),
+            }
+        }
+        freed
+    }
+
+    fn add_all(&self, seen: &Seen, claims: &Claims, dirty: &mut Dirty) {
+        dirty.stations.extend(seen.stations.keys().chain(self.held.keys()).chain(self.ports.keys()));
+        dirty.stations.extend(claims.stations.keys().chain(&seen.pinned));
+        dirty.addresses.extend(seen.addresses.keys().chain(self.bound.keys()).chain(self.heard.keys()));
+        dirty.addresses.extend(claims.addresses.keys());
+    }
+
+    fn look_at_station(
+        &mut self,
+        look: &mut Look<'_>,
+        station: Station,
+        seen: &Seen,
+        freed: &BTreeSet<Subject>,
+        dirty: &mut Dirty,
+    ) {
+        self.unpin(look, Subject::Station(station));
+        let before = self.held.remove(&station);
+        let port = seen.stations.get(&station);
+        let now = port.and_then(|port| self.station(look, before, station, *port, freed));
+        if let Some(sequence) = now {
+            self.held.insert(station, sequence);
+        }
+        if let (Some(sequence), None) = (before, now) {
+            self.remember(station, sequence);
+        }
+        if before != now {
+            look.change.stations.insert(station);
+        }
+        // A claim that is not sticky goes by itself, and the gateway that makes it says so.
+        let claim = look.claims.stations.get(&station).filter(|c| c.sticky && seen.pinned.contains(&station));
+        if let Some(claim) = claim {
+            look.pinned.insert(Subject::Station(station), claim.vtep);
+        }
+        // An address hangs on whether we hold its station here, and the station it has elsewhere.
+        if before.is_some() != now.is_some() {
+            dirty.addresses.extend(self.addresses_of(station).chain(look.claims.addresses_of(&station)));
+        }
+    }
+
+    fn look_at_address(
+        &mut self,
+        look: &mut Look<'_>,
+        address: Address,
+        seen: &Seen,
+        freed: &BTreeSet<Subject>,
+    ) {
+        self.unpin(look, Subject::Address(address));
+        let before = self.bound.remove(&address);
+        let neighbour = seen.addresses.get(&address);
+        let mac_before = before.map(|(mac, _)| mac);
+        let now = neighbour.and_then(|n| self.address(look, mac_before, address, n, freed));
+        let heard = match neighbour {
+            Some(neighbour) => self.heard.insert(address, neighbour.mac),
+            None => self.heard.remove(&address),
+        };
+        let (vni, ip) = address;
+        for mac in mac_before.into_iter().chain(heard) {
+            self.pairs.remove(&((vni, mac), ip));
+        }
+        for mac in now.map(|(mac, _)| mac).into_iter().chain(neighbour.map(|n| n.mac)) {
+            self.pairs.insert(((vni, mac), ip));
+        }
+        if let Some(bound) = now {
+            self.bound.insert(address, bound);
+        }
+        if before != now {
+            look.change.addresses.insert(address, mac_before);
+        }
+    }
+
+    /// Whether something is pinned elsewhere is found anew at each look at it.
+    fn unpin(&mut self, look: &mut Look<'_>, subject: Subject) {
+        if self.pinned.remove(&subject).is_some() {
+            look.was_pinned.insert(subject);
+        }
     }
 
     /// At the first look nothing says when a station was learnt: it may have moved while nobody looked. It counts
     /// as held with the lowest sequence, so that any claim is greater and its next frame takes it back.
     fn adopt(&mut self, seen: &Seen) {
         self.held = seen.stations.keys().map(|station| (*station, 0)).collect();
-        self.bound = seen.addresses.iter().map(|(address, n)| (*address, n.mac)).collect();
+        self.bound = seen.addresses.iter().map(|(address, n)| (*address, (n.mac, n.flags))).collect();
+        self.heard = seen.addresses.iter().map(|(address, n)| (*address, n.mac)).collect();
+        self.pairs = seen.addresses.iter().map(|((vni, ip), n)| ((*vni, n.mac), *ip)).collect();
         self.ports.clone_from(&seen.stations);
     }
 
@@ -305,7 +390,7 @@ impl Hosts {
     fn station(
         &mut self,
         look: &mut Look<'_>,
-        held: &BTreeMap<Station, u32>,
+        held: Option<u32>,
         station: Station,
         port: PortKey,
         freed: &BTreeSet<Subject>,
@@ -321,17 +406,17 @@ impl Hosts {
         }
         let claim = look.claims.stations.get(&station);
         let there = claim.map(|c| Sighting { at: Place::Gateway(c.vtep), mac: station.1 });
-        if let Some(sequence) = held.get(&station) {
-            let ours = self.claim_of_ours(*sequence);
+        if let Some(sequence) = held {
+            let ours = self.claim_of_ours(sequence);
             if claim.is_some_and(|c| compare(c, &ours) == Ordering::Greater) {
                 self.moved(look, subject, [here].into_iter().chain(there));
-                look.decision.forget.push(station);
+                look.change.forget.push(station);
                 return None;
             }
-            return Some(*sequence);
+            return Some(sequence);
         }
         if freed.contains(&subject) {
-            look.decision.forget.push(station);
+            look.change.forget.push(station);
             return None;
         }
         if let Some(claim) = claim.filter(|c| c.sticky) {
@@ -351,14 +436,13 @@ impl Hosts {
     fn address(
         &mut self,
         look: &mut Look<'_>,
-        bound: &BTreeMap<Address, MacAddr>,
+        before: Option<MacAddr>,
         address: Address,
         neighbour: &Neighbour,
         freed: &BTreeSet<Subject>,
     ) -> Option<(MacAddr, NeighbourFlags)> {
         let (subject, mac) = (Subject::Address(address), neighbour.mac);
         let here = Sighting { at: Place::Port(neighbour.port), mac };
-        let before = bound.get(&address).copied();
         if let Some(other) = before.filter(|b| *b != mac) {
             let there = Sighting { at: self.place_of((address.0, other)), mac: other };
             self.moved(look, subject, [there, here]);
@@ -380,13 +464,13 @@ impl Hosts {
         if before.is_some() {
             if compare(&rival.claim, &self.claim_of_ours(sequence)) == Ordering::Greater {
                 self.moved(look, subject, [here, there]);
-                look.decision.forget_addresses.push((address, mac));
+                look.change.forget_addresses.push((address, mac));
                 return None;
             }
             return Some((mac, neighbour.flags));
         }
         if freed.contains(&subject) {
-            look.decision.forget_addresses.push((address, mac));
+            look.change.forget_addresses.push((address, mac));
             return None;
         }
         if rival.claim.sticky || rival.flags.is_some_and(|f| f.immutable) {
@@ -403,7 +487,11 @@ impl Hosts {
         }
         // An address that comes to another MAC is newer than it was there (RFC 9721): all routes of one
         // station carry one sequence, so that of the station rises.
-        self.held.insert(station, local_sequence(Some(&rival.claim), Some(sequence))?);
+        let raised = local_sequence(Some(&rival.claim), Some(sequence))?;
+        self.held.insert(station, raised);
+        if raised != sequence {
+            look.change.stations.insert(station);
+        }
         Some((mac, neighbour.flags))
     }
 
@@ -414,7 +502,7 @@ impl Hosts {
 
     fn moved(&mut self, look: &mut Look<'_>, subject: Subject, seen: impl IntoIterator<Item = Sighting>) {
         if self.duplicates.moved(look.now, subject, seen) {
-            look.decision.notices.push(Notice::Frozen(subject));
+            look.change.notices.push(Notice::Frozen(subject));
         }
     }
 
@@ -429,6 +517,8 @@ impl Hosts {
 struct Look<'a> {
     now: Instant,
     claims: &'a Claims,
-    decision: Decision,
+    change: Change,
     pinned: BTreeMap<Subject, IpAddr>,
+    /// What was pinned elsewhere at the look before.
+    was_pinned: BTreeSet<Subject>,
 }

@@ -100,7 +100,7 @@ fn route(prefix: IpNet, via: IpAddr, oif: u32, metric: u32) -> ((IpNet, u32), Ke
 
 fn fabric_routes(l3vni: Vni, imported: &Imported, indices: &BTreeMap<String, u32>) -> Wanted {
     let Some(core) = indices.get(device::CORE_INNER).copied() else { return Wanted::new() };
-    let here = imported.prefixes.keys().filter(|(vni, _)| *vni == l3vni);
+    let here = imported.prefixes().map(|(prefix, _)| prefix).filter(|(vni, _)| *vni == l3vni);
     let overlay = |prefix: &IpNet| if prefix.addr().is_ipv4() { OVERLAY_V4 } else { OVERLAY_V6 };
     here.map(|(_, prefix)| route(*prefix, overlay(prefix), core, METRIC_FABRIC)).collect()
 }
@@ -130,9 +130,14 @@ async fn sync_namespace(
 ) -> Result<(), DriverError> {
     let dump = netlink.routes().await?;
     let present: Vec<&KernelRoute> = dump.iter().filter(|r| r.protocol == PROTOCOL_LEARNT).collect();
+    // Of one prefix and metric there may be several, with different next hops.
+    let mut by_key: BTreeMap<(IpNet, u32), Vec<&KernelRoute>> = BTreeMap::new();
+    for route in &present {
+        by_key.entry((route.prefix, route.metric)).or_default().push(route);
+    }
     let mut first = Ok(());
-    for route in wanted.values() {
-        if !present.contains(&route) {
+    for (key, route) in wanted {
+        if !by_key.get(key).is_some_and(|same| same.contains(&route)) {
             let what = format!("learnt route {}", route.prefix);
             first = first.and(add_route(netlink, route).await.map_err(failed(what)));
         }

@@ -1,24 +1,35 @@
-//! What is learnt: stations, neighbours and routes, from the datapath to BGP and back.
+//! What is learnt: stations, neighbours and routes, from the datapath to BGP and back. By key: an event of the
+//! datapath or a best path of BGP changes what hangs on it and nothing else, whatever the number of the others.
 //!
 //! ```text
-//!   mac_local, nb_local ──walk──▶ hosts: where is a station? ──▶ originate ──▶ BGP speaker
-//!   BGP speaker ── best routes ──▶ import ──▶ tables (mac_remote, nb_remote, flood_vteps, routes), kernel routes
+//!   ring of events ─ hint ─▶ local ─┐ dirty keys                     ┌─▶ told ─ changes ─▶ BGP speaker
+//!   mac_local, nb_local ─ walk ─────┤                                │
+//!                                   ├─▶ hosts: where is a station? ──┤
+//!   BGP speaker ─ best paths ─▶ import ─ dirty keys ─────────────────┴─▶ tables: mac_remote, nb_remote, flood_vteps,
+//!                                                                                routes; kernel routes
 //! ```
-//! * [`fabric`], [`hosts`], [`originate`](mod@originate), [`import`](mod@import): pure.
-//! * [`tables`], [`kernel`]: one subtraction for each table.
-//! * `task`: wakes, looks, carries.
+//! * [`fabric`], [`hosts`], [`originate`](mod@originate), [`import`](mod@import), [`told`]: pure.
+//! * [`local`]: what the programs learnt. [`tables`], [`kernel`]: entries by key, and the comparison of whole tables.
+//! * `task`: wakes and takes; `settle`: carries what is dirty. `pace`: how often whole tables are walked.
+//!
+//! A hint may be lost and a table changed by somebody else, so whole tables are walked and compared, as often as a
+//! hundredth of a core allows, once a second at most and once a minute at least.
 
 pub mod fabric;
 pub mod hosts;
 pub mod import;
 pub mod kernel;
+pub mod local;
 pub mod originate;
+mod pace;
 pub mod peers;
+mod settle;
 mod show;
 pub mod tables;
 mod task;
 #[cfg(test)]
 mod tests;
+pub mod told;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

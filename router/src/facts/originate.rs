@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use watari_bgp::NeighbourFlags;
 use watari_bgp::attrs::{NextHop, PathAttributes, PmsiTunnel};
 use watari_bgp::community::ExtCommunity;
-use watari_bgp::evpn::{Imet, IpPrefix, MacIp};
+use watari_bgp::evpn::{EvpnKey, Imet, IpPrefix, MacIp};
 use watari_bgp::nlri::{Key, Nlri};
 use watari_bgp::types::{Esi, InstanceId, MacAddr};
 use watari_config::document::Node;
@@ -20,8 +20,10 @@ use watari_config::{Desired, Name, Vni};
 use super::fabric::{EVPN, Fabric, tenant_instance};
 use super::hosts::{Address, Station};
 
-/// Everything we originate: by instance and key.
-pub type Originated = BTreeMap<(InstanceId, Key), (Nlri, PathAttributes)>;
+/// Which route: its instance and key.
+pub type Id = (InstanceId, Key);
+/// Everything we originate.
+pub type Originated = BTreeMap<Id, (Nlri, PathAttributes)>;
 
 /// What was learnt and is to be told on.
 #[derive(Clone, Debug, Default)]
@@ -39,9 +41,6 @@ pub struct Learnt {
 /// Everything that is to be originated.
 pub fn originate(desired: &Desired, fabric: &Fabric, learnt: &Learnt) -> Originated {
     let mut out = Origination { fabric, originated: Originated::new() };
-    for (vni, l3vni) in &fabric.segments {
-        out.broadcast(*vni, *l3vni);
-    }
     for ((vni, mac), sequence) in &learnt.stations {
         out.station(*vni, *mac, None, Mobility::Moves(*sequence));
     }
@@ -50,15 +49,69 @@ pub fn originate(desired: &Desired, fabric: &Fabric, learnt: &Learnt) -> Origina
             out.station(*vni, *mac, Some((*ip, *flags)), Mobility::Moves(*sequence));
         }
     }
-    own_stations(desired, fabric, &mut out);
-    let own = own_prefixes(desired);
-    for (l3vni, prefix) in own.union(&learnt.campus) {
+    for (l3vni, prefix) in &learnt.campus {
         out.prefix(*l3vni, *prefix);
     }
-    for (l3vni, prefix) in own.union(&learnt.fabric) {
+    for (l3vni, prefix) in &learnt.fabric {
         out.unicast(*l3vni, *prefix);
     }
+    let mut all = out.originated;
+    // What is ours by the document stands, whatever was learnt of it.
+    all.extend(own(desired, fabric));
+    all
+}
+
+/// What is ours by the document, whatever is learnt.
+pub fn own(desired: &Desired, fabric: &Fabric) -> Originated {
+    let mut out = Origination { fabric, originated: Originated::new() };
+    for (vni, l3vni) in &fabric.segments {
+        out.broadcast(*vni, *l3vni);
+    }
+    own_stations(desired, fabric, &mut out);
+    for (l3vni, prefix) in own_prefixes(desired) {
+        out.prefix(l3vni, prefix);
+        out.unicast(l3vni, prefix);
+    }
     out.originated
+}
+
+/// The route of a station that was learnt here, or of one of its addresses; `None` where its segment is not here.
+pub fn station_route(
+    fabric: &Fabric,
+    station: Station,
+    bound: Option<(IpAddr, NeighbourFlags)>,
+    sequence: u32,
+) -> Option<(Nlri, PathAttributes)> {
+    let mut out = Origination { fabric, originated: Originated::new() };
+    out.station(station.0, station.1, bound, Mobility::Moves(sequence));
+    Some(out.originated.pop_first()?.1)
+}
+
+/// The route of a prefix for the other gateways.
+pub fn prefix_route(fabric: &Fabric, l3vni: Vni, prefix: IpNet) -> Option<(Nlri, PathAttributes)> {
+    let mut out = Origination { fabric, originated: Originated::new() };
+    out.prefix(l3vni, prefix);
+    Some(out.originated.pop_first()?.1)
+}
+
+/// The route of a prefix for campus routers; the session's own address becomes its next hop.
+pub fn unicast_route(prefix: IpNet) -> (Nlri, PathAttributes) {
+    (Nlri::from(prefix), PathAttributes::default())
+}
+
+/// Which route [`station_route`] is.
+pub fn station_id(fabric: &Fabric, station: Station, ip: Option<IpAddr>) -> Id {
+    (EVPN, Key::Evpn(EvpnKey::MacIp { rd: fabric.rd(station.0), tag: 0, mac: station.1, ip }))
+}
+
+/// Which route [`prefix_route`] is.
+pub fn prefix_id(fabric: &Fabric, l3vni: Vni, prefix: IpNet) -> Id {
+    (EVPN, Key::Evpn(EvpnKey::IpPrefix { rd: fabric.rd(l3vni), tag: 0, prefix }))
+}
+
+/// Which route [`unicast_route`] is.
+pub fn unicast_id(l3vni: Vni, prefix: IpNet) -> Id {
+    (tenant_instance(l3vni), Key::prefix(prefix))
 }
 
 /// Our probe addresses, the hosts pinned to attachments here, and the nodes that have enrolled: pinned, because the
@@ -205,11 +258,8 @@ impl Origination<'_> {
         self.evpn(route.into(), communities, None);
     }
 
-    /// A prefix for campus routers; the session's own address becomes its next hop.
     fn unicast(&mut self, l3vni: Vni, prefix: IpNet) {
-        let nlri = Nlri::from(prefix);
-        let key = (tenant_instance(l3vni), nlri.key.clone());
-        self.originated.insert(key, (nlri, PathAttributes::default()));
+        self.originated.insert(unicast_id(l3vni, prefix), unicast_route(prefix));
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use watari_bgp::Instant;
 use watari_bgp::State;
-use watari_bgp::speaker::Source;
 use watari_bgp::types::InstanceId;
 use watari_config::Desired;
 use watari_dataplane::{Dataplane, PortKey, PortStats};
@@ -13,7 +12,6 @@ use watari_planner::wanted::place;
 
 use super::hosts::{Duplicate, Hosts, Place, Seen, Subject};
 use super::import::{Imported, Routes};
-use super::originate::Learnt;
 use super::peers::Numbers;
 use crate::bgp::Bgp;
 use crate::drivers::datapath::port_key;
@@ -26,26 +24,34 @@ pub(super) struct Shown<'a> {
     pub(super) desired: &'a Desired,
     pub(super) seen: &'a Seen,
     pub(super) maps: &'a Dataplane,
-    pub(super) learnt: &'a Learnt,
     pub(super) imported: &'a Imported,
     pub(super) best: &'a BTreeMap<InstanceId, Routes>,
     pub(super) hosts: &'a Hosts,
-    pub(super) now: Instant,
 }
 
-/// Stations, neighbours, prefixes and counters, and as `objects` the state of each duplicate.
+/// What is small and asked for at each turn: duplicates, and as `objects` the state of each.
+pub(super) fn brief(hosts: &Hosts, now: Instant) -> Value {
+    json!({
+        "duplicates": duplicates(hosts, now),
+        "pinned_elsewhere": pinned(hosts),
+        "objects": duplicate_objects(hosts),
+    })
+}
+
+/// Stations, neighbours, prefixes and counters: for those who ask. Of long lists the first entries are shown, and how
+/// many there are.
 pub(super) fn facts(shown: &Shown<'_>) -> Value {
-    let local = shown.learnt.stations.iter().map(|((vni, mac), sequence)| {
+    let (hosts, claims) = (shown.hosts, &shown.imported.claims);
+    let local = hosts.held().iter().map(|((vni, mac), sequence)| {
         json!({ "vni": vni, "mac": mac.to_string(), "at": "here", "sequence": sequence })
     });
-    let claims = &shown.imported.claims;
     let remote = claims.stations.iter().map(|((vni, mac), claim)| {
         json!({
             "vni": vni, "mac": mac.to_string(), "at": claim.vtep.to_string(),
             "sequence": claim.sequence, "sticky": claim.sticky,
         })
     });
-    let near = shown.learnt.addresses.iter().map(|((vni, ip), (mac, flags))| {
+    let near = hosts.bound().iter().map(|((vni, ip), (mac, flags))| {
         let (mac, router) = (mac.to_string(), flags.router);
         json!({ "vni": vni, "address": ip, "mac": mac, "at": "here", "router": router })
     });
@@ -54,17 +60,21 @@ pub(super) fn facts(shown: &Shown<'_>) -> Value {
         let router = bound.flags.is_some_and(|f| f.router);
         json!({ "vni": vni, "address": ip, "mac": mac, "at": at, "router": router })
     });
-    let fabric = shown.imported.prefixes.iter().map(|((l3vni, prefix), remote)| {
+    let fabric = shown.imported.prefixes().map(|((l3vni, prefix), remote)| {
         json!({ "l3vni": l3vni, "prefix": prefix, "from": "fabric", "via": remote.vtep })
     });
+    let flood: BTreeMap<_, Vec<_>> =
+        shown.imported.flooded().map(|vni| (vni, shown.imported.flood(vni).collect())).collect();
     json!({
         "macs": local.chain(remote).take(SHOWN_MAX).collect::<Vec<_>>(),
         "neighbours": near.chain(far).take(SHOWN_MAX).collect::<Vec<_>>(),
-        "routes": campus(shown.best).into_iter().chain(fabric).take(SHOWN_MAX).collect::<Vec<_>>(),
-        "flood": shown.imported.flood,
-        "duplicates": duplicates(shown),
-        "pinned_elsewhere": pinned(shown.hosts),
-        "objects": duplicate_objects(shown.hosts),
+        "routes": campus(shown.best).chain(fabric).take(SHOWN_MAX).collect::<Vec<_>>(),
+        "counts": {
+            "macs": { "here": hosts.held().len(), "elsewhere": claims.stations.len() },
+            "neighbours": { "here": hosts.bound().len(), "elsewhere": claims.addresses.len() },
+            "routes": { "campus": campus(shown.best).count(), "fabric": shown.imported.prefixes().count() },
+        },
+        "flood": flood,
         "attachments": attachments(shown),
         "datapath": datapath(shown.maps),
     })
@@ -83,7 +93,10 @@ fn pinned(hosts: &Hosts) -> Vec<Value> {
 }
 
 /// What moves too often and is frozen, and where it was seen.
-fn duplicates(shown: &Shown<'_>) -> Vec<Value> {
+fn duplicates(hosts: &Hosts, now: Instant) -> Vec<Value> {
+    if hosts.duplicates().next().is_none() {
+        return Vec::new();
+    }
     let names = device_names();
     let one = |d: Duplicate<'_>| {
         let kind = if is_mac(&d.subject) { "mac" } else { "address" };
@@ -95,12 +108,12 @@ fn duplicates(shown: &Shown<'_>) -> Vec<Value> {
         });
         json!({
             "vni": d.subject.vni(), kind: d.subject.to_string(), "seen": seen.collect::<Vec<_>>(),
-            "advertised": shown.hosts.holds(&d.subject), "freezes": d.freezes,
-            "frozen_s": shown.now.millis_since(d.since) / 1000,
-            "retry_s": d.until.millis_since(shown.now) / 1000,
+            "advertised": hosts.holds(&d.subject), "freezes": d.freezes,
+            "frozen_s": now.millis_since(d.since) / 1000,
+            "retry_s": d.until.millis_since(now) / 1000,
         })
     };
-    shown.hosts.duplicates().take(SHOWN_MAX).map(one).collect()
+    hosts.duplicates().take(SHOWN_MAX).map(one).collect()
 }
 
 /// One sentence about something that is frozen.
@@ -163,18 +176,15 @@ fn counters(stats: &PortStats) -> Value {
     })
 }
 
-fn campus(best: &BTreeMap<InstanceId, Routes>) -> Vec<Value> {
+fn campus(best: &BTreeMap<InstanceId, Routes>) -> impl Iterator<Item = Value> + '_ {
     let tenants = best.iter().filter(|(instance, _)| instance.0 != 0);
     let routes = tenants.flat_map(|(instance, routes)| routes.iter().map(move |r| (instance, r)));
-    let learnt = routes.filter(|(_, (_, best))| best.source != Source::Local);
-    learnt
-        .map(|(instance, (key, best))| {
-            json!({
-                "l3vni": instance.0, "prefix": key.to_string(), "from": "campus",
-                "via": best.next_hop(), "stale": best.stale,
-            })
+    routes.map(|(instance, (key, best))| {
+        json!({
+            "l3vni": instance.0, "prefix": key.to_string(), "from": "campus",
+            "via": best.next_hop(), "stale": best.stale,
         })
-        .collect()
+    })
 }
 
 /// Counters: of each port, of what was dropped by reason, of what the pipeline did by itself; how full each table is.

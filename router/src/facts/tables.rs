@@ -1,19 +1,20 @@
-//! Tables of the datapath that hold what was learnt: one subtraction for each, wanted − present and back.
+//! Tables of the datapath that hold what was learnt from others. What one entry should be is said in one place;
+//! by it the entries that have changed are written, and now and then whole tables are compared with it.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use watari_bgp::NeighbourFlags;
-use watari_bgp::types::MacAddr;
 use watari_config::Vni;
 use watari_dataplane::{
-    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighLocal, NeighRemote, Port, PortKey, Prefix,
-    Route, RouteOrigin, Table, ip_bytes,
+    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, Pod, Prefix, Route, RouteOrigin, Table,
+    ip_bytes,
 };
 
-use super::hosts::{Decision, Neighbour, Seen};
-use super::import::Imported;
+use super::hosts::{Address, Hosts, Station};
+use super::import::{Changed, Imported, TenantPrefix};
 use crate::drivers::DriverError;
 
 /// What may be removed: nothing of a family whose peers have not told everything again after our restart.
@@ -25,81 +26,85 @@ pub struct MayRemove {
     pub unicast: bool,
 }
 
-/// Reads what the programs learnt, and removes what is too old, belongs to a segment or attachment that is gone, or was
-/// learnt on a port whose loop has `parted`.
-///
-/// # Errors
-/// When a table cannot be read.
-pub fn read_local(
-    maps: &Dataplane,
-    ages_ns: &BTreeMap<Vni, u64>,
-    parted: &BTreeSet<PortKey>,
-    now_ns: u64,
-) -> Result<Seen, DriverError> {
-    let mut seen = Seen::default();
-    let ports = maps.ports.entries()?;
-    let keep = |number: u32, port: &PortKey, last_ns: u64| {
-        let (vni, age_ns) = Vni::new(number).ok().and_then(|v| Some((v, *ages_ns.get(&v)?)))?;
-        // With its attachment a station goes at once: nobody is there to answer for it. So it does where the loop
-        // guard blocked that: it is to be reached by the other one.
-        let attached = ports.get(port).is_some_and(|p| p.vni == number && p.flags & Port::BLOCKED == 0);
-        let attached = attached && !parted.contains(port);
-        (attached && now_ns.saturating_sub(last_ns) < age_ns).then_some(vni)
-    };
-    for (key, entry) in maps.mac_local.entries()? {
-        match keep(key.vni, &entry.port, entry.last_seen_ns) {
-            Some(vni) => drop(seen.stations.insert((vni, MacAddr(key.mac)), entry.port)),
-            None => drop(maps.mac_local.remove(&key)?),
+impl MayRemove {
+    /// Everything may be removed.
+    pub const ALL: Self = Self { evpn: true, unicast: true };
+}
+
+/// Prefixes that were learnt before our restart and are kept until the peers have told everything again. They are told
+/// on like learnt ones, else each side would hear for a moment that what is behind the other has gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Of campus routers.
+    pub campus: BTreeSet<TenantPrefix>,
+    /// Of other gateways.
+    pub fabric: BTreeSet<TenantPrefix>,
+}
+
+impl Kept {
+    /// What is kept now.
+    ///
+    /// # Errors
+    /// When the routes cannot be read.
+    pub fn read(maps: &Dataplane, may_remove: MayRemove) -> Result<Self, DriverError> {
+        let mut kept = Self::default();
+        if may_remove == MayRemove::ALL {
+            return Ok(kept);
         }
-    }
-    for (key, entry) in maps.nb_local.entries()? {
-        let ip = watari_dataplane::abi::ip_from_bytes(key.ip);
-        match keep(key.vni, &entry.port, entry.last_seen_ns) {
-            Some(vni) => {
-                let flags = local_flags(ip, entry.flags);
-                let neighbour = Neighbour { mac: MacAddr(entry.mac), port: entry.port, flags };
-                seen.addresses.insert((vni, ip), neighbour);
+        for (prefix, route) in maps.routes.entries()? {
+            let net = IpNet::new(prefix.address(), prefix.length());
+            let (Ok(tenant), Ok(net)) = (Vni::new(prefix.tenant), net) else { continue };
+            if route.origin == RouteOrigin::Bgp as u8 && !may_remove.unicast {
+                kept.campus.insert((tenant, net));
+            } else if route.origin == RouteOrigin::Evpn as u8 && !may_remove.evpn {
+                kept.fabric.insert((tenant, net));
             }
-            None => drop(maps.nb_local.remove(&key)?),
         }
+        Ok(kept)
     }
-    correct_counts(maps, &ports, &seen)?;
-    Ok(seen)
 }
 
-/// The programs count the MACs of each attachment that has a limit as they learn them; what was removed is taken off
-/// here, by the table that was just read.
-fn correct_counts(maps: &Dataplane, ports: &BTreeMap<PortKey, Port>, seen: &Seen) -> Result<(), DriverError> {
-    let present = maps.port_macs.entries()?;
-    let mut wanted: BTreeMap<PortKey, u32> = ports
-        .iter()
-        .filter(|(_, port)| port.guard & Port::GUARD_LIMIT != 0)
-        .map(|(key, _)| (*key, 0))
-        .collect();
-    for port in seen.stations.values() {
-        if let Some(count) = wanted.get_mut(port) {
-            *count += 1;
-        }
-    }
-    for (port, count) in &wanted {
-        // Where nothing was ever learnt the programs have made no entry, and none is needed.
-        if present.get(port).copied().unwrap_or(0) != *count {
-            maps.port_macs.upsert(port, count)?;
-        }
-    }
-    for port in present.keys().filter(|port| !wanted.contains_key(*port)) {
-        maps.port_macs.remove(port)?;
-    }
-    Ok(())
+/// What the tables should hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What others told us.
+    pub imported: &'a Imported,
+    /// What we hold: a station or address that we hold is not remote.
+    pub hosts: &'a Hosts,
+    /// Prefixes that campus routers told us.
+    pub campus: &'a BTreeSet<TenantPrefix>,
+    /// Prefixes that are kept.
+    pub kept: &'a Kept,
 }
 
-/// What the owner of an address says of it. Only neighbour advertisements say anything (RFC 9047 section 2).
-fn local_flags(ip: IpAddr, flags: u16) -> NeighbourFlags {
-    let has = |flag| ip.is_ipv6() && flags & flag != 0;
-    NeighbourFlags {
-        router: has(NeighLocal::ROUTER),
-        is_override: has(NeighLocal::OVERRIDE),
-        immutable: false,
+impl Wanted<'_> {
+    fn mac(&self, station: &Station) -> Option<MacRemote> {
+        let claim = self.imported.claims.stations.get(station)?;
+        let flags = if claim.sticky { MacRemote::STICKY } else { 0 };
+        let is_here = self.hosts.held().contains_key(station);
+        (!is_here).then(|| MacRemote { vtep: ip_bytes(claim.vtep), flags, sequence: claim.sequence })
+    }
+
+    fn neighbour(&self, address: &Address) -> Option<NeighRemote> {
+        let bound = self.imported.claims.addresses.get(address)?;
+        let is_here = self.hosts.bound().contains_key(address)
+            || self.hosts.held().contains_key(&(address.0, bound.mac));
+        (!is_here).then(|| NeighRemote { mac: bound.mac.0, flags: remote_flags(address.1, bound.flags) })
+    }
+
+    /// Whether there is a route of somebody to the prefix.
+    pub fn has_route(&self, prefix: &TenantPrefix) -> bool {
+        self.campus.contains(prefix) || self.imported.prefix(prefix).is_some()
+    }
+
+    /// A campus router's go before another gateway's.
+    fn route(&self, prefix: &TenantPrefix) -> Option<Route> {
+        if self.campus.contains(prefix) || self.kept.campus.contains(prefix) {
+            return Some(Route::exit(RouteOrigin::Bgp));
+        }
+        self.imported.prefix(prefix).map(|remote| {
+            Route::remote(RouteOrigin::Evpn, remote.l3vni.get(), ip_bytes(remote.vtep), remote.router_mac.0)
+        })
     }
 }
 
@@ -111,176 +116,202 @@ fn remote_flags(ip: IpAddr, flags: Option<NeighbourFlags>) -> u16 {
     bit(flags.router, NeighRemote::ROUTER) | bit(flags.is_override, NeighRemote::OVERRIDE)
 }
 
-/// Prefixes that were learnt before our restart and are kept until the peers have told everything again: of campus
-/// routers, and of other gateways. They are told on like learnt ones, else each side would hear for a moment that
-/// what is behind the other has gone.
-///
-/// # Errors
-/// When the routes cannot be read.
-pub fn kept(maps: &Dataplane, may_remove: MayRemove) -> Result<[BTreeSet<(Vni, IpNet)>; 2], DriverError> {
-    let [mut campus, mut fabric] = [BTreeSet::new(), BTreeSet::new()];
-    if may_remove.evpn && may_remove.unicast {
-        return Ok([campus, fabric]);
-    }
-    for (prefix, route) in maps.routes.entries()? {
-        let (Ok(tenant), Ok(net)) = (Vni::new(prefix.tenant), IpNet::new(prefix.address(), prefix.length()))
-        else {
-            continue;
-        };
-        if route.origin == RouteOrigin::Bgp as u8 && !may_remove.unicast {
-            campus.insert((tenant, net));
-        } else if route.origin == RouteOrigin::Evpn as u8 && !may_remove.evpn {
-            fabric.insert((tenant, net));
-        }
-    }
-    Ok([campus, fabric])
+fn mac_key((vni, mac): &Station) -> MacKey {
+    MacKey::new(vni.get(), mac.0)
 }
 
-/// Removes stations that moved away, with their addresses, and addresses that moved to another MAC.
+fn neighbour_key((vni, ip): &Address) -> NeighKey {
+    NeighKey::new(vni.get(), *ip)
+}
+
+fn prefix_key((l3vni, net): &TenantPrefix) -> Result<Prefix, DriverError> {
+    Ok(Prefix::new(l3vni.get(), net.addr(), net.prefix_len())?)
+}
+
+/// Writes the entries that may have changed. Routes of the `plans` stand as they are.
 ///
 /// # Errors
-/// When a table cannot be changed.
-pub fn forget(maps: &Dataplane, decision: &Decision) -> Result<(), DriverError> {
-    let stations: BTreeSet<MacKey> =
-        decision.forget.iter().map(|(vni, mac)| MacKey::new(vni.get(), mac.0)).collect();
-    let addresses: BTreeMap<NeighKey, _> = decision
-        .forget_addresses
-        .iter()
-        .map(|((vni, ip), mac)| (NeighKey::new(vni.get(), *ip), mac.0))
-        .collect();
-    if stations.is_empty() && addresses.is_empty() {
+/// When a table is full or cannot be changed; what could not be written keeps nothing else from its place.
+pub fn write(
+    maps: &Dataplane,
+    wanted: &Wanted<'_>,
+    changed: &Changed,
+    plans: &BTreeSet<Prefix>,
+    may_remove: MayRemove,
+) -> Result<(), DriverError> {
+    let stations = changed.hosts.stations.iter().map(|s| (mac_key(s), wanted.mac(s)));
+    let macs = put(&maps.mac_remote, stations, may_remove.evpn);
+    let addresses = changed.hosts.addresses.iter().map(|a| (neighbour_key(a), wanted.neighbour(a)));
+    let neighbours = put(&maps.nb_remote, addresses, may_remove.evpn);
+    let mut done = macs.and(neighbours);
+    for vni in &changed.floods {
+        let present = maps.flood_vteps.get(&vni.get())?;
+        done = done.and(flood(maps, wanted.imported, *vni, present.as_ref(), may_remove.evpn));
+    }
+    for tenant_prefix in &changed.prefixes {
+        let prefix = prefix_key(tenant_prefix)?;
+        if plans.contains(&prefix) {
+            continue;
+        }
+        let written = match wanted.route(tenant_prefix) {
+            Some(route) => maps.routes.upsert(&prefix, &route),
+            None if may_remove == MayRemove::ALL => maps.routes.remove(&prefix).map(drop),
+            None => Ok(()),
+        };
+        done = done.and(written.map_err(DriverError::from));
+    }
+    done
+}
+
+/// Writes entries, or removes those that should not be there, if `remove`. What goes makes room for what comes.
+fn put<K: Pod + Ord, V: Pod>(
+    table: &Table<K, V>,
+    entries: impl Iterator<Item = (K, Option<V>)>,
+    remove: bool,
+) -> Result<(), DriverError> {
+    let (mut done, mut come) = (Ok(()), Vec::new());
+    for (key, value) in entries {
+        match value {
+            Some(value) => come.push((key, value)),
+            None if remove => done = done.and(table.remove(&key).map(drop)),
+            None => {}
+        }
+    }
+    for (key, value) in come {
+        done = done.and(table.upsert(&key, &value));
+    }
+    done.map_err(DriverError::from)
+}
+
+/// Compares all tables with what they should hold, and corrects them. Answers which routes are the plan's.
+///
+/// # Errors
+/// When a table is full or cannot be read or changed.
+pub fn compare(
+    maps: &Dataplane,
+    wanted: &Wanted<'_>,
+    may_remove: MayRemove,
+) -> Result<BTreeSet<Prefix>, DriverError> {
+    let claims = &wanted.imported.claims;
+    let stations = claims.stations.keys().filter_map(|s| Some((mac_key(s), wanted.mac(s)?)));
+    let macs = sync(&maps.mac_remote, stations.collect(), may_remove.evpn);
+    let addresses = claims.addresses.keys().filter_map(|a| Some((neighbour_key(a), wanted.neighbour(a)?)));
+    let neighbours = sync(&maps.nb_remote, addresses.collect(), may_remove.evpn);
+    let flooded = compare_floods(maps, wanted.imported, may_remove.evpn);
+    let plans = compare_routes(maps, wanted, may_remove);
+    macs.and(neighbours).and(flooded).and(plans)
+}
+
+/// Writes what is wanted and differs; removes what is not wanted, if `remove`. Both sides are walked once, side by
+/// side.
+fn sync<K, V>(table: &Table<K, V>, mut wanted: Vec<(K, V)>, remove: bool) -> Result<(), DriverError>
+where
+    K: Pod + Ord,
+    V: Pod + PartialEq,
+{
+    let mut present = table.list()?;
+    present.sort_unstable_by_key(|(key, _)| *key);
+    wanted.sort_unstable_by_key(|(key, _)| *key);
+    let (mut present, mut wanted) = (present.into_iter().peekable(), wanted.into_iter().peekable());
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    loop {
+        let order = match (present.peek(), wanted.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+        };
+        match order {
+            Ordering::Less => gone.extend(present.next().map(|(key, _)| (key, None))),
+            Ordering::Greater => come.extend(wanted.next()),
+            Ordering::Equal => {
+                let (is, should) = (present.next(), wanted.next());
+                come.extend(should.filter(|(_, value)| is.is_some_and(|(_, found)| found != *value)));
+            }
+        }
+    }
+    let come = come.into_iter().map(|(key, value)| (key, Some(value)));
+    put(table, gone.into_iter().chain(come), remove)
+}
+
+fn compare_floods(maps: &Dataplane, imported: &Imported, remove: bool) -> Result<(), DriverError> {
+    let present = maps.flood_vteps.entries()?;
+    let gone = present.keys().filter_map(|number| Vni::new(*number).ok());
+    let all: BTreeSet<Vni> = imported.flooded().chain(gone).collect();
+    let mut done = Ok(());
+    for vni in all {
+        done = done.and(flood(maps, imported, vni, present.get(&vni.get()), remove));
+    }
+    done
+}
+
+/// Brings one segment's list of gateways to what is wanted.
+fn flood(
+    maps: &Dataplane,
+    imported: &Imported,
+    vni: Vni,
+    present: Option<&FloodVteps>,
+    remove: bool,
+) -> Result<(), DriverError> {
+    let mut list: BTreeSet<[u8; 16]> = imported.flood(vni).map(ip_bytes).collect();
+    if let (false, Some(now)) = (remove, present) {
+        list.extend(now.as_slice());
+    }
+    if list.is_empty() {
+        if present.is_some() {
+            maps.flood_vteps.remove(&vni.get())?;
+        }
         return Ok(());
     }
-    for key in &stations {
-        maps.mac_local.remove(key)?;
-    }
-    for (key, entry) in maps.nb_local.entries()? {
-        let is_gone = stations.contains(&MacKey::new(key.vni, entry.mac));
-        // One that has changed hands meanwhile is another one.
-        if is_gone || addresses.get(&key) == Some(&entry.mac) {
-            maps.nb_local.remove(&key)?;
-        }
+    let list: Vec<_> = list.into_iter().collect();
+    let wanted = FloodVteps::new(&list).ok_or_else(|| DriverError::Limit {
+        what: format!("number of gateways in VNI {vni}"),
+        limit: watari_dataplane::abi::plan::FLOOD_VTEPS_MAX,
+    })?;
+    if present != Some(&wanted) {
+        maps.flood_vteps.upsert(&vni.get(), &wanted)?;
     }
     Ok(())
 }
 
-/// Writes what is wanted and differs; removes what is not wanted, if `remove`.
-fn sync<K, V>(table: &Table<K, V>, wanted: &BTreeMap<K, V>, remove: bool) -> Result<(), DriverError>
-where
-    K: watari_dataplane::Pod + Ord,
-    V: watari_dataplane::Pod + PartialEq,
-{
-    let present = table.entries()?;
-    let mut first = Ok(());
-    // What goes makes room for what comes.
-    if remove {
-        for key in present.keys().filter(|k| !wanted.contains_key(*k)) {
-            first = first.and(table.remove(key).map(drop).map_err(DriverError::from));
-        }
-    }
-    for (key, value) in wanted {
-        if present.get(key) != Some(value) {
-            first = first.and(table.upsert(key, value).map_err(DriverError::from));
-        }
-    }
-    first
-}
-
-/// Brings all tables of learnt facts to what is wanted. A station or address that we hold is not remote.
-///
-/// # Errors
-/// When a table is full or cannot be changed.
-pub fn write(
+/// One table for all routes: the plan's stand as they are.
+fn compare_routes(
     maps: &Dataplane,
-    imported: &Imported,
-    held: &Decision,
-    campus: &BTreeSet<(Vni, IpNet)>,
+    wanted: &Wanted<'_>,
     may_remove: MayRemove,
-) -> Result<(), DriverError> {
-    let claims = &imported.claims;
-    let elsewhere = claims.stations.iter().filter(|(station, _)| !held.advertise.contains_key(*station));
-    let macs = elsewhere.map(|((vni, mac), claim)| {
-        let flags = if claim.sticky { MacRemote::STICKY } else { 0 };
-        let remote = MacRemote { vtep: ip_bytes(claim.vtep), flags, sequence: claim.sequence };
-        (MacKey::new(vni.get(), mac.0), remote)
-    });
-    let stations = sync(&maps.mac_remote, &macs.collect(), may_remove.evpn);
-    let neighbours = claims.addresses.iter().filter(|(address, bound)| {
-        !held.addresses.contains_key(*address) && !held.advertise.contains_key(&(address.0, bound.mac))
-    });
-    let neighbours = neighbours.map(|((vni, ip), bound)| {
-        let value = NeighRemote { mac: bound.mac.0, flags: remote_flags(*ip, bound.flags) };
-        (NeighKey::new(vni.get(), *ip), value)
-    });
-    let addresses = sync(&maps.nb_remote, &neighbours.collect(), may_remove.evpn);
-    let flooded = flood(maps, imported, may_remove.evpn);
-    stations.and(addresses).and(flooded).and(routes(maps, imported, campus, may_remove))
-}
-
-fn flood(maps: &Dataplane, imported: &Imported, remove: bool) -> Result<(), DriverError> {
-    let present = maps.flood_vteps.entries()?;
-    let wanted = |number: &u32| Vni::new(*number).is_ok_and(|v| imported.flood.contains_key(&v));
-    let mut first = Ok(());
-    // What goes makes room for what comes; what cannot be written keeps nothing else from its place.
-    for number in present.keys().filter(|n| remove && !wanted(n)) {
-        first = first.and(maps.flood_vteps.remove(number).map(drop).map_err(DriverError::from));
-    }
-    for (vni, vteps) in &imported.flood {
-        let mut list: BTreeSet<[u8; 16]> = vteps.iter().map(|v| ip_bytes(*v)).collect();
-        if let (false, Some(now)) = (remove, present.get(&vni.get())) {
-            list.extend(now.as_slice());
-        }
-        let list: Vec<_> = list.into_iter().collect();
-        let Some(wanted) = FloodVteps::new(&list) else {
-            let what = format!("number of gateways in VNI {vni}");
-            let limit = watari_dataplane::abi::plan::FLOOD_VTEPS_MAX;
-            first = first.and(Err(DriverError::Limit { what, limit }));
-            continue;
-        };
-        if present.get(&vni.get()) != Some(&wanted) {
-            first = first.and(maps.flood_vteps.upsert(&vni.get(), &wanted).map_err(DriverError::from));
-        }
-    }
-    first
-}
-
-/// One table for all routes: the plan's stand as they are, a campus router's go before another gateway's.
-fn routes(
-    maps: &Dataplane,
-    imported: &Imported,
-    campus: &BTreeSet<(Vni, IpNet)>,
-    may_remove: MayRemove,
-) -> Result<(), DriverError> {
+) -> Result<BTreeSet<Prefix>, DriverError> {
     let present = maps.routes.entries()?;
-    let mut wanted: BTreeMap<Prefix, Route> = BTreeMap::new();
-    for ((l3vni, net), remote) in &imported.prefixes {
-        let route =
-            Route::remote(RouteOrigin::Evpn, remote.l3vni.get(), ip_bytes(remote.vtep), remote.router_mac.0);
-        wanted.insert(Prefix::new(l3vni.get(), net.addr(), net.prefix_len())?, route);
-    }
-    for (l3vni, net) in campus {
-        let prefix = Prefix::new(l3vni.get(), net.addr(), net.prefix_len())?;
-        wanted.insert(prefix, Route::exit(RouteOrigin::Bgp));
+    let fabric = wanted.imported.prefixes().map(|(prefix, _)| prefix);
+    let all = fabric.chain(wanted.campus).chain(&wanted.kept.campus);
+    let mut routes: BTreeMap<Prefix, Route> = BTreeMap::new();
+    for tenant_prefix in all {
+        if let Some(route) = wanted.route(tenant_prefix) {
+            routes.insert(prefix_key(tenant_prefix)?, route);
+        }
     }
     let is_plans = |route: &Route| route.origin == RouteOrigin::Plan as u8;
-    let mut first = Ok(());
-    for (prefix, route) in present.iter().filter(|(p, r)| !wanted.contains_key(*p) && !is_plans(r)) {
+    let mut done = Ok(());
+    for (prefix, route) in present.iter().filter(|(p, r)| !routes.contains_key(*p) && !is_plans(r)) {
         let may = if route.origin == RouteOrigin::Bgp as u8 { may_remove.unicast } else { may_remove.evpn };
         if may {
-            first = first.and(maps.routes.remove(prefix).map(drop).map_err(DriverError::from));
+            done = done.and(maps.routes.remove(prefix).map(drop));
         }
     }
-    for (prefix, route) in &wanted {
+    for (prefix, route) in &routes {
         let now = present.get(prefix);
         if now != Some(route) && !now.is_some_and(is_plans) {
-            first = first.and(maps.routes.upsert(prefix, route).map_err(DriverError::from));
+            done = done.and(maps.routes.upsert(prefix, route));
         }
     }
-    first
+    done?;
+    Ok(present.into_iter().filter(|(_, route)| is_plans(route)).map(|(prefix, _)| prefix).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use watari_dataplane::NeighLocal;
+
+    use super::super::local::local_flags;
     use super::*;
 
     /// RFC 9047 section 2: the flags are those of neighbour advertisements, so of IPv6 only.

@@ -1,5 +1,5 @@
-//! The task that carries facts to and fro: it wakes when BGP, the datapath or the operator has news, and
-//! looks at everything again every second, because an event is a hint and the table is the truth.
+//! The task that carries facts to and fro: it wakes when BGP, the datapath or the operator has news, takes them by
+//! key, and carries what is dirty ([`super::settle`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -10,28 +10,36 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use watari_bgp::evpn::mobility::DampingLimits;
 use watari_bgp::nlri::Key;
-use watari_bgp::speaker::{RestartConfig, Source, SpeakerConfig};
+use watari_bgp::speaker::{Best, RestartConfig, Source, SpeakerConfig};
 use watari_bgp::types::{Family, InstanceId, MacAddr, RouterId};
-use watari_config::{Desired, Vni};
-use watari_dataplane::{Dataplane, EventKind, Events as RingEvents};
+use watari_config::{Desired, Name, Vni};
+use watari_dataplane::abi::ip_from_bytes;
+use watari_dataplane::{Dataplane, Event, EventKind, Events as RingEvents, Prefix};
 
+use super::Board;
 use super::fabric::{EVPN, Fabric};
-use super::hosts::{Decision, Hosts, Notice, Subject};
-use super::import::{Imported, Routes, import};
+use super::hosts::Hosts;
+use super::import::{Changed, Imported, Routes, TenantPrefix, import};
 use super::kernel::KernelRoutes;
-use super::originate::{Learnt, Originated, announced_nodes, originate, pinned_stations};
+use super::local::{Age, Local};
+use super::originate::pinned_stations;
+use super::pace::Pace;
 use super::peers::{Numbers, neighbours};
-use super::tables::{self, MayRemove};
-use super::{Board, show};
-use crate::bgp::{Batch, Bgp, LocalChange, PeerSettings, Updates};
+use super::tables::{Kept, MayRemove};
+use super::told::Told;
+use crate::bgp::{Batch, Bgp, PeerSettings, Updates};
 use crate::brain::Brain;
 use crate::drivers::DriverError;
 use crate::loops::LoopGuard;
 
-/// How often everything is looked at.
+/// How often the neighbours are looked at, and what is small is pinned up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The share of a core that walks of tables may take, each kind: one part in so many.
+const WALK_SHARE: u32 = 100;
+/// The same for routes in the kernel, of which most of the time is waited for.
+const KERNEL_SHARE: u32 = 20;
 /// How long peers may take to tell everything again after our restart (RFC 4724 section 4.1).
-const SELECTION_DEFERRAL: Duration = Duration::from_secs(60);
+pub(super) const SELECTION_DEFERRAL: Duration = Duration::from_secs(60);
 /// Events taken from the ring in one go.
 const RING_BATCH_MAX: usize = 512;
 
@@ -44,26 +52,44 @@ pub(super) struct Sources {
 
 /// The facts of this gateway.
 pub(super) struct Task {
-    brain: Arc<Brain>,
-    maps: Arc<Dataplane>,
-    board: Board,
-    guard: Arc<LoopGuard>,
-    bgp: Bgp,
-    /// Best routes by instance.
-    best: BTreeMap<InstanceId, Routes>,
-    hosts: Hosts,
-    originated: Originated,
-    numbers: Numbers,
-    peers: BTreeMap<watari_bgp::types::PeerId, PeerSettings>,
-    kernel: KernelRoutes,
+    pub(super) brain: Arc<Brain>,
+    pub(super) maps: Arc<Dataplane>,
+    pub(super) board: Board,
+    pub(super) guard: Arc<LoopGuard>,
+    pub(super) bgp: Bgp,
+    pub(super) desired: Arc<Desired>,
+    pub(super) fabric: Option<Arc<Fabric>>,
+    /// The desired state has changed since our own routes were last told whole.
+    pub(super) is_plan_new: bool,
+    /// Best routes of others by instance.
+    pub(super) best: BTreeMap<InstanceId, Routes>,
+    pub(super) imported: Imported,
+    pub(super) campus: BTreeSet<TenantPrefix>,
+    pub(super) kept: Kept,
+    pub(super) local: Local,
+    pub(super) hosts: Hosts,
+    /// What is dirty.
+    pub(super) changed: Changed,
+    /// Prefixes of which the plan has routes, when the tables were last compared.
+    pub(super) plans: BTreeSet<Prefix>,
+    pub(super) told: Told,
+    pub(super) announced: Vec<Name>,
+    pub(super) numbers: Numbers,
+    pub(super) peers: BTreeMap<watari_bgp::types::PeerId, PeerSettings>,
+    pub(super) kernel: KernelRoutes,
     /// Tables with neighbours that are still to be told again after our restart; empty when nothing is stale.
-    awaiting: BTreeSet<(InstanceId, Family)>,
-    started: Instant,
-    is_restart: bool,
-    told_local: bool,
-    last_error: Option<String>,
+    pub(super) awaiting: BTreeSet<(InstanceId, Family)>,
+    pub(super) may_remove: MayRemove,
+    pub(super) walk: Pace,
+    pub(super) compare: Pace,
+    pub(super) kernel_sync: Pace,
+    pub(super) started: Instant,
+    pub(super) is_restart: bool,
+    pub(super) told_local: bool,
+    pub(super) last_error: Option<String>,
+    pub(super) fill: Pace,
     /// Tables that are full and were said to be.
-    full: BTreeSet<&'static str>,
+    pub(super) full: BTreeSet<&'static str>,
 }
 
 /// The speaker's configuration for this gateway.
@@ -92,22 +118,37 @@ impl Task {
             let _ = bgp.start_restart(restart).await;
         }
         Self {
+            desired: brain.desired(),
             brain,
             maps,
             board,
             guard,
             bgp,
+            fabric: None,
+            is_plan_new: true,
             best: BTreeMap::new(),
+            imported: Imported::default(),
+            campus: BTreeSet::new(),
+            kept: Kept::default(),
+            local: Local::default(),
             hosts: Hosts::new(Ipv4Addr::UNSPECIFIED.into(), DampingLimits::default()),
-            originated: Originated::new(),
+            changed: Changed::default(),
+            plans: BTreeSet::new(),
+            told: Told::default(),
+            announced: Vec::new(),
             numbers: Numbers::default(),
             peers: BTreeMap::new(),
             kernel: KernelRoutes::default(),
             awaiting: BTreeSet::new(),
+            may_remove: MayRemove::ALL,
+            walk: Pace::new(WALK_SHARE),
+            compare: Pace::new(WALK_SHARE),
+            kernel_sync: Pace::new(KERNEL_SHARE),
             started: Instant::now(),
             is_restart,
             told_local: false,
             last_error: None,
+            fill: Pace::new(WALK_SHARE),
             full: BTreeSet::new(),
         }
     }
@@ -116,47 +157,95 @@ impl Task {
     pub(super) async fn run(mut self, mut sources: Sources) {
         let mut head = self.brain.watch_desired();
         let Some(mut clears) = self.brain.take_clears() else { return };
+        let Some(mut asks) = self.brain.take_asks() else { return };
         let mut tick = tokio::time::interval(LOOK_EVERY);
+        head.mark_changed();
         loop {
+            let mut read = Ok(());
             tokio::select! {
                 biased;
                 () = crate::run::stopped(&mut sources.stop) => break,
+                changed = head.changed() => match changed {
+                    Ok(()) => {
+                        let desired = head.borrow_and_update().desired.clone();
+                        self.plan(desired).await;
+                    }
+                    Err(_) => break,
+                },
                 batch = sources.updates.next() => match batch {
                     Some(batch) => self.take(batch),
                     None => break,
                 },
                 ready = sources.ring.readable_mut() => if let Ok(mut ready) = ready {
-                    let has_news = self.drain(ready.get_inner_mut());
-                    ready.clear_ready();
+                    let (has_news, is_empty, hints) = self.drain(ready.get_inner_mut());
+                    if is_empty {
+                        ready.clear_ready();
+                    }
                     if !has_news {
                         continue;
                     }
+                    read = hints;
                 },
-                changed = head.changed() => if changed.is_err() { break },
                 // Who was learnt on an attachment that is blocked now is forgotten at once.
-                () = self.guard.cut.notified() => {}
+                () = self.guard.cut.notified() => self.walk.hurry(),
                 Some(clear) = clears.recv() => {
                     let was_frozen = self.hosts.clear(clear.subject);
                     // A caller that went away wants no answer.
                     let _ = clear.reply.send(was_frozen);
                 }
-                _ = tick.tick() => {}
+                Some(ask) = asks.recv() => {
+                    let _ = ask.reply.send(self.facts().await);
+                    continue;
+                }
+                _ = tick.tick() => {
+                    self.set_peers().await;
+                    self.pin_up().await;
+                    self.tell_full_tables();
+                }
+                () = tokio::time::sleep_until(self.due().into()) => {}
             }
-            let desired = head.borrow_and_update().desired.clone();
-            let done = self.turn(&desired).await;
-            self.note(done);
+            let settled = self.settle().await;
+            self.note(read.and(settled));
         }
         let _ = self.bgp.shutdown(true).await;
+    }
+
+    /// When the next of the tables is to be walked.
+    fn due(&self) -> Instant {
+        self.walk.due().min(self.compare.due()).min(self.kernel_sync.due())
+    }
+
+    /// Takes a new desired state. Where it means another fabric, everything that was told is read anew.
+    async fn plan(&mut self, desired: Arc<Desired>) {
+        self.desired = desired;
+        self.is_plan_new = true;
+        self.kernel_sync.hurry();
+        self.local.pin(pinned_stations(&self.desired), &mut self.changed.hosts);
+        let fabric = Fabric::new(&self.desired).map(Arc::new);
+        if fabric != self.fabric {
+            self.fabric = fabric;
+            self.imported = Imported::default();
+            self.campus.clear();
+            if let Some(fabric) = &self.fabric {
+                self.imported = self.best.get(&EVPN).map_or_else(Imported::default, |r| import(fabric, r));
+                for l3vni in fabric.tenants.keys() {
+                    let routes = self.best.get(&InstanceId(l3vni.get())).into_iter().flatten();
+                    self.campus.extend(routes.filter_map(|(key, _)| Some((*l3vni, key.as_prefix()?))));
+                }
+                self.hosts.set_vtep(fabric.vtep);
+            }
+            self.hosts.look_at_all();
+            self.walk.hurry();
+            self.compare.hurry();
+        }
+        self.set_peers().await;
     }
 
     /// Takes what the speaker has to tell.
     fn take(&mut self, batch: Batch) {
         for ((instance, key), best) in batch.best {
-            let routes = self.best.entry(instance).or_default();
-            match best {
-                Some(best) => drop(routes.insert(key, best)),
-                None => drop(routes.remove(&key)),
-            }
+            // Of our own routes there is nothing to learn.
+            self.replace(instance, key, best.filter(|b| b.source != Source::Local));
         }
         for change in batch.peers {
             let path = self.numbers.path(change.peer).unwrap_or("peer").to_owned();
@@ -173,21 +262,38 @@ impl Task {
         }
     }
 
-    /// Takes the datapath's events; what an operator should know becomes an event of the gateway. False when the tables
-    /// need no look: beacons come as long as a loop lasts.
-    fn drain(&mut self, ring: &mut RingEvents) -> bool {
-        let mut has_news = false;
+    fn replace(&mut self, instance: InstanceId, key: Key, best: Option<Best>) {
+        let routes = self.best.entry(instance).or_default();
+        let old = match best.clone() {
+            Some(best) => routes.insert(key.clone(), best),
+            None => routes.remove(&key),
+        };
+        let Some(fabric) = self.fabric.as_deref() else { return };
+        if instance == EVPN {
+            return self.imported.replace(fabric, &key, old.as_ref(), best.as_ref(), &mut self.changed);
+        }
+        let l3vni = Vni::new(instance.0).ok().filter(|l3vni| fabric.tenants.contains_key(l3vni));
+        let Some(prefix) = l3vni.zip(key.as_prefix()).filter(|_| old != best) else { return };
+        match best {
+            Some(_) => self.campus.insert(prefix),
+            None => self.campus.remove(&prefix),
+        };
+        self.changed.prefixes.insert(prefix);
+    }
+
+    /// Takes the datapath's events: hints what to read; what an operator should know becomes an event of the gateway.
+    /// Answers whether there was anything but beacons, which come as long as a loop lasts, and whether that was all.
+    fn drain(&mut self, ring: &mut RingEvents) -> (bool, bool, Result<(), DriverError>) {
+        let (mut has_news, mut read) = (false, Ok(()));
         for _ in 0..RING_BATCH_MAX {
-            let Some(event) = ring.take() else { return has_news };
+            let Some(event) = ring.take() else { return (has_news, true, read) };
             let Some(kind) = EventKind::from_u8(event.kind) else { continue };
             if kind == EventKind::Beacon {
                 self.guard.seen(&event);
                 continue;
             }
             has_news = true;
-            if let (EventKind::MacMoved, Ok(vni)) = (kind, Vni::new(event.vni)) {
-                self.hosts.port_moved((vni, MacAddr(event.mac)));
-            }
+            read = read.and(self.hint(kind, &event));
             let worth_telling = matches!(
                 kind,
                 EventKind::MacTableFull
@@ -199,92 +305,31 @@ impl Task {
                 self.brain.events().emit("datapath", format!("vni {}", event.vni), kind.name());
             }
         }
-        has_news
+        (has_news, false, read)
     }
 
-    async fn turn(&mut self, desired: &Desired) -> Result<(), DriverError> {
-        self.guard.unsettled().into_iter().for_each(|vni| self.hosts.forgive(vni));
-        self.set_peers(desired).await;
-        let Some(fabric) = Fabric::new(desired) else {
-            let nothing = Imported::default();
-            let all = MayRemove { evpn: true, unicast: true };
-            return tables::write(&self.maps, &nothing, &Decision::default(), &BTreeSet::new(), all);
-        };
-        let may_remove = self.may_remove();
-        let now_ns = boot_time_ns();
-        let now = watari_bgp::Instant::from_millis(now_ns / 1_000_000);
-        let mut seen = tables::read_local(&self.maps, &fabric.ages_ns, &self.guard.take_parted(), now_ns)?;
-        let empty = Routes::new();
-        let imported = import(&fabric, self.best.get(&EVPN).unwrap_or(&empty));
-        seen.pinned = pinned_stations(desired);
-        self.hosts.set_vtep(fabric.vtep);
-        let decision = self.hosts.decide(now, &seen, &imported.claims);
-        tables::forget(&self.maps, &decision)?;
-        self.tell_notices(&decision.notices);
-        let [kept_campus, kept_fabric] = tables::kept(&self.maps, may_remove)?;
-        let learnt = Learnt {
-            stations: decision.advertise.clone(),
-            addresses: decision.addresses.clone(),
-            campus: self.campus(&fabric).union(&kept_campus).copied().collect(),
-            fabric: imported.prefixes.keys().chain(&kept_fabric).copied().collect(),
-        };
-        self.tell(originate(desired, &fabric, &learnt)).await;
-        // What could not be written keeps nothing else from its place, and the facts from nobody.
-        let written = tables::write(&self.maps, &imported, &decision, &learnt.campus, may_remove);
-        let routed = self.kernel.sync(desired, &fabric.tenants, &self.best, &imported, may_remove).await;
-        let shown = show::Shown {
-            desired,
-            seen: &seen,
-            maps: &self.maps,
-            learnt: &learnt,
-            imported: &imported,
-            best: &self.best,
-            hosts: &self.hosts,
-            now,
-        };
-        let mut facts = show::facts(&shown);
-        facts["announced"] = serde_json::json!(announced_nodes(desired, &fabric, &self.originated));
-        show::bgp(&mut facts, &self.bgp, &self.numbers, self.is_restart, !self.awaiting.is_empty()).await;
-        self.board.write(facts);
-        self.tell_full_tables();
-        written.and(routed)
-    }
-
-    /// Tells an operator what was frozen, freed or pinned elsewhere.
-    fn tell_notices(&self, notices: &[Notice]) {
-        let object = |subject: &Subject| format!("duplicates.{}.{subject}", subject.vni());
-        for notice in notices {
-            match notice {
-                Notice::Frozen(subject) => {
-                    let found = self.hosts.duplicates().find(|d| d.subject == *subject);
-                    let reason = found.map(|d| show::reason(&d)).unwrap_or_default();
-                    self.brain.events().emit("duplicate", object(subject), reason);
+    /// Reads the entry that an event is about.
+    fn hint(&mut self, kind: EventKind, event: &Event) -> Result<(), DriverError> {
+        let (Ok(vni), Some(fabric)) = (Vni::new(event.vni), self.fabric.clone()) else { return Ok(()) };
+        let parted = BTreeSet::new();
+        let age = Age { ages_ns: &fabric.ages_ns, now_ns: boot_time_ns(), parted: &parted };
+        let (station, dirty) = ((vni, MacAddr(event.mac)), &mut self.changed.hosts);
+        match kind {
+            EventKind::MacNew | EventKind::MacMoved => {
+                if kind == EventKind::MacMoved {
+                    self.hosts.port_moved(station);
                 }
-                Notice::Thawed(subject) => {
-                    self.brain.events().emit("duplicate", object(subject), "free again, by time");
-                }
-                Notice::Pinned(subject, vtep) => {
-                    let message = format!("learnt here, pinned by gateway {vtep}: not advertised");
-                    self.brain.events().emit("pinned", object(subject), message);
-                }
-                Notice::PinnedTwice(subject, vtep) => {
-                    let message = format!("pinned here and by gateway {vtep}");
-                    self.brain.events().emit("pinned", object(subject), message);
-                }
+                self.local.read_station(&self.maps, age, station, dirty)
             }
+            EventKind::NeighbourNew => {
+                self.local.read_address(&self.maps, age, (vni, ip_from_bytes(event.ip)), dirty)
+            }
+            _ => Ok(()),
         }
     }
 
-    fn may_remove(&mut self) -> MayRemove {
-        if self.started.elapsed() > SELECTION_DEFERRAL {
-            self.awaiting.clear();
-        }
-        let is_evpn = |(_, family): &(InstanceId, Family)| *family == Family::L2vpnEvpn;
-        MayRemove { evpn: !self.awaiting.iter().any(is_evpn), unicast: self.awaiting.iter().all(is_evpn) }
-    }
-
-    async fn set_peers(&mut self, desired: &Desired) {
-        let mut wanted = neighbours(desired, &mut self.numbers);
+    async fn set_peers(&mut self) {
+        let mut wanted = neighbours(&self.desired, &mut self.numbers);
         // A session can only live where its namespace is: the plan makes that, a moment later.
         wanted.retain(|_, peer| peer.netns.as_ref().is_none_or(|path| path.exists()));
         if self.is_restart && !self.told_local {
@@ -298,54 +343,13 @@ impl Task {
         }
     }
 
-    /// Prefixes that campus routers told us.
-    fn campus(&self, fabric: &Fabric) -> BTreeSet<(Vni, ipnet::IpNet)> {
-        let mut campus = BTreeSet::new();
-        for l3vni in fabric.tenants.keys() {
-            let Some(routes) = self.best.get(&InstanceId(l3vni.get())) else { continue };
-            let learnt = routes.iter().filter(|(_, best)| best.source != Source::Local);
-            campus.extend(learnt.filter_map(|(key, _)| Some((*l3vni, key.as_prefix()?))));
-        }
-        campus
-    }
-
-    /// Tells the speaker what changed of our own routes.
-    async fn tell(&mut self, wanted: Originated) {
-        let mut changes = Vec::new();
-        for (id, (nlri, attrs)) in &wanted {
-            if self.originated.get(id) != Some(&(nlri.clone(), attrs.clone())) {
-                changes.push(LocalChange::Originate(id.0, nlri.clone(), Box::new(attrs.clone())));
-            }
-        }
-        let gone: Vec<(InstanceId, Key)> =
-            self.originated.keys().filter(|id| !wanted.contains_key(*id)).cloned().collect();
-        changes.extend(gone.into_iter().map(|(instance, key)| LocalChange::Withdraw(instance, key)));
-        if !changes.is_empty() && self.bgp.apply(changes).await.is_ok() {
-            self.originated = wanted;
-        }
-        if self.is_restart && !std::mem::replace(&mut self.told_local, true) {
-            let _ = self.bgp.local_routes_complete().await;
-        }
-    }
-
-    /// An event for each table of the datapath that has become full, whoever fills it, or has room again.
-    fn tell_full_tables(&mut self) {
-        let Ok(levels) = self.maps.fill_levels() else { return };
-        for level in levels {
-            let (table, limit) = (level.map, level.limit);
-            let is_full = level.entries >= limit;
-            if is_full && self.full.insert(table) {
-                let message = format!("table {table} is full: its limit is {limit} entries");
-                self.brain.events().emit("table-full", "datapath", message);
-            } else if !is_full && self.full.remove(table) {
-                self.brain.events().emit("recovered", "datapath", format!("table {table} has room again"));
-            }
-        }
-    }
-
     /// Says what went wrong, once.
-    fn note(&mut self, done: Result<(), DriverError>) {
-        let message = done.err().map(|e| e.to_string());
+    fn note(&mut self, done: Result<bool, DriverError>) {
+        let message = match done {
+            Ok(false) => return,
+            Ok(true) => None,
+            Err(error) => Some(error.to_string()),
+        };
         if let Some(message) = message.as_ref().filter(|m| self.last_error.as_ref() != Some(*m)) {
             tracing::warn!(%message, "facts could not be written");
             self.brain.events().emit("failed", "facts", message.clone());
@@ -355,7 +359,7 @@ impl Task {
 }
 
 /// The clock of the datapath's tables: it also runs while the machine sleeps.
-fn boot_time_ns() -> u64 {
+pub(super) fn boot_time_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
     now.map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
 }

@@ -12,8 +12,12 @@ use watari_bgp::types::{MacAddr, PeerId};
 use watari_config::{Desired, Vni, parse_text, read_document};
 
 use super::fabric::{EVPN, Fabric};
+use super::hosts::{Claims, Dirty, Hosts, Neighbour, Seen};
 use super::import::{Imported, Routes, import};
 use super::originate::{Learnt, Originated, originate};
+use super::tables::{Kept, Wanted};
+use super::told::Told;
+use crate::bgp::LocalChange;
 
 const WHOLE: &str = include_str!("../../../config/tests/two_sites.yaml");
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
@@ -80,10 +84,9 @@ fn a_station_arrives_with_its_gateway_of_either_family() {
         let claim = Claim { sticky: false, sequence: 3, vtep };
         assert_eq!(imported.claims.stations[&(vni(), MAC)], claim);
         assert_eq!(imported.claims.addresses[&(vni(), "10.10.0.9".parse().unwrap())].claim, claim);
-        assert_eq!(imported.flood[&vni()].iter().collect::<Vec<_>>(), [&vtep]);
-        assert!(
-            imported.prefixes.values().all(|remote| remote.vtep == vtep) && !imported.prefixes.is_empty()
-        );
+        assert_eq!(imported.flood(vni()).collect::<Vec<_>>(), [vtep]);
+        assert!(imported.prefixes().all(|(_, remote)| remote.vtep == vtep));
+        assert!(imported.prefixes().next().is_some());
         for ((_, key), (_, attrs)) in originated.iter().filter(|((instance, _), _)| *instance == EVPN) {
             assert_eq!(attrs.next_hop.map(|n| n.addr()), Some(vtep), "{key}");
             let octets = attrs.pmsi_tunnel.as_ref().map(|p| p.identifier.len());
@@ -115,4 +118,64 @@ fn what_comes_from_nobody_we_know_is_not_believed() {
     let originated = originate(&a, &Fabric::new(&a).unwrap(), &learnt());
     let imported = import(&Fabric::new(&b).unwrap(), &arrived(&originated));
     assert_eq!(imported, Imported::default());
+}
+
+/// Stations, addresses and prefixes come, move and go at random: whatever is told of them one by one, the speaker ends
+/// with what it would be told whole. The document's own stations are among those that are learnt.
+#[test]
+fn told_by_changes_is_told_whole() {
+    let desired = seen_from("gw-a", &whole(false));
+    let fabric = Fabric::new(&desired).unwrap();
+    let mut state = 7_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let port = watari_dataplane::PortKey::vlan(7, 100);
+    let (mut hosts, mut told) = (Hosts::new(fabric.vtep, Default::default()), Told::default());
+    told.renew(&desired, &fabric, &Learnt::default());
+    let mut speaker: Originated = told.all().clone();
+    let (mut seen, mut campus, kept, imported) =
+        (Seen::default(), std::collections::BTreeSet::new(), Kept::default(), Imported::default());
+    let l3vni = *fabric.tenants.keys().next().unwrap();
+    for second in 0..2_000 {
+        let (mut dirty, mut prefixes) = (Dirty::default(), std::collections::BTreeSet::new());
+        let mac = |n| if n == 0 { fabric.router_mac } else { MacAddr([2, 0, 0, 0, 0, n as u8]) };
+        let (station, address) =
+            ((vni(), mac(random(4))), (vni(), IpAddr::from([10, 10, 0, random(4) as u8])));
+        let prefix = (l3vni, format!("10.{}.0.0/16", random(12)).parse().unwrap());
+        let flags = flags(random(2) == 0, false);
+        match random(6) {
+            0 => drop(seen.stations.remove(&station)),
+            1 => drop(seen.addresses.remove(&address)),
+            2 => drop(seen.stations.insert(station, port)),
+            3 => drop(seen.addresses.insert(address, Neighbour { mac: station.1, port, flags })),
+            4 => drop(campus.insert(prefix)),
+            _ => drop(campus.remove(&prefix)),
+        }
+        dirty.stations.insert(station);
+        dirty.addresses.insert(address);
+        prefixes.insert(prefix);
+        let now = watari_bgp::Instant::from_millis(second * 200_000);
+        let change = hosts.look(now, &seen, &Claims::default(), &mut dirty);
+        let wanted = Wanted { imported: &imported, hosts: &hosts, campus: &campus, kept: &kept };
+        for change in told.change(&fabric, &change, &prefixes, &wanted) {
+            match change {
+                LocalChange::Originate(instance, nlri, attrs) => {
+                    speaker.insert((instance, nlri.key.clone()), (nlri, *attrs));
+                }
+                LocalChange::Withdraw(instance, key) => {
+                    assert!(speaker.remove(&(instance, key)).is_some(), "it was never told");
+                }
+            }
+        }
+        let learnt = Learnt {
+            stations: hosts.held().clone(),
+            addresses: hosts.bound().clone(),
+            campus: campus.clone(),
+            ..Learnt::default()
+        };
+        assert_eq!(speaker, originate(&desired, &fabric, &learnt), "second {second}");
+        assert_eq!(&speaker, told.all());
+    }
 }

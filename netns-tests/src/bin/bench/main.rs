@@ -3,6 +3,7 @@
 //!
 //! The JSON is a list of `{"suite", "path", "metric", "unit", "better", "values", "median"}`.
 
+mod facts;
 mod machine;
 mod measure;
 mod overlay;
@@ -23,7 +24,7 @@ use table::{Metric, Results};
 
 const USAGE: &str = "usage: bench SUITE [--repeats N] [--json FILE] [--paths A,B] [--metrics A,B]
              [--seconds S] [--patience S] [--entries N]
-suites: overlay, scale";
+suites: overlay, scale, facts";
 
 /// What was asked for on the command line.
 pub(crate) struct Options {
@@ -87,6 +88,7 @@ fn run() -> Result<()> {
             (results, overlay::conditions(&options, &options.metrics))
         }
         "scale" => scale::run(&options)?,
+        "facts" => facts::run(&options)?,
         other => bail!("no suite called {other}\n{USAGE}"),
     };
     println!("\n{described}\n{conditions}\n\n{}", results.table());

@@ -23,16 +23,16 @@ use watari_dataplane::{Dataplane, MacKey};
 
 use crate::wires::{FLAT_B, Held, L2_MTU, Path, WAN_A, WAN_B, Wires};
 
-const ASN: u32 = 65100;
-const VTEP_A: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
+pub(crate) const ASN: u32 = 65100;
+pub(crate) const VTEP_A: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
 const VTEP_B: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
-const VTEP_FILLER: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 3);
+pub(crate) const VTEP_FILLER: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 3);
 /// VNI of the measured segment.
-const VNI: u32 = 1000;
+pub(crate) const VNI: u32 = 1000;
 /// The first of the announced stations; the hosts and the gateway lie below.
-const FIRST_STATION: Ipv4Addr = Ipv4Addr::new(10, 32, 0, 0);
+pub(crate) const FIRST_STATION: Ipv4Addr = Ipv4Addr::new(10, 32, 0, 0);
 /// How long a gateway may take to hold what was announced.
-const FILL_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const FILL_LIMIT: Duration = Duration::from_secs(120);
 
 /// The path, with `entries` stations announced to each gateway.
 pub(crate) fn watari(wires: Wires, entries: u32) -> Result<Path> {
@@ -63,7 +63,7 @@ pub(crate) fn watari(wires: Wires, entries: u32) -> Result<Path> {
 }
 
 /// The third gateway of one end: a namespace on a wire of its own, its interface tagged.
-fn filler(machine: &Ns, end: char) -> Result<(Ns, Tagged)> {
+pub(crate) fn filler(machine: &Ns, end: char) -> Result<(Ns, Tagged)> {
     let ns = Ns::new(&format!("filler-{end}"))?;
     veth(&ns, "eth0", machine, "feed0")?;
     let tag = Tagged::attach(&ns, "eth0", 901)?;

@@ -93,11 +93,16 @@ pub(super) struct Duplicates {
     limits: DampingLimits,
     moves: BTreeMap<Subject, Moves>,
     frozen: BTreeSet<Subject>,
+    /// When the times were last looked at.
+    thawed: Option<Instant>,
 }
+
+/// How often the times of what moved are looked at, in milliseconds.
+const THAW_EVERY_MS: u64 = 1000;
 
 impl Duplicates {
     pub(super) fn new(limits: DampingLimits) -> Self {
-        Self { limits, moves: BTreeMap::new(), frozen: BTreeSet::new() }
+        Self { limits, moves: BTreeMap::new(), frozen: BTreeSet::new(), thawed: None }
     }
 
     /// Notes a move and the places it was between. `true` if it is frozen from here on.
@@ -133,6 +138,10 @@ impl Duplicates {
     /// Ends freezes whose time is over, and forgets what has been calm for long. Answers what was freed.
     pub(super) fn thaw(&mut self, now: Instant) -> Vec<Subject> {
         let mut freed = Vec::new();
+        if self.thawed.is_some_and(|last| now.millis_since(last) < THAW_EVERY_MS) {
+            return freed;
+        }
+        self.thawed = Some(now);
         for (subject, moves) in &mut self.moves {
             if moves.damping.thaw(now) {
                 self.frozen.remove(subject);

@@ -6,6 +6,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::net::Ipv4Addr;
 
+use super::whole::Decision;
 use super::*;
 
 const GATEWAYS: usize = 5;
@@ -44,6 +45,12 @@ struct Session {
 
 struct Gateway {
     hosts: Hosts,
+    /// Decides the same by looks at what has changed only.
+    by_changes: Hosts,
+    /// What the last look was at.
+    before: (Seen, Claims),
+    /// What was forgotten since.
+    forgotten: Dirty,
     mac_local: BTreeMap<Station, (PortKey, u64)>,
     nb_local: BTreeMap<Address, (MacAddr, PortKey, u64)>,
     told: Routes,
@@ -84,10 +91,43 @@ fn vip(number: usize) -> IpAddr {
     Ipv4Addr::new(10, 0, 1, number as u8).into()
 }
 
+/// The keys under which two maps differ.
+fn differing<K: Ord + Copy, V: PartialEq>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> BTreeSet<K> {
+    a.keys().chain(b.keys()).filter(|key| a.get(*key) != b.get(*key)).copied().collect()
+}
+
+impl Gateway {
+    /// What is learnt again after it was forgotten is new, be it as it was.
+    fn forget(&mut self, decision: &Decision) {
+        let seen = &mut self.before.0;
+        let is_gone = |address: &Address, mac: MacAddr| {
+            decision.forget.contains(&(address.0, mac))
+                || decision.forget_addresses.contains(&(*address, mac))
+        };
+        let stations = seen.stations.extract_if(.., |station, _| decision.forget.contains(station));
+        self.forgotten.stations.extend(stations.map(|(station, _)| station));
+        let addresses = seen.addresses.extract_if(.., |address, n| is_gone(address, n.mac));
+        self.forgotten.addresses.extend(addresses.map(|(address, _)| address));
+    }
+
+    fn dirty(&mut self, seen: &Seen, claims: &Claims) -> Dirty {
+        let (seen_before, claims_before) = &self.before;
+        let Dirty { mut stations, mut addresses } = std::mem::take(&mut self.forgotten);
+        stations.extend(differing(&seen_before.stations, &seen.stations));
+        stations.extend(differing(&claims_before.stations, &claims.stations));
+        addresses.extend(differing(&seen_before.addresses, &seen.addresses));
+        addresses.extend(differing(&claims_before.addresses, &claims.addresses));
+        Dirty { stations, addresses }
+    }
+}
+
 impl World {
     fn new(seed: u64, limits: DampingLimits) -> Self {
         let gateway = |n| Gateway {
             hosts: Hosts::new(vtep(n), limits),
+            by_changes: Hosts::new(vtep(n), limits),
+            before: Default::default(),
+            forgotten: Dirty::default(),
             mac_local: BTreeMap::new(),
             nb_local: BTreeMap::new(),
             told: Routes::new(),
@@ -167,6 +207,7 @@ impl World {
             let before = gateway.mac_local.insert((vni(), mac(host)), (*port, now));
             if before.is_some_and(|(old, _)| old != *port) {
                 gateway.hosts.port_moved((vni(), mac(host)));
+                gateway.by_changes.port_moved((vni(), mac(host)));
             }
             for ip in &addresses {
                 gateway.nb_local.insert((vni(), *ip), (mac(host), *port, now));
@@ -248,7 +289,15 @@ impl World {
             addresses: gateway.nb_local.iter().map(|(a, entry)| (*a, neighbour(entry))).collect(),
             pinned: BTreeSet::new(),
         };
-        let decision = gateway.hosts.decide(Instant::from_millis(now * 1000), &seen, &claims);
+        let now = Instant::from_millis(now * 1000);
+        let decision = gateway.hosts.decide(now, &seen, &claims);
+        let mut dirty = gateway.dirty(&seen, &claims);
+        let change = gateway.by_changes.look(now, &seen, &claims, &mut dirty);
+        assert_eq!(gateway.by_changes.outcome(), gateway.hosts.outcome(), "at {now:?}");
+        assert_eq!(change.forget, decision.forget, "at {now:?}");
+        assert_eq!(change.forget_addresses, decision.forget_addresses, "at {now:?}");
+        gateway.before = (seen, claims);
+        gateway.forget(&decision);
         for station in &decision.forget {
             gateway.mac_local.remove(station);
             gateway.nb_local.retain(|_, (mac, ..)| *mac != station.1);

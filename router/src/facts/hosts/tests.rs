@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::whole::Decision;
 use super::*;
 
 const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 255, 0, 1));
