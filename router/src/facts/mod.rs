@@ -12,7 +12,7 @@
 //! * [`local`]: what the programs learnt. [`tables`], [`kernel`]: entries by key, and the comparison of whole tables.
 //! * `task`: wakes and takes; `settle`: carries what is dirty. `pace`: how often whole tables are walked.
 //!
-//! A hint may be lost and a table changed by somebody else, so whole tables are walked and compared, as often as a
+//! A hint may be lost and a table changed by somebody else, so whole tables are walked and compared, as often as a two-
 //! hundredth of a core allows, once a second at most and once a minute at least.
 
 pub mod fabric;

@@ -35,7 +35,7 @@ use crate::loops::LoopGuard;
 /// How often the neighbours are looked at, and what is small is pinned up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The share of a core that walks of tables may take, each kind: one part in so many.
-const WALK_SHARE: u32 = 100;
+const WALK_SHARE: u32 = 200;
 /// The same for routes in the kernel, of which most of the time is waited for.
 const KERNEL_SHARE: u32 = 20;
 /// How long peers may take to tell everything again after our restart (RFC 4724 section 4.1).
