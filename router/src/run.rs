@@ -189,7 +189,7 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
     let reconcile::Running { task: mut reconciling, maps } =
         spawned.map_err(|e| RunError::Dataplane { doing: "opening the dataplane", source: e.into() })?;
     // Dropped at the end of this function, it ends what has not ended by itself.
-    let (routes, mut nodes) = crate::nodes::start(&brain, &bootstrap, &stop);
+    let (routes, mut nodes) = crate::nodes::start(&brain, &bootstrap, &maps, &stop);
     let explaining = crate::explain::start(&brain, &maps, &stop, &mut nodes);
     let router = api::router(Arc::new(api), vec![routes, explaining]);
     let mut serving = tokio::spawn(listeners.serve(router, stop.clone()));

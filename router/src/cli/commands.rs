@@ -148,6 +148,7 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
         Command::Measure(measure) => nodes::measure(&to, &client, measure).await,
         Command::Trace(trace) => explain::trace(&to, &client, *trace).await,
         Command::Monitor(monitor) => explain::monitor(&to, &client, monitor).await,
+        Command::Why { from, to: host } => explain::why(&to, &client, &from, &host).await,
         Command::Capture(capture) => explain::capture(&client, capture).await,
         Command::Run { .. } | Command::Cleanup { .. } | Command::Validate { .. } => {
             unreachable!("needs no gateway")

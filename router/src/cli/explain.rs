@@ -1,4 +1,4 @@
-//! Trace, monitor and capture on the command line.
+//! Trace, monitor, why and capture on the command line.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,10 +18,7 @@ pub(super) async fn trace(to: &To, client: &Client, trace: Trace) -> Result<(), 
     let answer = client.send(Method::POST, "trace", Body::Json(question(&trace)?), Duration::ZERO).await?;
     show(to, &answer, |answer| {
         for traced in answer.as_array().into_iter().flatten() {
-            table::line(traced["packet"].as_str().unwrap_or_default());
-            for step in traced["steps"].as_array().into_iter().flatten() {
-                table::line(format!("  {}", step.as_str().unwrap_or_default()));
-            }
+            show_trace(traced);
         }
     });
     Ok(())
@@ -73,6 +70,32 @@ pub(super) async fn monitor(to: &To, client: &Client, monitor: Monitor) -> Resul
         ));
     }
     Ok(())
+}
+
+/// Says why one host does not reach another.
+pub(super) async fn why(to: &To, client: &Client, from: &str, host: &str) -> Result<(), CommandError> {
+    let answer = client.get(&format!("why?from={from}&to={host}")).await?;
+    show(to, &answer, |answer| {
+        for half in answer["halves"].as_array().into_iter().flatten() {
+            table::line(format!("{}:", half["gateway"].as_str().unwrap_or_default()));
+            for line in half["lines"].as_array().into_iter().flatten() {
+                let mark = if line["ok"] == true { "ok   " } else { "wrong" };
+                table::line(format!("  {mark} {}", line["text"].as_str().unwrap_or_default()));
+            }
+            for traced in half["traces"].as_array().into_iter().flatten() {
+                show_trace(traced);
+            }
+        }
+        table::line(format!("\n{}", answer["conclusion"].as_str().unwrap_or_default()));
+    });
+    Ok(())
+}
+
+fn show_trace(traced: &Value) {
+    table::line(format!("  {}", traced["packet"].as_str().unwrap_or_default()));
+    for step in traced["steps"].as_array().into_iter().flatten() {
+        table::line(format!("    {}", step.as_str().unwrap_or_default()));
+    }
 }
 
 /// Writes what is captured to a file or standard output.

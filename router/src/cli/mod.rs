@@ -192,6 +192,14 @@ enum Command {
     /// Show dropped packets with the reason, and a sample of the others.
     #[command(after_help = MONITOR_EXAMPLES)]
     Monitor(Monitor),
+    /// Say why one host does not reach another: what both gateways know, and a trace at both ends.
+    #[command(after_help = WHY_EXAMPLES)]
+    Why {
+        /// Who sends: an IP or MAC address.
+        from: String,
+        /// Who does not hear it: an IP or MAC address.
+        to: String,
+    },
     /// Capture the frames of an attachment, as pcapng.
     #[command(after_help = CAPTURE_EXAMPLES)]
     Capture(Capture),
@@ -242,6 +250,10 @@ const MONITOR_EXAMPLES: &str = "\
 Examples:
   watari monitor                             drops of the next minute
   watari monitor --segment flat --flows 100  and one of 100 frames that come in";
+const WHY_EXAMPLES: &str = "\
+Examples:
+  watari why 10.0.0.11 10.0.0.12
+  watari why 02:00:00:00:00:0a 10.0.0.12   ask at the gateway of the first host";
 const CAPTURE_EXAMPLES: &str = "\
 Examples:
   watari capture a-lan --write lan.pcapng --seconds 10

@@ -2,10 +2,12 @@
 //!
 //! * [`trace`]: one packet through the real pipeline, each decision in words. [`frame`], [`pcap`]: where it comes from.
 //! * [`live`]: what happens just now, by [`watching`]: drops, flows, captures.
+//! * [`why`], asked by [`ask_why`]: two hosts, what each gateway knows of them, a trace at both ends.
 //! * [`names`], [`summary`]: words for people.
 //!
 //! Pure: [`frame`], [`pcap`], [`summary`].
 
+pub mod ask_why;
 pub mod frame;
 pub mod live;
 pub mod names;
@@ -13,6 +15,7 @@ pub mod pcap;
 pub mod summary;
 pub mod trace;
 pub mod watching;
+pub mod why;
 
 use std::sync::Arc;
 
@@ -48,6 +51,7 @@ pub fn start(
         .routes(routes!(trace::trace))
         .routes(routes!(live::monitor))
         .routes(routes!(live::capture))
+        .routes(routes!(ask_why::why))
         .with_state(Arc::new(explain))
 }
 

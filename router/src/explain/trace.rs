@@ -53,6 +53,8 @@ pub struct Traced {
     pub verdict: String,
     /// Why it is dropped.
     pub reason: Option<String>,
+    /// VNI of the outer header, if it goes to another gateway.
+    pub vni: Option<u32>,
     /// Each decision in words.
     pub steps: Vec<String>,
     /// The frame as it leaves, in hexadecimal, without tags and outer header.
@@ -149,7 +151,10 @@ impl TraceAsk {
 }
 
 /// The hook on a device by which frames come in.
-fn hook_of(maps: &Dataplane, ifindex: u32, path: &str) -> Result<Hook, Vec<FieldProblem>> {
+///
+/// # Errors
+/// One problem at `path` if there is none.
+pub fn hook_of(maps: &Dataplane, ifindex: u32, path: &str) -> Result<Hook, Vec<FieldProblem>> {
     let attached = maps.attachments().map_err(|e| wrong(path, e.to_string()))?;
     let mut hooks = attached.iter().filter(|a| a.ifindex == ifindex).map(|a| a.hook);
     let into = |hook: &Hook| !matches!(hook, Hook::Tunnel | Hook::Uplink | Hook::Vxlan);
@@ -182,10 +187,15 @@ pub fn run(
         Verdict::Consumed => ("consumed", None),
         Verdict::None => ("none", None),
     };
+    let vni = match outcome.verdict {
+        Verdict::Vtep { vni, .. } => Some(vni),
+        _ => None,
+    };
     Ok(Traced {
         packet: summary(frame),
         verdict: verdict.to_owned(),
         reason,
+        vni,
         steps: explain(&outcome.steps, &outcome.verdict, called),
         leaves: hex::encode(&outcome.frame),
     })

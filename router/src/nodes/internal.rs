@@ -1,8 +1,10 @@
-//! What gateways ask each other: to probe or to measure from their own addresses.
+//! What gateways ask each other: to probe or to measure from their own addresses, and what their
+//! datapath makes of a packet.
 //!
 //! ```text
 //!   POST /internal/v1/probe    ProbeAsk   ─▶ ProbeAnswer      on the VTEP address, port 4793,
 //!   POST /internal/v1/measure  MeasureAsk ─▶ MeasureAnswer    HTTP/1.1 through the tunnels
+//!   POST /internal/v1/why      WhyAsk     ─▶ Half
 //! ```
 //! Only the VTEP address of another gateway in the document may connect. Who forges it gets no answer: the way
 //! back to a VTEP leads into its tunnel, so no connection comes about. What can be asked is bounded: echo
@@ -30,6 +32,8 @@ use super::here::Here;
 use super::limit::{Limiter, Rate};
 use super::listen::{self, Gate, Peer};
 use super::{Nodes, echo};
+use crate::explain::ask_why::answer;
+use crate::explain::why::{Half, WhyAsk};
 use crate::run::stopped;
 
 /// TCP port of the gateways among each other.
@@ -38,6 +42,8 @@ pub const PORT: u16 = 4793;
 pub const PROBE_PATH: &str = "/internal/v1/probe";
 /// Path of a measurement.
 pub const MEASURE_PATH: &str = "/internal/v1/measure";
+/// Path of the question why a packet does not arrive.
+pub const WHY_PATH: &str = "/internal/v1/why";
 /// The most bytes of a question.
 const ASK_BYTES_MAX: usize = 16 << 10;
 /// The most bytes of an answer.
@@ -195,6 +201,7 @@ pub async fn run(nodes: Arc<Nodes>, mut stop: watch::Receiver<bool>) {
     let router = Router::new()
         .route(PROBE_PATH, post(probe))
         .route(MEASURE_PATH, post(measure))
+        .route(WHY_PATH, post(why))
         .layer(DefaultBodyLimit::max(ASK_BYTES_MAX))
         .with_state(Arc::new(internal));
     let mut head = nodes.brain.watch_desired();
@@ -268,6 +275,21 @@ async fn probe(
         Ok(rtt) => ProbeAnswer { rtt_us: Some(rtt.as_micros() as u64), error: None },
         Err(error) => ProbeAnswer { rtt_us: None, error: Some(error.to_string()) },
     }))
+}
+
+async fn why(
+    State(internal): State<Arc<Internal>>,
+    Extension(peer): Extension<Peer>,
+    Json(ask): Json<WhyAsk>,
+) -> Result<Json<Half>, StatusCode> {
+    internal.admit(peer)?;
+    let maps = internal.nodes.maps.get().cloned().ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+    let (brain, vtep) = (internal.nodes.brain.clone(), peer.0.ip());
+    let looked = tokio::task::spawn_blocking(move || answer(&brain, &maps, &ask, vtep)).await;
+    match looked {
+        Ok(Ok(half)) => Ok(Json(half)),
+        _ => Err(StatusCode::INTERNAL_SERVER_ERROR),
+    }
 }
 
 async fn measure(

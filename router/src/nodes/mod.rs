@@ -31,7 +31,7 @@ pub mod routes;
 mod samples;
 pub mod token;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -40,6 +40,7 @@ use tokio::task::JoinSet;
 use utoipa_axum::router::OpenApiRouter;
 use watari_config::bootstrap::Enrol;
 use watari_config::{Bootstrap, Name};
+use watari_dataplane::Dataplane;
 
 use crate::brain::Brain;
 use crate::view::View;
@@ -55,6 +56,8 @@ pub struct Nodes {
     enrol: Option<Enrol>,
     ledger: Mutex<Ledger>,
     measuring: Semaphore,
+    /// Maps and programs, for what other gateways ask of the datapath.
+    maps: OnceLock<Arc<Dataplane>>,
 }
 
 /// Starts everything that nodes need; answers the routes for the API, and the tasks, each of which ends when
@@ -62,9 +65,11 @@ pub struct Nodes {
 pub fn start(
     brain: &Arc<Brain>,
     bootstrap: &Bootstrap,
+    maps: &Arc<Dataplane>,
     stop: &watch::Receiver<bool>,
 ) -> (OpenApiRouter, JoinSet<()>) {
     let nodes = Nodes::new(brain.clone(), bootstrap.enrol.clone());
+    let _ = nodes.maps.set(maps.clone());
     let mut tasks = JoinSet::new();
     if let Some(enrol) = &bootstrap.enrol {
         tasks.spawn(enrol::run(nodes.clone(), enrol.listen, stop.clone()));
@@ -80,7 +85,8 @@ impl Nodes {
     /// Nothing is started yet.
     pub fn new(brain: Arc<Brain>, enrol: Option<Enrol>) -> Arc<Self> {
         let measuring = Semaphore::new(MEASUREMENTS_MAX);
-        Arc::new(Self { brain, enrol, ledger: Mutex::default(), measuring })
+        let maps = OnceLock::new();
+        Arc::new(Self { brain, enrol, ledger: Mutex::default(), measuring, maps })
     }
 
     /// The receipt of a node that this gateway serves.
