@@ -61,6 +61,12 @@ fn root_a_trace_changes_no_map_whatever_the_packet() {
         if guard {
             rig.dataplane.ports.upsert(&A, &guarded).unwrap();
         }
+        // Entries that a packet would renew, refill or count up.
+        for (hook, port, frame) in frames() {
+            rig.run(&Packet::from_port(hook, port, &frame));
+        }
+        let old = MacLocal { port: A, last_seen_ns: 1 };
+        rig.dataplane.mac_local.upsert(&MacKey::new(L2, HOST_A), &old).unwrap();
         let watch = Watch {
             flags: Watch::DROPS | Watch::CAPTURE,
             snap_bytes: 200,
@@ -69,6 +75,9 @@ fn root_a_trace_changes_no_map_whatever_the_packet() {
             ..Watch::default()
         };
         rig.dataplane.set_watch(&watch).unwrap();
+        // What the packets themselves have told.
+        rig.drain_events();
+        taken(&rig);
         let before = everything(&rig);
         for (hook, port, frame) in frames() {
             let outcome = rig.dataplane.trace(&Packet::from_port(hook, port, &frame)).unwrap();
