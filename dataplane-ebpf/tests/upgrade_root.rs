@@ -102,13 +102,15 @@ fn root_tcp_at_full_load_loses_no_segment_while_programs_are_replaced() {
     };
     let (rate, again) =
         (number("\"sum_received\"", "bits_per_second") / 1e6, number("\"sum_sent\"", "retransmits"));
-    let end = crossed();
+    // The last packets of the connection may still be on the wire when its client has ended.
+    let mut end = start;
+    wait_until("all that was sent into the tunnel to be taken out at the far end", || {
+        end = crossed();
+        end.0.0 - start.0.0 == end.0.1 - start.0.1 && end.1.0 - start.1.0 == end.1.1 - start.1.1
+    });
     println!("{rounds} replacements: {rate:.0} Mbit/s, {again} retransmits, {start:?} -> {end:?}");
     assert!(rounds >= 2, "{rounds}");
     assert_eq!(drops(&bench), before);
-    for (end, start) in [(end.0, start.0), (end.1, start.1)] {
-        assert_eq!(end.0 - start.0, end.1 - start.1, "sent into the tunnel, taken out at the far end");
-    }
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn as_root_beacons_leave_with_their_tags_five_times_a_second() {
     for vids in places {
         let frames = of(&seen, vids);
         let took = frames[10].at - frames[0].at;
-        assert!((1800..2600).contains(&took.as_millis()), "{vids:?}: ten intervals took {took:?}");
+        assert!((1500..3500).contains(&took.as_millis()), "{vids:?}: ten intervals took {took:?}");
         let Beacon { origin, vni, port_id, flags, .. } = frames[0].beacon;
         assert_eq!((origin, vni, flags), (ORIGIN, 1000, 0));
         assert_eq!(port_id, vids.iter().map(|vid| u64::from(*vid)).sum::<u64>());
