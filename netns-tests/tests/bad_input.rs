@@ -68,10 +68,10 @@ const BAD: [Bad; 8] = [
         word: "16777215",
     },
     Bad {
-        what: "an MTU that cannot fit",
-        spoil: |d| d["segments"]["flat"]["mtu"] = json!(1500),
+        what: "an MTU that IPv6 does not have",
+        spoil: |d| d["segments"]["flat"]["mtu"] = json!(1000),
         fields: &["segments.flat.mtu"],
-        word: "do not fit",
+        word: "1280",
     },
     Bad {
         what: "a malformed key",
