@@ -16,7 +16,7 @@ use crate::process::{self, Ended, Process};
 use crate::{Ns, registry, wait_until};
 
 /// How long a daemon may take until its API answers.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
 /// How long a clean shutdown may take.
 const STOP: Duration = Duration::from_secs(10);
 
