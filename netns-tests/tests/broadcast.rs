@@ -13,8 +13,8 @@ use anyhow::{Result, ensure};
 use netns_tests::packet::{Capture, build, inject};
 use netns_tests::ping::{Ping, ping};
 use netns_tests::topology::{GATEWAY, HOST_A, HOST_B, Topology, Tunnel};
+use netns_tests::wait_until;
 use netns_tests::world::{SOON, World};
-use netns_tests::{Ns, wait_until};
 
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
@@ -61,13 +61,6 @@ fn crossing(topology: &Topology) -> Result<[Capture; 2]> {
 
 fn bytes(captures: &[Capture; 2]) -> usize {
     captures.iter().flat_map(Capture::frames).map(|frame| frame.len()).sum()
-}
-
-fn mac(ns: &Ns, interface: &str) -> Result<[u8; 6]> {
-    let text = ns.ip(&format!("-brief link show {interface}"))?;
-    let text = text.split_whitespace().nth(2).unwrap_or_default();
-    let bytes: Vec<u8> = text.split(':').filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
-    bytes.try_into().map_err(|_| anyhow::anyhow!("{text} is no MAC"))
 }
 
 /// An unsolicited neighbour advertisement (RFC 4861 §7.2.6) as a host sends it.
@@ -123,7 +116,7 @@ fn root_for_known_hosts_no_byte_of_arp_or_nd_crosses() -> Result<()> {
             host.exec(&format!("arping -U -c 1 -I eth0 {}", own.0))?;
             let duplicate = host.exec(&format!("arping -D -c 1 -w 2 -I eth0 {}", other.0));
             ensure!(duplicate.is_err(), "a check for a duplicate of {} found none", other.0);
-            inject(host, "eth0", &unsolicited(mac(host, "eth0")?, own.1))?;
+            inject(host, "eth0", &unsolicited(host.mac("eth0")?, own.1))?;
         }
     }
     let after = world.a.counter("arp-answered")? + world.a.counter("nd-answered")?;

@@ -43,7 +43,9 @@ fn trace(world: &World, more: &[&str]) -> Result<Vec<String>> {
     arguments.extend(more);
     let answer: Value = serde_json::from_str(&world.a.cli(&arguments)?)?;
     let steps = answer[0]["steps"].as_array().context("steps")?;
-    Ok(steps.iter().map(|step| step.as_str().unwrap_or_default().to_owned()).collect())
+    let steps: Vec<_> = steps.iter().map(|step| step.as_str().unwrap_or_default().to_owned()).collect();
+    println!("trace {}\n  {}", more.join(" "), steps.join("\n  "));
+    Ok(steps)
 }
 
 fn says(steps: &[String], words: &str) -> Result<()> {
