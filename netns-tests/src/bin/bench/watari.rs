@@ -134,6 +134,16 @@ pub(crate) fn document() -> Value {
         let [a, b] = ends;
         json!({ "between": between, "mtu": 1500, "direct": { "ends": { between[0]: a, between[1]: b } } })
     };
+    // Every guard is on: what is measured is what an operator would run towards hosts that are not theirs.
+    let attachment = |gateway: &str, address: &str| {
+        json!({
+            "gateway": gateway, "segment": "flat", "interface": "lan0",
+            "guard": {
+                "addresses": [format!("{address}/32")], "dhcp_server": "deny", "routers": "deny",
+                "macs_max": 64, "storm_rate": 1000,
+            },
+        })
+    };
     let wan = |address: &str| end("wan0", 900, &format!("{address}/24"));
     let feed = |address: &str| end("feed0", 901, address);
     let far = |vid: u16| end("wan0", vid, "198.18.1.3/24");
@@ -147,8 +157,8 @@ pub(crate) fn document() -> Value {
             "tenant": "lab", "vni": VNI, "mtu": L2_MTU, "subnets": ["10.0.0.0/10"], "gateway": ["10.20.0.1"],
         } },
         "attachments": {
-            "host-a": { "gateway": "gw-a", "segment": "flat", "interface": "lan0" },
-            "host-b": { "gateway": "gw-b", "segment": "flat", "interface": "lan0" },
+            "host-a": attachment("gw-a", "10.20.0.11"),
+            "host-b": attachment("gw-b", "10.20.0.12"),
         },
         "tunnels": {
             "ab": tunnel(["gw-a", "gw-b"], [wan(WAN_A), wan(WAN_B)]),
