@@ -206,3 +206,23 @@ fn root_handles_read_back_what_was_written() {
     assert!(d.stats.forget_port(&A).unwrap());
     assert_eq!(d.stats.port(&A).unwrap(), Default::default());
 }
+
+/// What the verifier looks at to load each program: a quarter of its limit at most, so that another kernel or
+/// compiler that sees more states still loads it.
+#[test]
+fn root_the_verifier_has_room_for_every_program() {
+    const LIMIT: u32 = 250_000;
+    let rig = Rig::bare("room");
+    let mut programs = 0;
+    for entry in std::fs::read_dir(&rig.folder).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if name.starts_with("wtp-") {
+            let info = aya::programs::ProgramInfo::from_pin(entry.path()).unwrap();
+            let seen = info.verified_instruction_count().expect("told since Linux 5.16");
+            println!("{name}: {seen}");
+            assert!(seen < LIMIT, "{name}: {seen}");
+            programs += 1;
+        }
+    }
+    assert!(programs > 10, "{programs}");
+}

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use watari_abi::{
-    Counter, DropReason, Meta, Port, PortBucketKey, PortKey, Segment, StepKind,
+    Counter, DropReason, IpBytes, Meta, Port, PortBucketKey, PortKey, Segment, StepKind,
     plan::{FLOOD_PORTS_MAX, FLOOD_VTEPS_MAX},
 };
 
@@ -33,9 +33,9 @@ fn run(p: &Pkt) -> Decision {
         return Err(reason);
     }
     p.explain_copies();
-    done(wt_to_ports(p.skb.raw()))?;
+    to_ports(p)?;
     if p.meta().flags & Meta::LOCAL_ONLY == 0 {
-        done(wt_to_vteps(p.skb.raw()))?;
+        to_vteps(p)?;
     }
     let copies = p.meta().copies;
     if copy == Meta::COPY_QUESTION {
@@ -85,21 +85,52 @@ fn storm(p: &Pkt) -> Result<(), DropReason> {
     Err(DropReason::StormRate)
 }
 
-// The two loops are functions of their own, exported, with the packet alone as argument: the verifier then looks at
-// each once, and not once for every state in which the stage may arrive there.
+// One copy is a function of its own, exported, with the packet and a number as arguments: the verifier then looks at it
+// once, and not once for every state in which a loop may arrive there.
+
+const _: () = assert!(FLOOD_PORTS_MAX.is_power_of_two() && FLOOD_VTEPS_MAX.is_power_of_two());
+
+/// Behind the last receiver.
+const NO_MORE: u32 = 0xff;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn wt_to_ports(skb: *mut __sk_buff) -> u32 {
-    let Some(p) = Pkt::open(TcContext::new(skb)) else { return 0 };
-    code(to_ports(&p, p.meta().vni))
+extern "C" fn wt_to_port(skb: *mut __sk_buff, index: u32) -> u32 {
+    let Some(p) = Pkt::open(TcContext::new(skb)) else { return NO_MORE };
+    to_port(&p, index)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn wt_to_vteps(skb: *mut __sk_buff) -> u32 {
-    let Some(p) = Pkt::open(TcContext::new(skb)) else { return 0 };
-    code(to_vteps(&p, p.meta().vni))
+extern "C" fn wt_to_vtep(skb: *mut __sk_buff, index: u32) -> u32 {
+    let Some(p) = Pkt::open(TcContext::new(skb)) else { return NO_MORE };
+    to_vtep(&p, index)
+}
+
+#[inline(always)]
+fn to_ports(p: &Pkt) -> Result<(), DropReason> {
+    let mut index = 0;
+    while index < FLOOD_PORTS_MAX as u32 {
+        match wt_to_port(p.skb.raw(), index) {
+            0 => index += 1,
+            NO_MORE => break,
+            code => return done(code),
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn to_vteps(p: &Pkt) -> Result<(), DropReason> {
+    let mut index = 0;
+    while index < FLOOD_VTEPS_MAX as u32 {
+        match wt_to_vtep(p.skb.raw(), index) {
+            0 => index += 1,
+            NO_MORE => break,
+            code => return done(code),
+        }
+    }
+    Ok(())
 }
 
 /// A reason as a number; 0 for none.
@@ -119,67 +150,71 @@ fn done(code: u32) -> Result<(), DropReason> {
     }
 }
 
+/// A copy for the local port of this index; a code.
 #[inline(always)]
-fn to_ports(p: &Pkt, vni: u32) -> Result<(), DropReason> {
-    let Some(list) = maps::flood_ports.get_ptr(vni) else { return Ok(()) };
-    // A question of our own may have to go back to where the packet came from.
-    let question = p.meta().copy == Meta::COPY_QUESTION;
-    let send = p.meta().flags & Meta::NO_CLONE == 0;
-    let mut i = 0;
-    while i < FLOOD_PORTS_MAX {
-        // SAFETY: a live entry, and `i` is within its array.
-        let (count, port) =
-            unsafe { ((*list).count, (&raw const (*list).ports).cast::<PortKey>().add(i).read()) };
-        if i as u32 >= count {
-            break;
-        }
-        i += 1;
-        if !question && same_port(&port, &p.meta().port) {
-            continue;
-        }
-        if send {
-            p.tag(&port)?;
-            p.skb.clone_redirect(port.ifindex);
-        }
-        p.count_tx(&port);
-        if send {
-            p.untag(&port)?;
-        }
-        copied(p);
+fn to_port(p: &Pkt, index: u32) -> u32 {
+    let Some(list) = maps::flood_ports.get_ptr(p.meta().vni) else { return NO_MORE };
+    // SAFETY: a live entry.
+    if index >= unsafe { (*list).count } {
+        return NO_MORE;
     }
-    Ok(())
+    // The verifier does not know that the count is no more than the array holds, but it follows a mask.
+    let index = index as usize & (FLOOD_PORTS_MAX - 1);
+    // SAFETY: the index is within the array.
+    let port = unsafe { (&raw const (*list).ports).cast::<PortKey>().add(index).read() };
+    // A question of our own may have to go back to where the packet came from.
+    if p.meta().copy != Meta::COPY_QUESTION && same_port(&port, &p.meta().port) {
+        return 0;
+    }
+    code(copy_to_port(p, &port))
 }
 
 #[inline(always)]
-fn to_vteps(p: &Pkt, vni: u32) -> Result<(), DropReason> {
-    let Some(list) = maps::flood_vteps.get_ptr(vni) else { return Ok(()) };
+fn copy_to_port(p: &Pkt, port: &PortKey) -> Result<(), DropReason> {
+    let send = p.meta().flags & Meta::NO_CLONE == 0;
+    if send {
+        p.tag(port)?;
+        p.skb.clone_redirect(port.ifindex);
+    }
+    p.count_tx(port);
+    if send {
+        p.untag(port)?;
+    }
+    copied(p);
+    Ok(())
+}
+
+/// A copy for the far gateway of this index; a code.
+#[inline(always)]
+fn to_vtep(p: &Pkt, index: u32) -> u32 {
+    let Some(list) = maps::flood_vteps.get_ptr(p.meta().vni) else { return NO_MORE };
+    // SAFETY: a live entry.
+    if index >= unsafe { (*list).count } {
+        return NO_MORE;
+    }
+    // The verifier does not know that the count is no more than the array holds, but it follows a mask.
+    let index = index as usize & (FLOOD_VTEPS_MAX - 1);
+    // SAFETY: the index is within the array.
+    let vtep = unsafe { (&raw const (*list).vteps).cast::<IpBytes>().add(index).read() };
+    if p.from_vxlan() && !p.may_cross(&vtep) {
+        return 0;
+    }
+    code(copy_to_vtep(p, &vtep))
+}
+
+#[inline(always)]
+fn copy_to_vtep(p: &Pkt, vtep: &IpBytes) -> Result<(), DropReason> {
     let config = p.config()?;
     if config.vxlan_ifindex == 0 {
         return Ok(());
     }
-    let send = p.meta().flags & Meta::NO_CLONE == 0;
-    let port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
-    let from_vxlan = p.from_vxlan();
-    let tos = p.outer_dscp(config)?;
-    let mut i = 0;
-    while i < FLOOD_VTEPS_MAX {
-        // SAFETY: a live entry, and `i` is within its array.
-        let (count, vtep) =
-            unsafe { ((*list).count, (&raw const (*list).vteps).cast::<[u8; 16]>().add(i).read()) };
-        if i as u32 >= count {
-            break;
-        }
-        i += 1;
-        if from_vxlan && !p.may_cross(&vtep) {
-            continue;
-        }
-        if send {
-            p.skb.set_tunnel_key(vni, &config.local_vtep, &vtep, tos)?;
-            p.skb.clone_redirect(port.ifindex);
-        }
-        p.count_tx(&port);
-        copied(p);
+    if p.meta().flags & Meta::NO_CLONE == 0 {
+        let tos = p.outer_dscp(config)?;
+        p.skb.set_tunnel_key(p.meta().vni, &config.local_vtep, vtep, tos)?;
+        p.skb.clone_redirect(config.vxlan_ifindex);
     }
+    p.count_tx(&PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 });
+    copied(p);
     Ok(())
 }
 

@@ -7,13 +7,14 @@
 //! - Other IPv4, and IPv6 up to 1280 bytes, which every link must carry (RFC 8200 §5): the outer packet is
 //!   fragmented by the kernel and put together by the far one.
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use watari_abi::{Counter, DropReason, Meta, Stage, StepKind};
 
 use crate::{
     fit::{Inner, mtu_towards},
     headers::{ETH_BYTES, IPV4, is_mapped},
     out::{Decision, END, Pkt},
+    skb::Skb,
 };
 
 const DONT_FRAGMENT: u8 = 0x40;
@@ -91,20 +92,31 @@ fn clamp(p: &Pkt, inner: &Inner, mtu: u32) -> Result<(), DropReason> {
     let mut looked_at = 0;
     while looked_at < OPTIONS_MAX && at + u32::from(MSS_BYTES) <= end {
         looked_at += 1;
-        let Ok([kind, length, high, low]) = p.skb.load::<4>(at) else { break };
-        if kind == OPTION_NONE {
-            at += 1;
-            continue;
-        }
-        if kind == OPTION_MSS && length == MSS_BYTES {
-            return lower(p, tcp, at + 2, [high, low], limit);
-        }
-        if kind == OPTION_END || length < 2 {
+        let next = wt_option(p.skb.raw(), at);
+        if next == at || next == 0 {
             break;
         }
-        at += u32::from(length);
+        at = next;
     }
-    Ok(())
+    match p.skb.load::<4>(at) {
+        Ok([OPTION_MSS, MSS_BYTES, high, low]) if at + u32::from(MSS_BYTES) <= end => {
+            lower(p, tcp, at + 2, [high, low], limit)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the option behind the one at `at` is; `at` itself if that one is the segment size, 0 behind the last. Exported,
+/// so that the verifier looks at it once and not once for every option.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn wt_option(skb: *mut __sk_buff, at: u32) -> u32 {
+    match Skb::new(&TcContext::new(skb)).load::<2>(at) {
+        Ok([OPTION_NONE, _]) => at + 1,
+        Ok([OPTION_MSS, MSS_BYTES]) => at,
+        Ok([kind, length]) if kind != OPTION_END && length >= 2 => at + u32::from(length),
+        _ => 0,
+    }
 }
 
 /// Writes the lower value and mends the checksum. Both changes together leave the sum of the whole packet as it is,
