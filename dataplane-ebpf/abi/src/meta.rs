@@ -193,8 +193,6 @@ impl Meta {
     pub const ONE_TAG: u8 = 8;
     /// Both tags are.
     pub const TWO_TAGS: u8 = 16;
-    /// It came from a spoke, not from the mesh.
-    pub const SPOKE: u8 = 32;
     /// The guard of its attachment has let it through.
     pub const GUARDED: u8 = 64;
     /// An announcement that says nothing new: copied to local ports only.
