@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::Ns;
+use crate::wait::patient;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,13 +79,13 @@ impl Api {
             Self::Unix(path) => {
                 let stream =
                     UnixStream::connect(path).with_context(|| format!("connect to {}", path.display()))?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(patient(PATIENCE)))?;
                 Ok(Box::new(stream))
             }
             Self::Tcp(ns, address) => {
-                let stream = ns.run(|| TcpStream::connect_timeout(address, PATIENCE));
+                let stream = ns.run(|| TcpStream::connect_timeout(address, patient(PATIENCE)));
                 let stream = stream.with_context(|| format!("connect to {address}"))?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(patient(PATIENCE)))?;
                 Ok(Box::new(stream))
             }
         }

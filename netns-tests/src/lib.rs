@@ -10,6 +10,7 @@
 //! ```text
 //! ns      namespaces, processes in them, cleaning          topology  the two sites and the cloud
 //! links   veth, bridges, addresses, sysctls, offloads      gateway   the real `watari` in a namespace
+//! tap     a wire that a program carries
 //! wait    waiting for a state, with a limit                tagged    hosts that speak 802.1Q
 //! flow    sequence-numbered traffic, loss and gaps         bird, frr campus routers
 //! echo    request/response over TCP and UDP                campus    either as site A's router
@@ -39,6 +40,7 @@ pub mod ping;
 pub mod process;
 pub mod registry;
 pub mod tagged;
+pub mod tap;
 pub mod topology;
 pub mod wait;
 pub mod world;

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use crate::Ns;
 use crate::registry;
+use crate::wait::patient;
 
 /// How much of a log is shown when something failed.
 const TAIL_BYTES: usize = 8_000;
@@ -241,6 +242,7 @@ fn wait_child(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
         ensure!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
         OwnedFd::from_raw_fd(i32::try_from(fd)?)
     };
+    let limit = patient(limit);
     let timeout = PollTimeout::try_from(limit.as_millis()).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&fd), PollFlags::POLLIN)];
     while let Err(error) = poll(&mut fds, timeout) {

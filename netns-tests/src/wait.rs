@@ -1,6 +1,10 @@
 //! Waiting for a state, with a limit and a name, instead of sleeping and hoping.
+//!
+//! On a machine that is slow by nature (an emulated one) every limit is stretched by `WATARI_PATIENCE`: how long a
+//! test waits says nothing about what it asserts. What must happen within a time is measured by the test itself.
 
 use std::fmt::Display;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -42,12 +46,25 @@ impl<T, E: Display> Look for Result<T, E> {
     }
 }
 
+/// A limit as it holds on this machine: `WATARI_PATIENCE` times as long, 1 to 100 times, and once where that is
+/// not set.
+#[must_use]
+pub fn patient(limit: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    limit * *TIMES.get_or_init(|| times(std::env::var("WATARI_PATIENCE").ok().as_deref()))
+}
+
+/// What is no number counts as not set.
+fn times(patience: Option<&str>) -> u32 {
+    patience.and_then(|text| text.parse().ok()).unwrap_or(1).clamp(1, 100)
+}
+
 /// Looks until the answer is there: `true`, `Some` or `Ok`.
 ///
 /// # Errors
-/// After `limit`, naming `what` was waited for and the last reason given.
+/// After `limit` ([`patient`]), naming `what` was waited for and the last reason given.
 pub fn wait_until<L: Look>(limit: Duration, what: &str, mut look: impl FnMut() -> L) -> Result<L::Value> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patient(limit));
     let mut pause = PAUSE_MIN;
     loop {
         match look().settle() {
@@ -95,6 +112,12 @@ mod tests {
         let error = wait_until(Duration::from_millis(20), "the sea to part", || Err::<(), _>("still wet"));
         let text = error.unwrap_err().to_string();
         assert!(text.contains("the sea to part") && text.contains("still wet"), "{text}");
+    }
+
+    #[test]
+    fn patience_is_a_number_of_times() {
+        let told = [None, Some("4"), Some("0"), Some("for ever"), Some("1000")];
+        assert_eq!(told.map(times), [1, 4, 1, 1, 100]);
     }
 
     #[test]

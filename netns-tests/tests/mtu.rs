@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use netns_tests::topology::{HOST_A, HOST_B, Tunnel, both};
+use netns_tests::wait::patient;
 use netns_tests::world::{SOON, World};
 use netns_tests::{Ns, wait_until};
 use serde_json::json;
@@ -85,7 +86,7 @@ fn fetch(
     let port = serve(server, address, Arc::clone(page))?;
     let url = format!("http://{}/", SocketAddr::new(address, port));
     let file = into.to_str().context("a path in UTF-8")?;
-    let seconds = CURL_LIMIT.as_secs().to_string();
+    let seconds = patient(CURL_LIMIT).as_secs().to_string();
     let words = ["curl", "--silent", "--show-error", "--globoff", "--max-time", &seconds, "-o", file, &url];
     client.exec_args(&words, CURL_LIMIT + SOON).with_context(|| format!("{url} from {}", client.label()))?;
     ensure!(std::fs::read(into)? == **page, "{url}: another page");
