@@ -1,9 +1,13 @@
-//! An uplink, before the VXLAN socket: VXLAN outside every tunnel is dropped where it arrives.
+//! An uplink, before the VXLAN socket: VXLAN outside every tunnel is dropped where it arrives, and so are later fragments
+//! that say they are from a VTEP, behind whatever chain of headers ([`super::tunl`]).
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::{DropReason, Hook};
 
-use super::{Arrival, tunl::vxlan_source};
+use super::{
+    Arrival,
+    tunl::{Outer, outer},
+};
 use crate::{
     out::{Decision, END, NEXT, Pkt},
     skb::Skb,
@@ -24,5 +28,8 @@ pub fn uplnk(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 pub fn run(p: &Pkt) -> Decision {
-    if vxlan_source(p).is_some() { Err(DropReason::VxlanOnUplink) } else { Ok(NEXT) }
+    match outer(p)? {
+        Outer::Other => Ok(NEXT),
+        Outer::Vxlan(_) | Outer::Later(_) => Err(DropReason::VxlanOnUplink),
+    }
 }
