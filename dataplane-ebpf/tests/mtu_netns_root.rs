@@ -16,165 +16,65 @@ use std::{
     time::Duration,
 };
 
-use rig::{netns::*, *};
+use rig::{netns::*, sites::Join, *};
 use watari_dataplane::*;
 
-const PORT: u16 = 4789;
-/// What the tunnel carries.
-const TUNNEL_MTU: u16 = 1400;
-const MTU: u16 = TUNNEL_MTU - 50;
+/// What the tunnel carries: less than hosts send.
+const NARROW: Join = Join::narrow(1400);
+const MTU: u16 = NARROW.host_mtu();
 
-struct Gateway {
-    rig: Rig,
-    space: Netns,
-    number: u8,
-}
-
-impl Gateway {
-    fn new(name: &str, number: u8) -> Self {
-        let rig = Rig::bare(&format!("{name}{number}"));
-        Self { rig, space: Netns::new(&format!("{name}g{number}")), number }
-    }
-
-    fn index(&self, device: &str) -> u32 {
-        self.space.index_of(device)
-    }
-
-    fn far(&self) -> [u8; 16] {
-        rig::v4([10, 255, 0, 3 - self.number])
-    }
-
-    fn attach(&self, device: &str, hook: Hook) {
-        let index = self.index(device);
-        self.space.enter(|| self.rig.dataplane.attach(index, hook)).unwrap();
-    }
-
-    fn tunnel(&self) {
-        let (mine, other) = (self.number, 3 - self.number);
-        let space = &self.space;
-        space.ip("link add wtd0 type veth peer name wtd0p");
-        space.ip(&format!("addr add 192.0.2.{mine}/24 dev wtd0"));
-        for device in ["wtd0", "wtd0p"] {
-            space.ip(&format!("link set {device} mtu {TUNNEL_MTU} up"));
-        }
-        space.ip(&format!("link add wtvx4789 mtu 9216 type vxlan external dstport {PORT} nolearning"));
-        space.ip(&format!("addr add 10.255.0.{mine}/32 dev wtvx4789"));
-        space.ip("link set wtvx4789 up");
-        space.run("sysctl -qw net.ipv4.conf.wtvx4789.forwarding=1");
-        space.ip(&format!("route add 10.255.0.{other}/32 via 192.0.2.{other} dev wtd0 src 10.255.0.{mine}"));
-        let d = &self.rig.dataplane;
-        let (wire, end) = (PortKey::vlan(self.index("w"), 40), PortKey::untagged(self.index("wtd0p")));
-        let mut port = Port::cross(end);
-        port.answer_mac = space.mac_of("wtd0");
-        port.answer_v4 = [192, 0, 2, mine];
-        port.flags |= Port::TUNNEL;
-        port.tunnel_ifindex = self.index("wtd0");
-        d.wires.upsert(&port.tunnel_ifindex, &Wire { port: wire }).unwrap();
-        d.ports.upsert(&wire, &port).unwrap();
-        d.ports.upsert(&end, &Port::cross(wire)).unwrap();
-        d.vteps.upsert(&TunnelKey { ifindex: self.index("wtd0"), vtep: self.far() }, &1).unwrap();
-        d.remotes.upsert(&self.far(), &Remote { mtu: MTU, flags: 0, pad: 0 }).unwrap();
-        for (device, hook) in
-            [("w", Hook::Trunk), ("wtd0p", Hook::Cross), ("wtd0", Hook::Tunnel), ("wtvx4789", Hook::Vxlan)]
-        {
-            self.attach(device, hook);
-        }
-    }
-
-    /// The segment, known to both sides, and the tenant's namespace.
-    fn segment(&self, attachment: PortKey, core: &Netns) {
-        let d = &self.rig.dataplane;
-        let config = Config {
-            vxlan_ifindex: self.index("wtvx4789"),
-            vxlan_port: PORT,
-            flags: Config::OWN_ENCAP,
-            dscp: Config::DSCP_INNER,
-            local_vtep: rig::v4([10, 255, 0, self.number]),
-            anycast_mac: ANYCAST,
-            router_mac: [0x02, 0x57, 0x54, 1, 0, self.number],
-        };
-        d.set_config(&config).unwrap();
-        let mut segment = Segment::l2(1, 1000, 100);
-        segment.flags |= Segment::PLAIN_DEVICES;
-        d.segments.upsert(&L2, &segment).unwrap();
-        d.ports.upsert(&attachment, &Port::segment(1, L2)).unwrap();
-        d.flood_ports.upsert(&L2, &FloodPorts::new(&[attachment]).unwrap()).unwrap();
-        d.flood_vteps.upsert(&L2, &FloodVteps::new(&[self.far()]).unwrap()).unwrap();
-        veth((&self.space, "wtc"), (core, "wt-core"));
-        self.space.ip("link set wtc mtu 9216");
-        core.ip("link set wt-core mtu 9216");
-        let own = format!("10.0.0.{}", 250 + self.number);
-        core.ip(&format!("addr add {own}/32 dev wt-core"));
-        core.ip("neigh add 169.254.0.1 lladdr 02:57:54:00:00:01 dev wt-core nud permanent");
-        core.ip(&format!("route add 10.0.0.0/24 via 169.254.0.1 dev wt-core onlink src {own}"));
-        let port = PortKey::untagged(self.index("wtc"));
-        let tenant =
-            Tenant { core_ifindex: port.ifindex, l3vni: L3, core_mac: core.mac_of("wt-core"), pad: 0 };
-        d.tenants.upsert(&1, &tenant).unwrap();
-        d.ports.upsert(&port, &Port::core(1)).unwrap();
-        let mac = config.router_mac;
-        let entry = NeighStatic { mac, flags: NeighStatic::OWN };
-        d.nb_static.upsert(&NeighKey::new(L2, rig::ip(&own)), &entry).unwrap();
-        d.routes.upsert(&Prefix::host(1, rig::ip(&own)), &Route::own()).unwrap();
-        let route = Route::connected(L2, rig::ip(&own));
-        d.routes.upsert(&Prefix::new(1, rig::ip("10.0.0.0"), 24).unwrap(), &route).unwrap();
-        self.attach("wtc", Hook::Core);
-    }
-
-    fn knows(&self, mac: [u8; 6], addresses: [&str; 2]) {
-        let d = &self.rig.dataplane;
-        let remote = MacRemote { vtep: self.far(), flags: 0, sequence: 0 };
-        d.mac_remote.upsert(&MacKey::new(L2, mac), &remote).unwrap();
-        for address in addresses {
-            let neighbour = NeighRemote { mac, flags: 0 };
-            d.nb_remote.upsert(&NeighKey::new(L2, rig::ip(address)), &neighbour).unwrap();
-        }
-    }
-
-    fn counter(&self, name: &str) -> i128 {
-        self.rig.counters().get(name).copied().unwrap_or(0)
-    }
-}
-
+/// Two sites whose hosts know each other, and the tenant's namespace at each.
 struct Bench {
-    a: Gateway,
-    b: Gateway,
-    host_a: Netns,
-    host_b: Netns,
+    sites: sites::Bench,
     core_a: Netns,
     _core_b: Netns,
 }
 
+impl std::ops::Deref for Bench {
+    type Target = sites::Bench;
+
+    fn deref(&self) -> &sites::Bench {
+        &self.sites
+    }
+}
+
+/// The tenant's namespace: a stack of the gateway's own, in the segment.
+fn core(gateway: &sites::Gateway, core: &Netns) {
+    let d = &gateway.rig.dataplane;
+    veth((&gateway.space, "wtc"), (core, "wt-core"));
+    gateway.space.ip("link set wtc mtu 9216");
+    core.ip("link set wt-core mtu 9216");
+    let own = format!("10.0.0.{}", 250 + gateway.number);
+    core.ip(&format!("addr add {own}/32 dev wt-core"));
+    core.ip("neigh add 169.254.0.1 lladdr 02:57:54:00:00:01 dev wt-core nud permanent");
+    core.ip(&format!("route add 10.0.0.0/24 via 169.254.0.1 dev wt-core onlink src {own}"));
+    let port = PortKey::untagged(gateway.index("wtc"));
+    let tenant = Tenant { core_ifindex: port.ifindex, l3vni: L3, core_mac: core.mac_of("wt-core"), pad: 0 };
+    d.tenants.upsert(&1, &tenant).unwrap();
+    d.ports.upsert(&port, &Port::core(1)).unwrap();
+    let entry = NeighStatic { mac: gateway.router_mac(), flags: NeighStatic::OWN };
+    d.nb_static.upsert(&NeighKey::new(L2, rig::ip(&own)), &entry).unwrap();
+    d.routes.upsert(&Prefix::host(1, rig::ip(&own)), &Route::own()).unwrap();
+    let route = Route::connected(L2, rig::ip(&own));
+    d.routes.upsert(&Prefix::new(1, rig::ip("10.0.0.0"), 24).unwrap(), &route).unwrap();
+    gateway.attach("wtc", Hook::Core);
+}
+
 impl Bench {
     fn new(name: &str) -> Self {
-        let space = |who: &str| Netns::new(&format!("{name}{who}"));
-        let bench = Self {
-            a: Gateway::new(name, 1),
-            b: Gateway::new(name, 2),
-            host_a: space("ha"),
-            host_b: space("hb"),
-            core_a: space("ca"),
-            _core_b: space("cb"),
-        };
-        veth((&bench.a.space, "w"), (&bench.b.space, "w"));
-        for (gateway, host, core, vid, last) in [
-            (&bench.a, &bench.host_a, &bench.core_a, 10, 10),
-            (&bench.b, &bench.host_b, &bench._core_b, 20, 11),
-        ] {
-            gateway.tunnel();
-            veth((host, "eth0"), (&gateway.space, "t"));
-            host.enter(|| attach_host_vlan("eth0", vid)).unwrap();
-            host.ip(&format!("addr add 10.0.0.{last}/24 dev eth0"));
-            host.ip(&format!("addr add fd00::{last}/64 dev eth0 nodad"));
-            gateway.segment(PortKey::vlan(gateway.index("t"), vid), core);
-            gateway.attach("t", Hook::Trunk);
-        }
-        bench.a.knows(bench.host_b.mac_of("eth0"), ["10.0.0.11", "fd00::11"]);
-        bench.b.knows(bench.host_a.mac_of("eth0"), ["10.0.0.10", "fd00::10"]);
+        Self::with(name, NARROW)
+    }
+
+    fn with(name: &str, join: Join) -> Self {
+        let sites = sites::Bench::with(name, join);
+        let [core_a, core_b] = ["ca", "cb"].map(|who| Netns::new(&format!("{name}{who}")));
+        core(&sites.a, &core_a);
+        core(&sites.b, &core_b);
+        sites.exchange();
         for to in ["10.0.0.11", "fd00::11"] {
-            wait_until(to, || bench.host_a.try_run(&format!("ping -c 1 -W 1 {to}")).0);
+            wait_until(to, || sites.host_a.try_run(&format!("ping -c 1 -W 1 {to}")).0);
         }
-        bench
+        Self { sites, core_a, _core_b: core_b }
     }
 
     /// Checksums left to the device and super-frames, at both hosts.
@@ -311,7 +211,7 @@ fn root_a_stream_that_was_never_clamped_is_told_as_well() {
     // Its SYN went when nothing was known of the way: super-frames of 1460 meet a way of less.
     let bench = Bench::new("ms");
     for gateway in [&bench.a, &bench.b] {
-        gateway.rig.dataplane.remotes.remove(&gateway.far()).unwrap();
+        gateway.measured(false);
     }
     for address in ["10.0.0.11", "fd00::11"] {
         let listener = bench.host_b.enter(|| TcpListener::bind((address, 0))).unwrap();
@@ -319,8 +219,7 @@ fn root_a_stream_that_was_never_clamped_is_told_as_well() {
         let mut stream = bench.host_a.enter(|| TcpStream::connect((address, port))).unwrap();
         let (mut other, _) = listener.accept().unwrap();
         for gateway in [&bench.a, &bench.b] {
-            let known = Remote { mtu: MTU, flags: 0, pad: 0 };
-            gateway.rig.dataplane.remotes.upsert(&gateway.far(), &known).unwrap();
+            gateway.measured(true);
         }
         let sent = bench.a.counter("too-big-sent");
         let bytes = vec![0xa5; 2_000_000];
@@ -332,7 +231,7 @@ fn root_a_stream_that_was_never_clamped_is_told_as_well() {
         assert_eq!(seen.len(), 2_000_000);
         assert!(bench.a.counter("too-big-sent") > sent, "{address}");
         for gateway in [&bench.a, &bench.b] {
-            gateway.rig.dataplane.remotes.remove(&gateway.far()).unwrap();
+            gateway.measured(false);
         }
     }
     assert_eq!(bench.a.counter("drop rewrite-failed"), 0);

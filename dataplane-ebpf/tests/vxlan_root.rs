@@ -32,7 +32,7 @@ fn root_two_sites_are_one_network_over_vxlan_at_full_size() {
 
 #[test]
 fn root_the_vxlan_device_does_the_same() {
-    let bench = Bench::with("vxd", false);
+    let bench = Bench::with("vxd", Join { own_encap: false, ..Join::ROOMY });
     at_full_size(&bench);
     assert_eq!(bench.a.counter("encapsulated") + bench.b.counter("decapsulated"), 0);
 }
