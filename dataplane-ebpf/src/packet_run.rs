@@ -8,10 +8,12 @@ use watari_abi::{Entry, Hook, IpBytes, Meta, PortKey, Report, Step, Verdict, tra
 
 use crate::{Dataplane, Error, dataplane::lock, object::ENTRY};
 
-/// Bytes of `struct __sk_buff` up to and with `mark`.
-const CONTEXT_BYTES: usize = 12;
+/// Bytes of `struct __sk_buff` up to and with `gso_size`.
+const CONTEXT_BYTES: usize = 180;
 /// Where `mark` is in it.
 const MARK_OFFSET: usize = 8;
+/// Where `gso_size` is in it.
+const GSO_SIZE_OFFSET: usize = 176;
 /// Room for what the pipeline adds to a frame.
 const GROWTH_BYTES: usize = 256;
 
@@ -28,6 +30,8 @@ pub struct Packet<'a> {
     pub vtep: IpBytes,
     /// `skb->mark`; [`watari_abi::TUNNEL_MARK`] for VXLAN out of a tunnel.
     pub mark: u32,
+    /// Payload bytes of one segment of a super-frame; 0 for a plain frame.
+    pub gso_size: u16,
     /// The frame, with an Ethernet header in any case, 14 bytes at least.
     pub frame: &'a [u8],
 }
@@ -36,13 +40,13 @@ impl<'a> Packet<'a> {
     /// A frame from a trunk or interface.
     #[must_use]
     pub fn from_port(hook: Hook, port: PortKey, frame: &'a [u8]) -> Self {
-        Self { hook, port, vni: 0, vtep: [0; 16], mark: 0, frame }
+        Self { hook, port, vni: 0, vtep: [0; 16], mark: 0, gso_size: 0, frame }
     }
     /// A frame out of VXLAN that came through a tunnel.
     #[must_use]
     pub fn from_vtep(vxlan_ifindex: u32, vni: u32, vtep: IpBytes, frame: &'a [u8]) -> Self {
         let port = PortKey::untagged(vxlan_ifindex);
-        Self { hook: Hook::Vxlan, port, vni, vtep, mark: watari_abi::TUNNEL_MARK, frame }
+        Self { hook: Hook::Vxlan, port, vni, vtep, mark: watari_abi::TUNNEL_MARK, gso_size: 0, frame }
     }
 }
 
@@ -85,7 +89,8 @@ impl Dataplane {
         let on_page = |error| Error::map("page", "use", error);
         let program = SchedClassifier::from_pin(self.pins.program(ENTRY)).map_err(failed)?;
         let mut context = [0; CONTEXT_BYTES];
-        context[MARK_OFFSET..].copy_from_slice(&packet.mark.to_ne_bytes());
+        context[MARK_OFFSET..][..4].copy_from_slice(&packet.mark.to_ne_bytes());
+        context[GSO_SIZE_OFFSET..].copy_from_slice(&u32::from(packet.gso_size).to_ne_bytes());
         let mut frame = vec![0; packet.frame.len() + GROWTH_BYTES];
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet.frame);

@@ -1,6 +1,7 @@
 //! What does not fit to a far gateway: segment sizes, ICMP errors and fragments, byte by byte. Needs root.
 //!
-//! A checksum that is still to be written and super-frames cannot be made in a test run: `mtu_netns_root.rs` has them.
+//! A checksum that is still to be written cannot be made in a test run: `mtu_netns_root.rs` has it, and super-frames of real
+//! streams.
 
 mod rig;
 
@@ -207,6 +208,54 @@ fn root_who_sends_too_much_is_told_what_fits() {
             assert_eq!(out, error(&frame, (HOST_A, HOST_R), addresses.1));
         }
     }
+}
+
+/// A super-frame of two segments of `segment` bytes each, behind headers that `head` makes for a payload.
+#[track_caller]
+fn super_frame(rig: &Rig, segment: u16, is_to_fit: bool, head: impl Fn(&[u8]) -> Vec<u8>) {
+    let frame = head(&vec![0x44; 2 * usize::from(segment)]);
+    let mut packet = Packet::from_port(Hook::Trunk, A, &frame);
+    packet.gso_size = segment;
+    // As long as nobody has counted its segments.
+    let packets = frame.len().div_ceil(usize::from(segment)) as i128;
+    if is_to_fit {
+        let changes = [("100.10 rx", packets), ("9000 tx", packets)];
+        assert_eq!(rig.expect(&packet, TO_FAR, &changes), frame, "{segment} bytes were changed");
+        return;
+    }
+    let (outcome, changes) = rig.run(&packet);
+    assert_eq!(outcome.verdict, Verdict::Port(A), "segments of {segment} bytes: {changes:?}");
+    assert_eq!((changes["drop too-big"], changes["too-big-sent"]), (packets, 1));
+    assert_eq!(outcome.frame.len(), 190, "the error alone");
+}
+
+#[test]
+fn root_a_super_frame_counts_as_its_largest_segment_with_all_headers() {
+    let rig = scene("super");
+    for options in [0_usize, 12, 40] {
+        for (addresses, ip_bytes) in [(V4, 20), (V6, 40)] {
+            let headers = ip_bytes + 20 + options as u16;
+            let head = |data: &[u8]| tcp((HOST_R, HOST_A), addresses, ACK, &vec![1; options], data);
+            super_frame(&rig, MTU - headers, true, head);
+            super_frame(&rig, MTU - headers + 1, false, head);
+        }
+    }
+    for (addresses, ip_bytes) in [(V4, 20), (V6, 40)] {
+        let head = |data: &[u8]| udp_to((HOST_R, HOST_A), addresses, 64, 80, data);
+        super_frame(&rig, MTU - ip_bytes - 8, true, head);
+        super_frame(&rig, MTU - ip_bytes - 7, false, head);
+    }
+    // An extension header is in each segment, before the TCP header.
+    let extended = |data: &[u8]| {
+        let mut frame = tcp((HOST_R, HOST_A), V6, ACK, &[1; 12], data);
+        frame[20] = 60;
+        let length = (frame.len() - 54 + 8) as u16;
+        frame[18..20].copy_from_slice(&length.to_be_bytes());
+        frame.splice(54..54, [6, 0, 1, 4, 0, 0, 0, 0]);
+        frame
+    };
+    super_frame(&rig, MTU - 40 - 8 - 32, true, extended);
+    super_frame(&rig, MTU - 40 - 8 - 31, false, extended);
 }
 
 #[test]
