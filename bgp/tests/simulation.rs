@@ -642,3 +642,78 @@ fn a_ring_converges_whatever_happened_before() {
         }
     }
 }
+
+/// What is told of each neighbour of each node is what a walk of the tables finds.
+fn counts_are_those_of_a_walk(world: &World, after: &str) {
+    for (n, node) in world.nodes.iter().enumerate() {
+        for told in node.speaker.peers() {
+            let paths: Vec<_> = Family::ALL
+                .iter()
+                .flat_map(|f| node.speaker.received(told.peer, *f))
+                .map(|(_, c)| c)
+                .collect();
+            let count = |is: fn(&speaker::Candidate) -> bool| paths.iter().filter(|c| is(c)).count();
+            let walked = (paths.len(), count(|c| c.rejected.is_some()), count(|c| c.stale));
+            assert_eq!(
+                (told.received, told.rejected, told.stale),
+                walked,
+                "{after}: node {n}, {:?}",
+                told.peer
+            );
+        }
+    }
+}
+
+/// Three speakers; routes come, change and go, policies change, connections break, speakers restart and peers are
+/// removed and added again.
+#[test]
+fn the_counts_of_paths_are_those_of_a_walk() {
+    let mut seen = [0; 3];
+    for seed in 0..60 {
+        let mut dice = Dice(seed);
+        let mut world = World::new(3);
+        let asns = [65001, 65002, 65003];
+        for (a, b) in [(0, 1), (1, 2), (2, 0)] {
+            world.link(a, b, (asns[a], asns[b]), ALL);
+        }
+        world.run(10_000);
+        for step in 0..40 {
+            let (node, other) = (dice.roll(3) as usize, dice.roll(2) as usize + 1);
+            let other = (node + other) % 3;
+            let prefix = net(&format!("10.{}.{}.0/24", dice.roll(3), dice.roll(4)));
+            let what = dice.roll(12);
+            let mut config = between(node, other, (asns[node], asns[other]), ALL);
+            match what {
+                0..=3 => world.originate(node, prefix, PathAttributes::default()),
+                4 => world.originate(node, mac_ip(100 + dice.roll(2) as u32), evpn_attrs("10.0.0.9")),
+                5 | 6 => world.withdraw(node, prefix),
+                7 | 8 => {
+                    config.policy = [Policy::default(), Policy::accept_all()][dice.roll(2) as usize].clone();
+                    world.input(node, Input::UpdatePeer(PeerId(other as u32), Box::new(config)));
+                }
+                9 => world.cut(node, other),
+                10 => {
+                    world.input(node, Input::RemovePeer(PeerId(other as u32)));
+                    counts_are_those_of_a_walk(&world, &format!("seed {seed}, step {step}, removed"));
+                    world.input(node, Input::AddPeer(PeerId(other as u32), Box::new(config)));
+                }
+                _ => {
+                    world.kill(node);
+                    counts_are_those_of_a_walk(&world, &format!("seed {seed}, step {step}, killed"));
+                    let away = dice.roll(200_000);
+                    world.run(away);
+                    world.restart(node, restart_config());
+                    world.input(node, Input::LocalRoutesComplete);
+                }
+            }
+            let pause = dice.roll(5_000);
+            world.run(pause);
+            counts_are_those_of_a_walk(&world, &format!("seed {seed}, step {step}, {what}"));
+            for told in world.nodes.iter().flat_map(|n| n.speaker.peers()) {
+                let now = [told.received, told.rejected, told.stale];
+                seen = std::array::from_fn(|i| seen[i] + now[i]);
+            }
+        }
+    }
+    assert!(seen.iter().all(|n| *n > 100), "too little happened: {seen:?}");
+}

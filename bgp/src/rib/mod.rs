@@ -10,7 +10,7 @@ pub(crate) use adj_out::{AdjOut, Round, Sent};
 pub(crate) use decision::Advertiser;
 pub use decision::Reason;
 pub(crate) use intern::AttributePool;
-pub(crate) use table::{Destination, Path, Table};
+pub(crate) use table::{Destination, Path, PathCounts, Table};
 
 use crate::types::Asn;
 

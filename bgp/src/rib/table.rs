@@ -73,11 +73,46 @@ fn same_route(a: &Best, b: &Best) -> bool {
     a.source == b.source && a.data == b.data && same_attrs
 }
 
+/// How many paths of one source there are, so that nobody need walk a table to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PathCounts {
+    /// All of them.
+    pub(crate) paths: usize,
+    /// Of these, rejected.
+    pub(crate) rejected: usize,
+    /// Of these, stale.
+    pub(crate) stale: usize,
+}
+
+impl PathCounts {
+    fn add(&mut self, path: &Path) {
+        self.paths += 1;
+        self.rejected += usize::from(path.rejected.is_some());
+        self.stale += usize::from(path.stale);
+    }
+
+    fn take(&mut self, path: &Path) {
+        self.paths -= 1;
+        self.rejected -= usize::from(path.rejected.is_some());
+        self.stale -= usize::from(path.stale);
+    }
+}
+
+impl std::ops::AddAssign for PathCounts {
+    fn add_assign(&mut self, other: PathCounts) {
+        self.paths += other.paths;
+        self.rejected += other.rejected;
+        self.stale += other.stale;
+    }
+}
+
 /// The table.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     destinations: BTreeMap<Key, Destination>,
     dirty: BTreeSet<Key>,
+    /// Of each source; changed wherever a path comes, goes or changes.
+    counts: BTreeMap<Source, PathCounts>,
     /// Selection waits for the peers' End-of-RIB (RFC 4724 §4.1).
     pub(crate) deferring: bool,
 }
@@ -102,65 +137,67 @@ impl Table {
         self.destinations.iter().filter(|(_, d)| d.reported.is_some()).map(|(key, _)| key)
     }
 
-    /// Puts a path in the place of the one from the same source. Returns whether there was none.
-    pub(crate) fn insert(&mut self, key: Key, path: Path) -> bool {
-        let destination = self.destinations.entry(key.clone()).or_default();
-        let new = match destination.paths.iter_mut().find(|p| p.source == path.source) {
-            Some(old) => {
-                *old = path;
-                false
-            }
-            None => {
-                destination.paths.push(path);
-                true
-            }
-        };
-        self.dirty.insert(key);
-        new
+    /// How many paths `source` has here.
+    pub(crate) fn counts(&self, source: Source) -> PathCounts {
+        self.counts.get(&source).copied().unwrap_or_default()
     }
 
-    /// Removes the path of `source`. Returns whether there was one.
-    pub(crate) fn remove(&mut self, key: &Key, source: Source) -> bool {
-        let Some(destination) = self.destinations.get_mut(key) else { return false };
-        let before = destination.paths.len();
-        destination.paths.retain(|p| p.source != source);
-        let removed = destination.paths.len() < before;
-        if removed {
+    /// Puts a path in the place of the one from the same source.
+    pub(crate) fn insert(&mut self, key: Key, path: Path) {
+        let counts = self.counts.entry(path.source).or_default();
+        counts.add(&path);
+        let destination = self.destinations.entry(key.clone()).or_default();
+        match destination.paths.iter_mut().find(|p| p.source == path.source) {
+            Some(old) => counts.take(&std::mem::replace(old, path)),
+            None => destination.paths.push(path),
+        }
+        self.dirty.insert(key);
+    }
+
+    /// Removes the path of `source`, if there is one.
+    pub(crate) fn remove(&mut self, key: &Key, source: Source) {
+        let Some(destination) = self.destinations.get_mut(key) else { return };
+        let counts = self.counts.entry(source).or_default();
+        let is_gone = |path: &mut Path| path.source == source;
+        let removed = destination.paths.extract_if(.., is_gone).inspect(|path| counts.take(path));
+        if removed.count() > 0 {
             self.dirty.insert(key.clone());
         }
-        removed
     }
 
-    /// Removes the paths of `source` that `doomed` names. Returns how many.
-    pub(crate) fn remove_where(&mut self, source: Source, doomed: impl Fn(&Path) -> bool) -> usize {
-        let mut removed = 0;
+    /// Removes the paths of `source` that `doomed` names.
+    pub(crate) fn remove_where(&mut self, source: Source, doomed: impl Fn(&Path) -> bool) {
+        let counts = self.counts.entry(source).or_default();
         for (key, destination) in &mut self.destinations {
-            let before = destination.paths.len();
-            destination.paths.retain(|p| p.source != source || !doomed(p));
-            if destination.paths.len() < before {
-                removed += before - destination.paths.len();
+            let is_gone = |path: &mut Path| path.source == source && doomed(path);
+            let removed = destination.paths.extract_if(.., is_gone).inspect(|path| counts.take(path));
+            if removed.count() > 0 {
                 self.dirty.insert(key.clone());
             }
         }
-        removed
+        if counts.paths == 0 {
+            self.counts.remove(&source);
+        }
     }
 
-    /// Marks all paths of `source` stale; those that already are, are removed (RFC 4724 §4.2). Returns how many.
-    pub(crate) fn mark_stale(&mut self, source: Source) -> usize {
-        let removed = self.remove_where(source, |p| p.stale);
+    /// Marks all paths of `source` stale; those that already are, are removed (RFC 4724 §4.2).
+    pub(crate) fn mark_stale(&mut self, source: Source) {
+        self.remove_where(source, |p| p.stale);
         self.for_each_of(source, |_, path| {
             path.stale = true;
             false
         });
-        removed
     }
 
     /// Visits the paths of `source`; where `change` says so, the key is decided again.
     pub(crate) fn for_each_of(&mut self, source: Source, mut change: impl FnMut(&Key, &mut Path) -> bool) {
+        let counts = self.counts.entry(source).or_default();
         for (key, destination) in &mut self.destinations {
             let mut changed = false;
             for path in destination.paths.iter_mut().filter(|p| p.source == source) {
+                counts.take(path);
                 changed |= change(key, path);
+                counts.add(path);
             }
             if changed {
                 self.dirty.insert(key.clone());

@@ -45,8 +45,6 @@ pub(super) struct Neighbor {
     pub(super) stale: BTreeSet<Family>,
     /// It was established in this life of the daemon.
     pub(super) was_up: bool,
-    /// Paths in the tables.
-    pub(super) paths: usize,
     pub(super) malformed_updates: u64,
     pub(super) since: Instant,
     pub(super) last_down: Option<DownReason>,
@@ -62,7 +60,6 @@ impl Neighbor {
             stale_deadline: None,
             stale: BTreeSet::new(),
             was_up: false,
-            paths: 0,
             malformed_updates: 0,
             since: now,
             last_down: None,

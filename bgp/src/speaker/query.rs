@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::attrs::PathAttributes;
 use crate::nlri::{Key, NlriData};
 use crate::peer::Negotiated;
-use crate::rib::{AdjOut, Destination, Path, Reason, RejectReason, Sent};
+use crate::rib::{AdjOut, Destination, Path, PathCounts, Reason, RejectReason, Sent};
 use crate::session::{DownReason, State};
 use crate::time::Instant;
 use crate::types::{Asn, Family, InstanceId, PeerId};
@@ -175,16 +175,19 @@ impl Speaker {
         self.tables.values().any(|t| t.deferring)
     }
 
-    fn summary(&self, peer: PeerId, neighbor: &Neighbor) -> PeerSummary {
-        let (mut rejected, mut stale) = (0, 0);
+    /// How many paths of a neighbour there are.
+    pub(super) fn counts(&self, peer: PeerId, neighbor: &Neighbor) -> PathCounts {
+        let mut sum = PathCounts::default();
         for family in Family::ALL {
-            let Some(table) = self.tables.get(&(neighbor.config.instance, family)) else { continue };
-            let paths = table.iter_after(None).flat_map(|(_, d)| &d.paths);
-            for path in paths.filter(|p| p.source == Source::Peer(peer)) {
-                rejected += usize::from(path.rejected.is_some());
-                stale += usize::from(path.stale);
+            if let Some(table) = self.tables.get(&(neighbor.config.instance, family)) {
+                sum += table.counts(Source::Peer(peer));
             }
         }
+        sum
+    }
+
+    fn summary(&self, peer: PeerId, neighbor: &Neighbor) -> PeerSummary {
+        let counts = self.counts(peer, neighbor);
         let live = neighbor.live.as_ref();
         let (messages_in, messages_out) = neighbor.session.messages;
         PeerSummary {
@@ -196,9 +199,9 @@ impl Speaker {
             since: neighbor.since,
             last_down: neighbor.last_down.clone(),
             negotiated: live.map(|l| l.negotiated.clone()),
-            received: neighbor.paths,
-            rejected,
-            stale,
+            received: counts.paths,
+            rejected: counts.rejected,
+            stale: counts.stale,
             advertised: live.map_or(0, |l| l.out.values().map(AdjOut::len).sum()),
             messages_in,
             messages_out,

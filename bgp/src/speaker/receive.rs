@@ -87,18 +87,14 @@ impl Speaker {
                 stale: false,
                 rejected,
             };
-            let new = self.table(config.instance, route.key.family()).insert(route.key, path);
-            if let Some(neighbor) = self.neighbors.get_mut(&peer).filter(|_| new) {
-                neighbor.paths += 1;
-            }
+            self.table(config.instance, route.key.family()).insert(route.key, path);
         }
     }
 
     fn forget(&mut self, peer: PeerId, key: &Key) {
-        let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
-        let Some(table) = self.tables.get_mut(&(neighbor.config.instance, key.family())) else { return };
-        if table.remove(key, Source::Peer(peer)) {
-            neighbor.paths -= 1;
+        let Some(neighbor) = self.neighbors.get(&peer) else { return };
+        if let Some(table) = self.tables.get_mut(&(neighbor.config.instance, key.family())) {
+            table.remove(key, Source::Peer(peer));
         }
     }
 
@@ -106,7 +102,7 @@ impl Speaker {
     fn enforce_limit(&self, peer: PeerId) -> Result<(), Notification> {
         let Some(neighbor) = self.neighbors.get(&peer) else { return Ok(()) };
         match neighbor.config.max_paths {
-            Some(limit) if neighbor.paths > limit as usize => {
+            Some(limit) if self.counts(peer, neighbor).paths > limit as usize => {
                 let (afi, safi) = neighbor.config.families.first().map_or((1, 1), |f| f.afi_safi());
                 let mut data = afi.to_be_bytes().to_vec();
                 data.push(safi);

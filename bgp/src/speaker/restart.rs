@@ -78,12 +78,12 @@ impl Speaker {
         for (instance, family) in tables {
             let Some(table) = self.tables.get_mut(&(instance, family)) else { continue };
             let kept = gr.is_some_and(|gr| gr.forwarding_preserved(family).is_some());
-            neighbor.paths -= if kept {
+            if kept {
                 neighbor.stale.insert(family);
-                table.mark_stale(Source::Peer(peer))
+                table.mark_stale(Source::Peer(peer));
             } else {
-                table.remove_where(Source::Peer(peer), |_| true)
-            };
+                table.remove_where(Source::Peer(peer), |_| true);
+            }
         }
         let wait_ms = gr.map(|gr| u64::from(gr.restart_time_s) * 1_000);
         neighbor.restart_deadline = wait_ms.filter(|_| !neighbor.stale.is_empty()).map(|ms| now + ms);
@@ -130,7 +130,7 @@ impl Speaker {
             (neighbor.stale_deadline, neighbor.restart_deadline) = (None, None);
         }
         if let Some(table) = self.tables.get_mut(&(neighbor.config.instance, family)) {
-            neighbor.paths -= table.remove_where(Source::Peer(peer), |p| p.stale);
+            table.remove_where(Source::Peer(peer), |p| p.stale);
         }
     }
 }
