@@ -28,6 +28,9 @@ pub const fn vxlan_overhead_bytes(vtep: IpAddr) -> u16 {
     if vtep.is_ipv4() { 50 } else { 70 }
 }
 
+/// UDP port on which every gateway probes the paths of its tunnels, on the same addresses as VXLAN.
+pub const PROBE_PORT: u16 = 4790;
+
 /// Checks that the objects of `document` hold together.
 ///
 /// # Errors

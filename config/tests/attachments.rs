@@ -164,6 +164,17 @@ fn a_pinned_host_must_be_somewhere() {
     refused("[10.10.0.6,", "[10.10.0.4,", "segments.lab-net.static_hosts[1].addresses[0]", "already used");
 }
 
+/// Sockets that listen on every address: one of a port.
+#[test]
+fn the_port_of_vxlan_is_nobody_elses() {
+    let at = "fabric.vxlan_port";
+    refused("dscp: 46", "vxlan_port: 4790", at, "path probes");
+    refused("dscp: 46", "vxlan_port: 0", at, "must not be 0");
+    let tenants: Vec<_> = read(&text()).unwrap().tenants.keys().cloned().collect();
+    let path = format!("tenants.{}.node_port", tenants[0]);
+    refused("dscp: 46", "vxlan_port: 51900", &path, "already used by fabric.vxlan_port");
+}
+
 #[test]
 fn policies_have_limits() {
     for age in ["9", "1000001"] {

@@ -63,6 +63,8 @@ pub struct Dataplane {
     pub port_buckets: Table<PortBucketKey, Bucket>,
     /// Pinned MAC addresses. Writer: the plan.
     pub mac_static: Table<MacKey, MacStatic>,
+    /// Stations that move too often, and the port where each is frozen. Writer: the facts.
+    pub mac_frozen: Table<MacKey, PortKey>,
     /// MAC addresses learnt on attachments. Writer: the programs; the brain only removes what is too old or gone.
     pub mac_local: Table<MacKey, MacLocal>,
     /// MAC addresses behind other gateways. Writer: the EVPN syncer.
@@ -236,6 +238,7 @@ impl Dataplane {
             vteps: Table::new("vteps", open("vteps")?)?,
             mac_static: Table::new("mac_static", open("mac_static")?)?,
             mac_local: Table::new("mac_local", open("mac_local")?)?,
+            mac_frozen: Table::new("mac_frozen", open("mac_frozen")?)?,
             mac_remote: Table::new("mac_remote", open("mac_remote")?)?,
             nb_static: Table::new("nb_static", open("nb_static")?)?,
             nb_local: Table::new("nb_local", open("nb_local")?)?,

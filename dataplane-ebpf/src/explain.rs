@@ -25,9 +25,8 @@ pub trait Names {
     fn gateway(&self, vtep: IpAddr) -> String {
         format!("VTEP {vtep}")
     }
-    /// The prefix of the tenant's longest match.
-    fn route(&self, tenant: u32, address: IpAddr) -> Option<String> {
-        let _ = (tenant, address);
+    /// The prefix of the tenant's longest match for an address; `None` from who has no tables to look it up in.
+    fn route(&self, _tenant: u32, _address: IpAddr) -> Option<String> {
         None
     }
 }
@@ -115,6 +114,9 @@ fn address_sentence(kind: StepKind, step: &Step, names: &dyn Names) -> Option<St
     Some(match kind {
         StepKind::Learn => learnt(step, &mac, &port),
         StepKind::SourcePinned => format!("mac_static: the source {mac} is pinned to {port}, not here"),
+        StepKind::SourceFrozen => {
+            format!("mac_frozen: the source {mac} moves too often and is frozen at {port}, not here")
+        }
         StepKind::SourceSticky => {
             format!(
                 "mac_remote: the source {mac} is pinned behind {}, sequence {number}",
@@ -137,6 +139,9 @@ fn address_sentence(kind: StepKind, step: &Step, names: &dyn Names) -> Option<St
             _ => format!("nb_local: that {ip} is at {mac} would be learnt"),
         },
         StepKind::NeighbourPinned => format!("nb_static: {ip} is at {mac}, and not at the sender"),
+        StepKind::NeighbourPinnedAfar => {
+            format!("nb_remote: {ip} is pinned to {mac} behind another gateway, and is not at the sender")
+        }
         StepKind::Answered => format!("the question for {ip} is answered here: {mac}"),
         StepKind::Kept => match number {
             StepKind::SAME_SIDE => format!("the owner of {ip} is on the asker's own side and hears it"),

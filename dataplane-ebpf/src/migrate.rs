@@ -27,6 +27,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { map: "vteps", from: 1, sizes: (8, 4), convert: tunnel_key },
     Migration { map: "mac_remote", from: 1, sizes: (12, 8), convert: mac_remote },
     Migration { map: "nb_local", from: 1, sizes: (20, 24), convert: neighbour },
+    Migration { map: "nb_remote", from: 1, sizes: (20, 8), convert: same },
     Migration { map: "routes4", from: 1, sizes: (12, 36), convert: route },
     Migration { map: "routes6", from: 1, sizes: (24, 36), convert: route },
     Migration { map: "flood_vteps", from: 1, sizes: (4, 516), convert: flood_vteps },
@@ -88,6 +89,11 @@ fn mac_remote(key: &[u8], value: &[u8]) -> Option<Entry> {
 fn neighbour(key: &[u8], value: &[u8]) -> Option<Entry> {
     let flags = NeighLocal::OVERRIDE.to_ne_bytes();
     Some((key.to_vec(), [value.get(..6)?, &flags, value.get(8..24)?].concat()))
+}
+
+/// A bit has got a meaning, and is not set in any entry; the syncer sets it.
+fn same(key: &[u8], value: &[u8]) -> Option<Entry> {
+    Some((key.to_vec(), value.to_vec()))
 }
 
 /// Kind, origin, MAC, VNI, then VTEP, device, gateway: the VTEP has moved behind the device.

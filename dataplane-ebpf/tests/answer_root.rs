@@ -135,6 +135,16 @@ fn root_claims_of_our_and_of_pinned_addresses_are_dropped() {
     assert_eq!(rig.dataplane.nb_local.entries().unwrap().len(), 1);
     let pinned = NeighStatic { mac: HOST_A, flags: 0 };
     rig.dataplane.nb_static.upsert(&NeighKey::new(L2, ip("10.0.0.10")), &pinned).unwrap();
+    // Another gateway has pinned it, and says so.
+    let (key, afar) = (NeighKey::new(L2, ip("10.0.0.18")), arp_request((HOST_A, "10.0.0.18"), "10.0.0.99"));
+    let neighbour = NeighRemote { mac: HOST_R, flags: NeighRemote::OVERRIDE | NeighRemote::PINNED };
+    rig.dataplane.nb_remote.upsert(&key, &neighbour).unwrap();
+    rig.expect_drop(&at(A, &afar), DropReason::NeighbourSpoofed, &[]);
+    assert!(rig.dataplane.nb_local.get(&key).unwrap().is_none());
+    let free = NeighRemote { flags: NeighRemote::OVERRIDE, ..neighbour };
+    rig.dataplane.nb_remote.upsert(&key, &free).unwrap();
+    rig.dataplane.run(&at(A, &afar)).unwrap();
+    assert_eq!(rig.dataplane.nb_local.get(&key).unwrap().unwrap().mac, HOST_A, "it may move here");
     let honest = arp_request((HOST_A, "10.0.0.10"), "10.0.0.99");
     rig.expect(&at(A, &honest), Verdict::Flooded { copies: 2 }, &FLOOD_FROM_A);
 }

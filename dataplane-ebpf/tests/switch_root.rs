@@ -46,6 +46,45 @@ fn root_a_source_is_learnt_once_and_followed_when_it_moves() {
     assert_eq!(kinds, [(1, HOST_A), (2, HOST_A)]);
 }
 
+/// What moves too often is heard at the port where it was frozen, and nowhere else.
+#[test]
+fn root_a_frozen_source_stays_at_its_port_until_it_is_set_free() {
+    let rig = Rig::new("frozen");
+    rig.heard(B, L2, HOST_B, "10.0.0.11");
+    rig.heard(A, L2, HOST_A, "10.0.0.10");
+    let (key, frame) = (MacKey::new(L2, HOST_A), plain(HOST_R, HOST_A));
+    let (here, there) = (from_a(&frame), Packet::from_port(Hook::Trunk, B, &frame));
+    let is_at = |port| {
+        assert_eq!(rig.dataplane.mac_local.get(&key).unwrap().unwrap().port, port);
+        let (outcome, _) = rig.run(&Packet::from_vtep(VXLAN.ifindex, L2, FAR, &plain(HOST_A, HOST_R)));
+        assert_eq!(outcome.verdict, Verdict::Port(port), "frames for it");
+    };
+    rig.dataplane.mac_frozen.upsert(&key, &A).unwrap();
+    rig.drain_events();
+    for _ in 0..3 {
+        rig.expect_drop(&there, DropReason::SourceMacFrozen, &[]);
+        rig.expect(&here, Verdict::Vtep { vni: L2, vtep: FAR }, &[("100.10 rx", 1), ("9000 tx", 1)]);
+    }
+    is_at(A);
+    let mut events = rig.dataplane.events().unwrap();
+    let told: Vec<_> = std::iter::from_fn(|| events.take()).map(|e| (e.kind, e.flags, e.port)).collect();
+    assert_eq!(told, [(13, DropReason::SourceMacFrozen as u8, B); 3]);
+    // In another segment it is somebody else.
+    let other = rig.dataplane.run(&Packet::from_port(Hook::Trunk, OTHER, &frame)).unwrap();
+    assert_ne!(other.verdict, Verdict::Drop(DropReason::SourceMacFrozen as u8));
+    // Where it was frozen is where it is, though it was last heard elsewhere.
+    rig.heard(B, L2, HOST_A, "10.0.0.10");
+    rig.expect(
+        &here,
+        Verdict::Vtep { vni: L2, vtep: FAR },
+        &[("100.10 rx", 1), ("9000 tx", 1), ("mac-moved", 1)],
+    );
+    is_at(A);
+    rig.dataplane.mac_frozen.remove(&key).unwrap();
+    rig.run(&there);
+    is_at(B);
+}
+
 #[test]
 fn root_a_full_table_is_counted_and_traffic_goes_on() {
     let rig = Rig::new("full");

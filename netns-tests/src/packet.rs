@@ -50,15 +50,40 @@ fn packet_socket(ns: &Ns, interface: &str) -> Result<OwnedFd> {
 /// # Errors
 /// When the interface is missing or the kernel refuses the frame.
 pub fn inject(ns: &Ns, interface: &str, frame: &[u8]) -> Result<()> {
-    let socket = packet_socket(ns, interface)?;
-    // SAFETY: send(2) from a live slice.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-    ensure!(
-        usize::try_from(sent) == Ok(frame.len()),
-        "send a frame on {interface}: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
+    Injector::open(ns, interface)?.send(frame)
+}
+
+/// Sends many: opening a packet socket and closing it takes milliseconds.
+#[derive(Debug)]
+pub struct Injector {
+    socket: OwnedFd,
+    interface: String,
+}
+
+impl Injector {
+    /// For frames out of this interface.
+    ///
+    /// # Errors
+    /// When the interface is missing.
+    pub fn open(ns: &Ns, interface: &str) -> Result<Self> {
+        Ok(Self { socket: packet_socket(ns, interface)?, interface: interface.to_owned() })
+    }
+
+    /// Sends one Ethernet frame, as it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses the frame.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        // SAFETY: send(2) from a live slice.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        ensure!(
+            usize::try_from(sent) == Ok(frame.len()),
+            "send a frame on {}: {}",
+            self.interface,
+            std::io::Error::last_os_error()
+        );
+        Ok(())
+    }
 }
 
 /// A frame as it was on the wire, tag included.

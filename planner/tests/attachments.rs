@@ -167,16 +167,16 @@ fn policies_come_to_the_tables() {
 
 #[test]
 fn another_vxlan_port_is_another_device_with_all_that_hangs_on_it() {
-    let moved = desired(&TWO_SITES.replacen("sites:", "fabric: { vxlan_port: 4790 }\nsites:", 1));
+    let moved = desired(&TWO_SITES.replacen("sites:", "fabric: { vxlan_port: 8472 }\nsites:", 1));
     let mut observed = settled(&desired(TWO_SITES));
     let change = plan(&moved, &observed);
     let touched = |action: Action, device: &str| {
         let of_device = |op: &&watari_planner::Op| op.action == action && op.key.to_string().contains(device);
         change.ops.iter().filter(of_device).count()
     };
-    assert_eq!(touched(Action::Remove, "wtvx4789"), touched(Action::Create, "wtvx4790"));
+    assert_eq!(touched(Action::Remove, "wtvx4789"), touched(Action::Create, "wtvx8472"));
     // Device, address, three settings and a program, and the last way to each far gateway.
-    assert!(touched(Action::Create, "wtvx4790") >= 7, "{:#?}", change.ops);
+    assert!(touched(Action::Create, "wtvx8472") >= 7, "{:#?}", change.ops);
     assert!(change.ops.iter().any(|op| op.key == Key::GatewayEntry && op.action == Action::Change));
     let others = change.ops.iter().filter(|op| !op.key.to_string().contains("wtvx"));
     assert_eq!(

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Check, Unique, at, vxlan_overhead_bytes};
+use super::{Check, PROBE_PORT, Unique, at, vxlan_overhead_bytes};
 use crate::desired::{device, router_mac};
 use crate::document::{DirectTunnel, Gateway, Tunnel, WireguardTunnel};
 use crate::names::Name;
@@ -93,7 +93,7 @@ fn tunnels(check: &mut Check<'_>) {
         }
         mtu(check, name, tunnel);
     }
-    wireguard_ports(check);
+    udp_ports(check);
 }
 
 fn wireguard_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, wireguard: &WireguardTunnel, path: &Path) {
@@ -122,10 +122,20 @@ fn wireguard_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, wireguard: &Wireguar
     }
 }
 
-fn wireguard_ports(check: &mut Check<'_>) {
+/// Sockets that listen on every address of a gateway leave the port to nobody else, and the other way round.
+fn udp_ports(check: &mut Check<'_>) {
     let mut ports = Unique::new();
     let tenants: Vec<_> = check.document.tenants.iter().collect();
+    let (vxlan, here) = (check.document.fabric.vxlan_port, at("fabric").field("vxlan_port"));
+    let is_impossible = vxlan == 0 || vxlan == PROBE_PORT;
+    if is_impossible {
+        check.add(&here, format!("must not be 0, nor {PROBE_PORT}, which is that of the path probes"));
+    }
     for gateway in check.document.gateways.keys() {
+        ports.take((gateway.clone(), PROBE_PORT), "", &at("path probes"), &mut check.problems);
+        if !is_impossible {
+            ports.take((gateway.clone(), vxlan), "", &here, &mut check.problems);
+        }
         for (tenant, spec) in &tenants {
             let path = at("tenants").field(tenant.as_str()).field("node_port");
             let key = (gateway.clone(), spec.node_port);

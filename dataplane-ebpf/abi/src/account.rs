@@ -119,6 +119,8 @@ numbered! {
         EcnInvalid = 42, "ecn-invalid";
         /// VXLAN with flags or headers that contradict themselves (RFC 7348 §5).
         VxlanInvalid = 43, "vxlan-invalid";
+        /// Source MAC moves too often between ports here, and is frozen at another one.
+        SourceMacFrozen = 44, "source-mac-frozen";
     }
 }
 
@@ -242,6 +244,8 @@ numbered! {
         StormRate = 11, "storm-rate";
         /// A guard dropped a packet of an attachment.
         Guarded = 12, "guarded";
+        /// A frame of an attachment was dropped because its source MAC is pinned or frozen elsewhere.
+        SourceRefused = 13, "source-refused";
     }
 }
 
@@ -257,7 +261,7 @@ pub struct Event {
     pub vni: u32,
     /// An [`EventKind`].
     pub kind: u8,
-    /// A beacon's flags ([`crate::beacon`]), a guard's [`DropReason`]; else zero.
+    /// A beacon's flags ([`crate::beacon`]), the [`DropReason`] of a guard or a refused source; else zero.
     pub flags: u8,
     /// The MAC concerned, or zero.
     pub mac: MacBytes,

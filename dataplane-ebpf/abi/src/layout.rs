@@ -125,7 +125,7 @@ pub const MAPS: &[MapLayout] = &[
     MapLayout::hash::<MacKey, MacRemote>(10, "mac_remote", MAC_REMOTE_MAX).version(2),
     MapLayout::hash::<NeighKey, NeighStatic>(11, "nb_static", NB_STATIC_MAX),
     MapLayout::hash::<NeighKey, NeighLocal>(12, "nb_local", NB_LOCAL_MAX).by(Role::Learnt).version(2),
-    MapLayout::hash::<NeighKey, NeighRemote>(13, "nb_remote", NB_REMOTE_MAX),
+    MapLayout::hash::<NeighKey, NeighRemote>(13, "nb_remote", NB_REMOTE_MAX).version(2),
     MapLayout::trie::<RouteKey4, Route>(14, "routes4", ROUTES_MAX).version(2),
     MapLayout::trie::<RouteKey6, Route>(15, "routes6", ROUTES_MAX).version(2),
     MapLayout::hash::<u32, FloodPorts>(16, "flood_ports", SEGMENTS_MAX),
@@ -147,6 +147,7 @@ pub const MAPS: &[MapLayout] = &[
     MapLayout::ring(32, "samples", SAMPLES_BYTES),
     MapLayout::array::<Sample>(33, "sample", MapKind::PerCpuArray, 1).by(Role::Own),
     MapLayout::array::<Entry>(34, "page", MapKind::Array, 1).by(Role::Own),
+    MapLayout::hash::<MacKey, PortKey>(35, "mac_frozen", MAC_FROZEN_MAX),
 ];
 
 impl MapLayout {

@@ -12,6 +12,8 @@ pub const NODES_MAX: u32 = 16_384;
 pub const VTEPS_MAX: u32 = 4096;
 /// Pinned MAC addresses.
 pub const MAC_STATIC_MAX: u32 = 16_384;
+/// MAC addresses that move too often and are frozen at a port.
+pub const MAC_FROZEN_MAX: u32 = 16_384;
 /// MAC addresses learnt on attachments.
 pub const MAC_LOCAL_MAX: u32 = 65_536;
 /// MAC addresses behind other gateways.

@@ -2,7 +2,7 @@
 
 use crate::{Ip4Bytes, IpBytes, MacBytes, PortKey};
 
-/// Key of `mac_static`, `mac_local` and `mac_remote`.
+/// Key of `mac_static`, `mac_frozen`, `mac_local` and `mac_remote`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacKey {
@@ -124,7 +124,7 @@ impl NeighLocal {
 pub struct NeighRemote {
     /// Its MAC.
     pub mac: MacBytes,
-    /// [`NeighRemote::ROUTER`].
+    /// [`NeighRemote::ROUTER`] and so on.
     pub flags: u16,
 }
 
@@ -133,6 +133,8 @@ impl NeighRemote {
     pub const ROUTER: u16 = 1;
     /// The neighbour advertisement carries the override flag (RFC 9047).
     pub const OVERRIDE: u16 = 2;
+    /// The far gateway pinned it (RFC 7432 §15.2, RFC 9047 §2): nobody here may claim it with another MAC.
+    pub const PINNED: u16 = 4;
 }
 
 /// Data of a key of the longest-prefix map `routes4`. The prefix length counts the 32 bits of the tenant.

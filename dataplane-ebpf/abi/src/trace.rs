@@ -166,6 +166,10 @@ kinds! {
     NodeAddress = 37;
     /// To the tenant's namespace, `port`; why: a [`crate::Counter`] `number`.
     ToCore = 38;
+    /// `nb_remote` says that another gateway has pinned `ip` of segment `number` to `mac`, which is not the sender.
+    NeighbourPinnedAfar = 39;
+    /// `mac_frozen` has the source `mac` of segment `number` at another port: `port`.
+    SourceFrozen = 40;
 }
 
 impl Step {

@@ -98,12 +98,13 @@ impl Pkt {
         self.tell::<BEACONS, { BEACONS_PER_SECOND }>(kind, mac, ip, flags, origin_vni);
     }
 
-    /// The same for what a guard has dropped.
+    /// The same for what a guard has dropped, or whose source is pinned or frozen elsewhere.
     #[inline(always)]
     pub fn event_guarded(&self, reason: DropReason, ip: IpBytes) {
         let kind = match reason {
             DropReason::MacLimit => EventKind::MacLimit,
             DropReason::StormRate => EventKind::StormRate,
+            DropReason::SourceMacPinned | DropReason::SourceMacFrozen => EventKind::SourceRefused,
             _ => EventKind::Guarded,
         };
         self.tell::<GUARDS, { GUARD_EVENTS_PER_SECOND }>(kind, self.meta().src, ip, reason as u8, 0);

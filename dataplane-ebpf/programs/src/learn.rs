@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use watari_abi::{
     Counter, DropReason, EventKind, IpBytes, MacBytes, MacKey, MacLocal, MacRemote, NeighKey, NeighLocal,
-    Port, PortKey, StepKind,
+    NeighRemote, Port, PortKey, StepKind,
 };
 
 use crate::{
@@ -73,7 +73,7 @@ impl Pkt {
         Ok(())
     }
 
-    /// The source must be somebody else's unicast address, and not pinned elsewhere. True if it is pinned here, which
+    /// The source must be somebody else's unicast address, and neither pinned nor frozen elsewhere. True if it is pinned here, which
     /// is not to be learnt.
     #[inline(always)]
     fn judge_source(&self, key: MacKey) -> Result<bool, DropReason> {
@@ -83,7 +83,7 @@ impl Pkt {
         }
         if let Some(pin) = pinned(key) {
             let here = same_port(&pin.port, &self.meta().port);
-            return if here { Ok(true) } else { Err(DropReason::SourceMacPinned) };
+            return if here { Ok(true) } else { Err(self.refused(DropReason::SourceMacPinned)) };
         }
         let config = self.config()?;
         if same_mac(src, config.anycast_mac) || same_mac(src, config.router_mac) {
@@ -99,9 +99,27 @@ impl Pkt {
                 step.ip = remote.vtep;
                 step.number = remote.sequence;
             });
-            return Err(DropReason::SourceMacPinned);
+            return Err(self.refused(DropReason::SourceMacPinned));
+        }
+        // SAFETY: read at once, not kept.
+        if let Some(port) = unsafe { maps::mac_frozen.get(key) }
+            && !same_port(port, &self.meta().port)
+        {
+            self.step(StepKind::SourceFrozen, |step| {
+                step.mac = src;
+                step.port = *port;
+                step.number = key.vni;
+            });
+            return Err(self.refused(DropReason::SourceMacFrozen));
         }
         Ok(false)
+    }
+
+    /// The reason, which the operator is told.
+    #[inline(always)]
+    fn refused(&self, reason: DropReason) -> DropReason {
+        self.event_guarded(reason, [0; 16]);
+        reason
     }
 
     #[inline(always)]
@@ -138,7 +156,7 @@ impl Pkt {
     /// (RFC 9047 §3.1): without them what is known stays, and who is new overrides.
     ///
     /// True if that is news: nobody knew, or it was elsewhere, or it has been announced elsewhere since. Fails if the
-    /// address is the gateway's or pinned to another MAC.
+    /// address is the gateway's or pinned to another MAC, here or at another gateway.
     #[inline(always)]
     pub fn learn_neighbour(
         &self,
@@ -161,6 +179,19 @@ impl Pkt {
                 step.mac = pinned.mac;
                 step.number = vni;
                 step.flags = pinned.flags;
+            });
+            self.event(EventKind::NeighbourSpoofed, mac, ip);
+            return Err(DropReason::NeighbourSpoofed);
+        }
+        // SAFETY: as above.
+        if let Some(remote) = unsafe { maps::nb_remote.get(key) }
+            && remote.flags & NeighRemote::PINNED != 0
+            && !same_mac(remote.mac, mac)
+        {
+            self.step(StepKind::NeighbourPinnedAfar, |step| {
+                step.ip = ip;
+                step.mac = remote.mac;
+                step.number = vni;
             });
             self.event(EventKind::NeighbourSpoofed, mac, ip);
             return Err(DropReason::NeighbourSpoofed);

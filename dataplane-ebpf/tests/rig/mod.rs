@@ -267,7 +267,7 @@ impl Rig {
     pub fn dump(&self) -> String {
         let d = &self.dataplane;
         format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             d.config().unwrap(),
             d.ports.entries().unwrap(),
             d.segments.entries().unwrap(),
@@ -275,6 +275,7 @@ impl Rig {
             d.nodes.entries().unwrap(),
             d.vteps.entries().unwrap(),
             d.mac_static.entries().unwrap(),
+            d.mac_frozen.entries().unwrap(),
             d.mac_local.entries().unwrap(),
             d.mac_remote.entries().unwrap(),
             d.nb_static.entries().unwrap(),

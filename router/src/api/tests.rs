@@ -222,7 +222,7 @@ async fn apply_merges_and_what_is_the_same_makes_no_revision() {
     let again = api.ask(Method::POST, "apply", "sites: { c: { description: new } }").await;
     assert_eq!((again.status, &again.body["changed"]), (StatusCode::OK, &json!(false)));
     assert_eq!(api.put("document", WHOLE).await.body["changes"][0]["change"], "removed");
-    let fabric = api.ask(Method::POST, "apply", "fabric: { vxlan_port: 4790 }").await;
+    let fabric = api.ask(Method::POST, "apply", "fabric: { vxlan_port: 8472 }").await;
     assert_eq!(fabric.body["changes"][0]["object"], "fabric");
     assert_eq!(api.get("document").await.body["fabric"]["anycast_mac"], "02:57:54:00:00:01");
     assert_eq!(api.ask(Method::POST, "apply", "sights: {}").await.problem().1, ["sights"]);

@@ -15,7 +15,8 @@
 //! **Frozen** means that this gateway tells nobody of a further move: what it holds it goes on advertising
 //! with the sequence it had, what it does not hold it does not advertise. It still yields to a greater claim, so
 //! that never two advertise for long. A freeze ends by time or by an operator; the entry that was learnt and is not
-//! held is then forgotten, so that the station's next frame says where it is.
+//! held is then forgotten, so that the station's next frame says where it is. A station that has moved between ports
+//! here alone stays in the datapath as well at the port where it was then, for as long as it is known there.
 
 mod claims;
 mod duplicates;
@@ -130,6 +131,8 @@ pub struct Hosts {
     /// Moves between ports since the last look.
     port_moves: BTreeMap<Station, u32>,
     duplicates: Duplicates,
+    /// Where each station was that was then frozen and has moved between ports here alone.
+    frozen_at: BTreeMap<Station, PortKey>,
     /// What is learnt or pinned here and pinned elsewhere, with the gateway.
     pinned: BTreeMap<Subject, IpAddr>,
     /// Subjects that an operator has just cleared.
@@ -157,6 +160,7 @@ impl Hosts {
             ports: BTreeMap::new(),
             port_moves: BTreeMap::new(),
             duplicates: Duplicates::new(limits),
+            frozen_at: BTreeMap::new(),
             pinned: BTreeMap::new(),
             cleared: BTreeSet::new(),
             has_looked: false,
@@ -202,6 +206,12 @@ impl Hosts {
     /// Everything that is frozen.
     pub fn duplicates(&self) -> impl Iterator<Item = Duplicate<'_>> {
         self.duplicates.frozen()
+    }
+
+    /// Stations that are frozen and have moved between ports here alone, each with the port where it was then: the
+    /// datapath is to hear them there and nowhere else. One that is no longer known here is not among them.
+    pub fn frozen_at(&self) -> &BTreeMap<Station, PortKey> {
+        &self.frozen_at
     }
 
     /// What is learnt or pinned here though another gateway has pinned it, with that gateway.
@@ -316,6 +326,10 @@ impl Hosts {
         let now = port.and_then(|port| self.station(look, before, station, *port, freed));
         if let Some(sequence) = now {
             self.held.insert(station, sequence);
+        }
+        match port.filter(|_| self.duplicates.is_frozen_among_ports(&Subject::Station(station))) {
+            Some(port) => drop(self.frozen_at.entry(station).or_insert(*port)),
+            None => drop(self.frozen_at.remove(&station)),
         }
         if let (Some(sequence), None) = (before, now) {
             self.remember(station, sequence);

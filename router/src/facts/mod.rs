@@ -23,6 +23,7 @@ pub mod local;
 pub mod originate;
 mod pace;
 pub mod peers;
+mod refused;
 mod settle;
 mod show;
 pub mod tables;

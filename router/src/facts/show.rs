@@ -106,8 +106,13 @@ fn duplicates(hosts: &Hosts, now: Instant) -> Vec<Value> {
             }
             Place::Gateway(vtep) => json!({ "at": vtep, "mac": sighting.mac.to_string() }),
         });
+        let frozen_at = match d.subject {
+            Subject::Station(station) => hosts.frozen_at().get(&station),
+            Subject::Address(_) => None,
+        };
         json!({
             "vni": d.subject.vni(), kind: d.subject.to_string(), "seen": seen.collect::<Vec<_>>(),
+            "frozen_at": frozen_at.map(|port| port_name(&names, port)),
             "advertised": hosts.holds(&d.subject), "freezes": d.freezes,
             "frozen_s": now.millis_since(d.since) / 1000,
             "retry_s": d.until.millis_since(now) / 1000,

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use watari_bgp::NeighbourFlags;
 use watari_config::Vni;
 use watari_dataplane::{
-    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, Pod, Prefix, Route, RouteOrigin, Table,
-    ip_bytes,
+    Dataplane, FloodVteps, MacKey, MacRemote, NeighKey, NeighRemote, Pod, PortKey, Prefix, Route,
+    RouteOrigin, Table, ip_bytes,
 };
 
 use super::hosts::{Address, Hosts, Station};
@@ -85,11 +85,18 @@ impl Wanted<'_> {
         (!is_here).then(|| MacRemote { vtep: ip_bytes(claim.vtep), flags, sequence: claim.sequence })
     }
 
+    fn frozen(&self, station: &Station) -> Option<PortKey> {
+        self.hosts.frozen_at().get(station).copied()
+    }
+
     fn neighbour(&self, address: &Address) -> Option<NeighRemote> {
         let bound = self.imported.claims.addresses.get(address)?;
         let is_here = self.hosts.bound().contains_key(address)
             || self.hosts.held().contains_key(&(address.0, bound.mac));
-        (!is_here).then(|| NeighRemote { mac: bound.mac.0, flags: remote_flags(address.1, bound.flags) })
+        let is_pinned = bound.claim.sticky || bound.flags.is_some_and(|f| f.immutable);
+        let pinned = if is_pinned { NeighRemote::PINNED } else { 0 };
+        (!is_here)
+            .then(|| NeighRemote { mac: bound.mac.0, flags: remote_flags(address.1, bound.flags) | pinned })
     }
 
     /// Whether there is a route of somebody to the prefix.
@@ -141,6 +148,8 @@ pub fn write(
 ) -> Result<(), DriverError> {
     let stations = changed.hosts.stations.iter().map(|s| (mac_key(s), wanted.mac(s)));
     let macs = put(&maps.mac_remote, stations, may_remove.evpn);
+    let frozen = changed.hosts.stations.iter().map(|s| (mac_key(s), wanted.frozen(s)));
+    let macs = macs.and(put(&maps.mac_frozen, frozen, true));
     let addresses = changed.hosts.addresses.iter().map(|a| (neighbour_key(a), wanted.neighbour(a)));
     let neighbours = put(&maps.nb_remote, addresses, may_remove.evpn);
     let mut done = macs.and(neighbours);
@@ -195,6 +204,8 @@ pub fn compare(
     let claims = &wanted.imported.claims;
     let stations = claims.stations.keys().filter_map(|s| Some((mac_key(s), wanted.mac(s)?)));
     let macs = sync(&maps.mac_remote, stations.collect(), may_remove.evpn);
+    let frozen = wanted.hosts.frozen_at().iter().map(|(station, port)| (mac_key(station), *port));
+    let macs = macs.and(sync(&maps.mac_frozen, frozen.collect(), true));
     let addresses = claims.addresses.keys().filter_map(|a| Some((neighbour_key(a), wanted.neighbour(a)?)));
     let neighbours = sync(&maps.nb_remote, addresses.collect(), may_remove.evpn);
     let flooded = compare_floods(maps, wanted.imported, may_remove.evpn);

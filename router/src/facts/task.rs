@@ -25,6 +25,7 @@ use super::local::{Age, Local};
 use super::originate::pinned_stations;
 use super::pace::Pace;
 use super::peers::{Numbers, neighbours};
+use super::refused::{self, Refusals};
 use super::tables::{Kept, MayRemove};
 use super::told::Told;
 use crate::bgp::{Batch, Bgp, PeerSettings, Updates};
@@ -90,6 +91,7 @@ pub(super) struct Task {
     pub(super) fill: Pace,
     /// Tables that are full and were said to be.
     pub(super) full: BTreeSet<&'static str>,
+    pub(super) refusals: Refusals,
 }
 
 /// The speaker's configuration for this gateway.
@@ -150,6 +152,7 @@ impl Task {
             last_error: None,
             fill: Pace::new(WALK_SHARE),
             full: BTreeSet::new(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -282,7 +285,8 @@ impl Task {
     }
 
     /// Takes the datapath's events: hints what to read; what an operator should know becomes an event of the gateway.
-    /// Answers whether there was anything but beacons, which come as long as a loop lasts, and whether that was all.
+    /// Answers whether there was anything to settle (beacons come as long as a loop lasts, and what was refused has
+    /// changed nothing), and whether that was all.
     fn drain(&mut self, ring: &mut RingEvents) -> (bool, bool, Result<(), DriverError>) {
         let (mut has_news, mut read) = (false, Ok(()));
         for _ in 0..RING_BATCH_MAX {
@@ -292,14 +296,15 @@ impl Task {
                 self.guard.seen(&event);
                 continue;
             }
+            if let Some(reason) = refused::reason(kind, &event) {
+                self.tell_refusal(reason, &event);
+                continue;
+            }
             has_news = true;
             read = read.and(self.hint(kind, &event));
             let worth_telling = matches!(
                 kind,
-                EventKind::MacTableFull
-                    | EventKind::NeighbourTableFull
-                    | EventKind::NeighbourSpoofed
-                    | EventKind::OwnMacSeen
+                EventKind::MacTableFull | EventKind::NeighbourTableFull | EventKind::OwnMacSeen
             );
             if worth_telling {
                 self.brain.events().emit("datapath", format!("vni {}", event.vni), kind.name());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use watari_config::WgKey;
+use watari_config::validate::PROBE_PORT;
 use watari_link::client::{Client, ClientError, REQUEST_TIMEOUT};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{
@@ -182,7 +183,7 @@ impl UserEngine {
     /// # Errors
     /// When the engine refuses.
     pub(super) fn set_probes(&mut self, probes: Vec<ProbeConfig>) -> Result<(), DriverError> {
-        let config = ProbesConfig { probes, ..ProbesConfig::default() };
+        let config = ProbesConfig { port: PROBE_PORT, probes };
         self.with(REQUEST_TIMEOUT, |client| client.set_probes(config.clone())).map(drop)
     }
 

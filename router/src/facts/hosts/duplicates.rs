@@ -135,6 +135,12 @@ impl Duplicates {
         self.frozen.contains(subject)
     }
 
+    /// Whether it is frozen and was seen on ports here alone.
+    pub(super) fn is_frozen_among_ports(&self, subject: &Subject) -> bool {
+        let is_here = |moves: &Moves| moves.seen.iter().all(|s| matches!(s.at, Place::Port(_)));
+        self.is_frozen(subject) && self.moves.get(subject).is_some_and(is_here)
+    }
+
     /// Ends freezes whose time is over, and forgets what has been calm for long. Answers what was freed.
     pub(super) fn thaw(&mut self, now: Instant) -> Vec<Subject> {
         let mut freed = Vec::new();

@@ -204,6 +204,10 @@ impl World {
         let addresses: Vec<IpAddr> = owned.chain([own_ip(host)]).collect();
         for (gateway, port) in &self.places[host] {
             let gateway = &mut self.gateways[*gateway];
+            // As the datapath does: what is frozen at a port is heard there alone.
+            if gateway.hosts.frozen_at().get(&(vni(), mac(host))).is_some_and(|at| at != port) {
+                continue;
+            }
             let before = gateway.mac_local.insert((vni(), mac(host)), (*port, now));
             if before.is_some_and(|(old, _)| old != *port) {
                 gateway.hosts.port_moved((vni(), mac(host)));
@@ -296,6 +300,11 @@ impl World {
         assert_eq!(gateway.by_changes.outcome(), gateway.hosts.outcome(), "at {now:?}");
         assert_eq!(change.forget, decision.forget, "at {now:?}");
         assert_eq!(change.forget_addresses, decision.forget_addresses, "at {now:?}");
+        for (station, port) in gateway.hosts.frozen_at() {
+            assert_eq!(seen.stations.get(station), Some(port), "frozen where it is, at {now:?}");
+            let is_frozen = gateway.hosts.duplicates().any(|d| d.subject == Subject::Station(*station));
+            assert!(is_frozen, "at {now:?}");
+        }
         gateway.before = (seen, claims);
         gateway.forget(&decision);
         for station in &decision.forget {
@@ -401,6 +410,33 @@ fn after_quiet_each_host_is_advertised_once_and_where_it_is() {
             others.filter(|d| (TWINS..HOSTS).any(|h| d.subject == Subject::Station((vni(), mac(h)))));
         assert_eq!(others.count(), 0, "seed {seed}: somebody else is still frozen");
     }
+}
+
+/// Two machines with one MAC on two ports of one gateway.
+#[test]
+fn a_pair_at_one_gateway_stays_at_one_port_while_it_is_frozen() {
+    let station = (vni(), mac(TWINS));
+    let mut world = World::new(3, DampingLimits::default());
+    world.places[TWINS] = vec![(0, PortKey::vlan(1, 100)), (0, PortKey::vlan(1, 101))];
+    let at = |world: &World| world.gateways[0].mac_local.get(&station).map(|(port, _)| *port);
+    let mut freezes = 0;
+    while freezes < 3 {
+        let until_frozen = (0..600).find(|_| {
+            world.run(1, false);
+            world.speak(TWINS);
+            world.gateways[0].hosts.frozen_at().contains_key(&station)
+        });
+        assert!(until_frozen.is_some(), "not frozen for the {freezes}th time");
+        freezes += 1;
+        let port = world.gateways[0].hosts.frozen_at()[&station];
+        while world.gateways[0].hosts.frozen_at().contains_key(&station) {
+            assert_eq!(at(&world), Some(port), "freeze {freezes}");
+            world.run(1, false);
+            world.speak(TWINS);
+        }
+        assert!(world.now > 540 * ((1 << freezes) - 1), "it ended early: {} s", world.now);
+    }
+    assert_eq!(world.tellers((station.0, station.1, None)), [0], "and is always told by its gateway");
 }
 
 #[test]

@@ -188,6 +188,52 @@ fn a_frozen_station_that_we_hold_stays_advertised_until_somebody_claims_more() {
     assert_eq!(relearnt, Decision::default(), "it stays where it is in the datapath, and is not told");
 }
 
+/// The datapath hears it at the port where it was, until the freeze ends or it is forgotten there.
+#[test]
+fn a_station_that_flaps_between_ports_here_stays_at_one() {
+    let [one, other] = [PORT, PortKey::vlan(7, 200)];
+    let frozen = || {
+        let mut hosts = hosts(A);
+        hosts.decide(at(1), &seen_on(other), &Claims::default());
+        (0..4).for_each(|_| hosts.port_moved(station()));
+        hosts.decide(at(2), &seen_on(other), &Claims::default());
+        assert!(hosts.frozen_at().is_empty(), "four moves are no flapping");
+        hosts.decide(at(3), &seen_on(one), &Claims::default());
+        assert_eq!(*hosts.frozen_at(), [(station(), one)].into());
+        hosts
+    };
+    let mut moves_on = frozen();
+    moves_on.decide(at(4), &seen_on(other), &Claims::default());
+    assert_eq!(*moves_on.frozen_at(), [(station(), one)].into(), "where it was then");
+    let mut cleared = frozen();
+    assert!(cleared.clear(Subject::Station(station())));
+    cleared.look(at(4), &seen_on(one), &Claims::default(), &mut Dirty::default());
+    assert!(cleared.frozen_at().is_empty(), "by an operator");
+    let mut thawed = frozen();
+    thawed.look(at(542), &seen_on(one), &Claims::default(), &mut Dirty::default());
+    assert_eq!(thawed.frozen_at().len(), 1);
+    thawed.look(at(543), &seen_on(one), &Claims::default(), &mut Dirty::default());
+    assert!(thawed.frozen_at().is_empty(), "by time");
+    let mut gone = frozen();
+    gone.decide(at(4), &Seen::default(), &Claims::default());
+    assert!(gone.frozen_at().is_empty(), "nobody is there any more");
+    let mut forgiven = frozen();
+    forgiven.forgive(station().0);
+    forgiven.look(at(4), &seen_on(one), &Claims::default(), &mut Dirty::default());
+    assert!(forgiven.frozen_at().is_empty(), "a loop did it");
+}
+
+/// Where another gateway takes part, the claims decide and not the first port here.
+#[test]
+fn a_station_that_moves_between_gateways_is_frozen_at_no_port() {
+    let mut hosts = hosts(A);
+    hosts.decide(at(1), &seen_on(PORT), &claims(B, 0, false));
+    (0..5).for_each(|_| hosts.port_moved(station()));
+    let decision = hosts.decide(at(2), &seen_on(PORT), &claims(B, 0, false));
+    assert_eq!(decision.notices, [Notice::Frozen(Subject::Station(station()))]);
+    assert!(hosts.frozen_at().is_empty());
+}
+
 #[test]
 fn an_operator_clears_a_duplicate() {
     let mut hosts = hosts(A);

@@ -25,6 +25,6 @@ impl Hosts {
     /// What two tables that decide alike have in common.
     pub(super) fn outcome(&self) -> impl PartialEq + std::fmt::Debug + use<> {
         let frozen: Vec<Subject> = self.duplicates().map(|d| d.subject).collect();
-        (self.held.clone(), self.bound.clone(), self.pinned.clone(), frozen)
+        (self.held.clone(), self.bound.clone(), self.pinned.clone(), frozen, self.frozen_at.clone())
     }
 }
