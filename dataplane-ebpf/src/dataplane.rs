@@ -11,6 +11,7 @@ use watari_abi::{
 
 use crate::{
     Error, Events, GuardIps, Losses, Routes, Stats, Stop, Table,
+    epoch::Epoch,
     generation::{self, Found, Replacement},
     object::OBJECT,
     pins::PinFolder,
@@ -85,6 +86,7 @@ pub struct Dataplane {
     pub buckets: Table<u32, Bucket>,
     /// Counters.
     pub stats: Stats,
+    epoch: Epoch,
     pub(crate) last_walk: std::sync::Mutex<crate::fill::LastWalk>,
 }
 
@@ -173,7 +175,8 @@ impl Dataplane {
     /// # Errors
     /// The kernel refused.
     pub fn set_config(&self, config: &Config) -> Result<(), Error> {
-        lock(&self.config).set(0, config, 0).map_err(|error| Error::map("config", "write", error))
+        lock(&self.config).set(0, config, 0).map_err(|error| Error::map("config", "write", error))?;
+        self.epoch.begin()
     }
 
     /// What is being looked at; see [`Watch`].
@@ -219,26 +222,27 @@ impl Dataplane {
 
     fn from_pins(pins: PinFolder, adoption: Adoption) -> Result<Self, Error> {
         let open = |name: &'static str| open_map(&pins, name);
+        let epoch = Epoch::new(open("epoch")?)?;
         Ok(Self {
             adoption,
             last_walk: std::sync::Mutex::default(),
             config: array(&pins, "config")?,
             watch: array(&pins, "watch")?,
             page: array(&pins, "page")?,
-            remotes: Table::new("remotes", open("remotes")?)?,
-            wires: Table::new("wires", open("wires")?)?,
-            guard_macs: Table::new("guard_macs", open("guard_macs")?)?,
-            guard_ips: GuardIps::new(open("guard_ips")?)?,
+            remotes: Table::new("remotes", open("remotes")?)?.ending(&epoch),
+            wires: Table::new("wires", open("wires")?)?.ending(&epoch),
+            guard_macs: Table::new("guard_macs", open("guard_macs")?)?.ending(&epoch),
+            guard_ips: GuardIps::new(open("guard_ips")?, &epoch)?,
             port_macs: Table::new("port_macs", open("port_macs")?)?,
             port_buckets: Table::new("portbuckets", open("portbuckets")?)?,
-            ports: Table::new("ports", open("ports")?)?,
-            segments: Table::new("segments", open("segments")?)?,
-            tenants: Table::new("tenants", open("tenants")?)?,
-            nodes: Table::new("nodes", open("nodes")?)?,
-            vteps: Table::new("vteps", open("vteps")?)?,
-            mac_static: Table::new("mac_static", open("mac_static")?)?,
+            ports: Table::new("ports", open("ports")?)?.ending(&epoch),
+            segments: Table::new("segments", open("segments")?)?.ending(&epoch),
+            tenants: Table::new("tenants", open("tenants")?)?.ending(&epoch),
+            nodes: Table::new("nodes", open("nodes")?)?.ending(&epoch),
+            vteps: Table::new("vteps", open("vteps")?)?.ending(&epoch),
+            mac_static: Table::new("mac_static", open("mac_static")?)?.ending(&epoch),
             mac_local: Table::new("mac_local", open("mac_local")?)?,
-            mac_frozen: Table::new("mac_frozen", open("mac_frozen")?)?,
+            mac_frozen: Table::new("mac_frozen", open("mac_frozen")?)?.ending(&epoch),
             mac_remote: Table::new("mac_remote", open("mac_remote")?)?,
             nb_static: Table::new("nb_static", open("nb_static")?)?,
             nb_local: Table::new("nb_local", open("nb_local")?)?,
@@ -248,6 +252,7 @@ impl Dataplane {
             flood_vteps: Table::new("flood_vteps", open("flood_vteps")?)?,
             buckets: Table::new("buckets", open("buckets")?)?,
             stats: Stats::new(open("drops")?, open("counters")?, open("port_stats")?)?,
+            epoch,
             pins,
         })
     }

@@ -15,6 +15,7 @@ use watari_abi::{GuardIp, GuardIpKey, PortKey, ip_bytes, ip_from_bytes};
 use crate::{
     Error,
     dataplane::lock,
+    epoch::Epoch,
     table::{is_absent, limit_of},
 };
 
@@ -37,12 +38,15 @@ pub struct GuardPrefix {
 
 /// The prefixes of all guarded attachments. Clones share them.
 #[derive(Clone, Debug)]
-pub struct GuardIps(Arc<Mutex<LpmTrie<MapData, GuardIpKey, GuardIp>>>);
+pub struct GuardIps {
+    map: Arc<Mutex<LpmTrie<MapData, GuardIpKey, GuardIp>>>,
+    epoch: Epoch,
+}
 
 impl GuardIps {
-    pub(crate) fn new(map: Map) -> Result<Self, Error> {
+    pub(crate) fn new(map: Map, epoch: &Epoch) -> Result<Self, Error> {
         let map = LpmTrie::try_from(map).map_err(|error| Error::map(NAME, "open", error))?;
-        Ok(Self(Arc::new(Mutex::new(map))))
+        Ok(Self { map: Arc::new(Mutex::new(map)), epoch: epoch.clone() })
     }
 
     /// Allows a prefix, whether or not it was.
@@ -50,9 +54,10 @@ impl GuardIps {
     /// # Errors
     /// [`Error::TableFull`], or the kernel refused.
     pub fn upsert(&self, prefix: &GuardPrefix, value: &GuardIp) -> Result<(), Error> {
-        lock(&self.0)
+        lock(&self.map)
             .insert(&key(prefix), value, 0)
-            .map_err(|error| Error::write(NAME, limit_of(NAME), error))
+            .map_err(|error| Error::write(NAME, limit_of(NAME), error))?;
+        self.epoch.begin()
     }
 
     /// Allows a prefix no longer. Returns whether it was.
@@ -60,8 +65,8 @@ impl GuardIps {
     /// # Errors
     /// The kernel refused.
     pub fn remove(&self, prefix: &GuardPrefix) -> Result<bool, Error> {
-        match lock(&self.0).remove(&key(prefix)) {
-            Ok(()) => Ok(true),
+        match lock(&self.map).remove(&key(prefix)) {
+            Ok(()) => self.epoch.begin().map(|()| true),
             Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(Error::map(NAME, "remove", error)),
         }
@@ -73,7 +78,7 @@ impl GuardIps {
     /// The kernel refused.
     pub fn entries(&self) -> Result<BTreeMap<GuardPrefix, GuardIp>, Error> {
         let mut entries = BTreeMap::new();
-        for entry in lock(&self.0).iter() {
+        for entry in lock(&self.map).iter() {
             match entry {
                 Ok((key, value)) => drop(entries.insert(prefix(&key), value)),
                 Err(error) if is_absent(&error) => {}

@@ -21,6 +21,7 @@
 mod attach;
 mod batch;
 mod dataplane;
+mod epoch;
 mod error;
 mod events;
 pub mod explain;

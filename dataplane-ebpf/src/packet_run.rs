@@ -84,6 +84,15 @@ impl Dataplane {
         self.run_entry(packet, Meta::REPORT | Meta::NO_CLONE)
     }
 
+    /// [`Dataplane::run`] with the flow cache asked first, as at a trunk or interface: for tests.
+    ///
+    /// # Errors
+    /// As [`Dataplane::run`].
+    #[doc(hidden)]
+    pub fn run_by_flow(&self, packet: &Packet<'_>) -> Result<Outcome, Error> {
+        self.run_entry(packet, Meta::REPORT | Meta::NO_CLONE | Meta::FLOW)
+    }
+
     fn run_entry(&self, packet: &Packet<'_>, flags: u8) -> Result<Outcome, Error> {
         let failed = |error| Error::program(ENTRY, error);
         let on_page = |error| Error::map("page", "use", error);

@@ -12,19 +12,20 @@ use aya::{
     sys::SyscallError,
 };
 
-use crate::{Error, batch};
+use crate::{Error, batch, epoch::Epoch};
 
 /// A hash map of the datapath. Clones share it; every call is one or a few system calls.
 #[derive(Debug)]
 pub struct Table<K, V> {
     name: &'static str,
     limit: u32,
+    epoch: Option<Epoch>,
     map: Arc<Mutex<HashMap<MapData, K, V>>>,
 }
 
 impl<K, V> Clone for Table<K, V> {
     fn clone(&self) -> Self {
-        Self { name: self.name, limit: self.limit, map: Arc::clone(&self.map) }
+        Self { name: self.name, limit: self.limit, epoch: self.epoch.clone(), map: Arc::clone(&self.map) }
     }
 }
 
@@ -32,7 +33,12 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     pub(crate) fn new(name: &'static str, map: Map) -> Result<Self, Error> {
         let map = HashMap::try_from(map).map_err(|error| Error::map(name, "open", error))?;
         let limit = limit_of(name);
-        Ok(Self { name, limit, map: Arc::new(Mutex::new(map)) })
+        Ok(Self { name, limit, epoch: None, map: Arc::new(Mutex::new(map)) })
+    }
+
+    /// A table on which decisions rest that the flow cache remembers: every write of it ends them.
+    pub(crate) fn ending(self, epoch: &Epoch) -> Self {
+        Self { epoch: Some(epoch.clone()), ..self }
     }
 
     /// Name of the map, as its pin has it after `wtm-`.
@@ -64,7 +70,8 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     /// # Errors
     /// [`Error::TableFull`], or the kernel refused.
     pub fn upsert(&self, key: &K, value: &V) -> Result<(), Error> {
-        self.lock().insert(key, value, 0).map_err(|error| Error::write(self.name, self.limit, error))
+        self.lock().insert(key, value, 0).map_err(|error| Error::write(self.name, self.limit, error))?;
+        self.epoch.as_ref().map_or(Ok(()), Epoch::begin)
     }
 
     /// Removes `key`. Returns whether it was there.
@@ -73,7 +80,7 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     /// The kernel refused.
     pub fn remove(&self, key: &K) -> Result<bool, Error> {
         match self.lock().remove(key) {
-            Ok(()) => Ok(true),
+            Ok(()) => self.epoch.as_ref().map_or(Ok(true), |epoch| epoch.begin().map(|()| true)),
             Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(Error::map(self.name, "remove", error)),
         }

@@ -196,6 +196,8 @@ numbered! {
         StatsTableFull = 32, "stats-table-full";
         /// `buckets` is full: a segment's copies were not limited.
         FloodTableFull = 33, "flood-table-full";
+        /// A frame took the way of the one before it, by the flow cache.
+        FlowKnown = 34, "flow-known";
     }
 }
 

@@ -9,7 +9,7 @@
 //! version of the map with the number `n` and its shape ([`MapLayout::shape_number`]).
 
 use crate::{
-    Bucket, Config, Entry, FloodPorts, FloodVteps, GuardIp, GuardIpKey, GuardMacKey, IpBytes, MacKey,
+    Bucket, Config, Entry, FloodPorts, FloodVteps, Flow, GuardIp, GuardIpKey, GuardMacKey, IpBytes, MacKey,
     MacLocal, MacRemote, MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port,
     PortBucketKey, PortKey, PortStats, Remote, Route, RouteKey4, RouteKey6, Sample, Scratch, Segment, Tenant,
     TunnelKey, Watch, Wire,
@@ -148,6 +148,8 @@ pub const MAPS: &[MapLayout] = &[
     MapLayout::array::<Sample>(33, "sample", MapKind::PerCpuArray, 1).by(Role::Own),
     MapLayout::array::<Entry>(34, "page", MapKind::Array, 1).by(Role::Own),
     MapLayout::hash::<MacKey, PortKey>(35, "mac_frozen", MAC_FROZEN_MAX),
+    MapLayout::array::<Flow>(36, "flows", MapKind::PerCpuArray, FLOWS_MAX).by(Role::Own),
+    MapLayout::array::<u64>(37, "epoch", MapKind::Array, 1),
 ];
 
 impl MapLayout {

@@ -12,6 +12,7 @@
 
 pub mod account;
 pub mod beacon;
+pub mod flow;
 pub mod layout;
 pub mod limits;
 pub mod meta;
@@ -21,6 +22,7 @@ pub mod trace;
 pub mod watch;
 
 pub use account::{Counter, DropReason, Event, EventKind, PortStats};
+pub use flow::{Flow, FlowKey};
 pub use layout::{MapKind, MapLayout, Role, layout_number};
 pub use meta::{Hook, Meta, Scratch, Stage, Verdict};
 pub use plan::{

@@ -36,6 +36,8 @@ pub const GUARD_MACS_MAX: u32 = 65_536;
 pub const GUARD_IPS_MAX: u32 = 65_536;
 /// Attachments whose MACs are counted or whose rates are limited.
 pub const PORT_LIMITS_MAX: u32 = 8192;
+/// Flows that each CPU remembers; a power of two.
+pub const FLOWS_MAX: u32 = 4096;
 /// Bytes of the ring buffer of samples.
 pub const SAMPLES_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes of the ring buffer.

@@ -4,7 +4,7 @@
 //! `watari trace` takes it from the page [`crate::trace::Entry`], because a kernel test run can set neither tag nor
 //! tunnel key, and writes the [`Verdict`] there.
 
-use crate::{IpBytes, MacBytes, PortKey, trace::Report};
+use crate::{FlowKey, IpBytes, MacBytes, PortKey, trace::Report};
 
 /// Where a packet enters.
 #[repr(u8)]
@@ -136,6 +136,8 @@ pub struct Scratch {
     pub meta: Meta,
     /// Where answers and questions are built.
     pub frame: [u8; BUILD_BYTES],
+    /// The flow that the packet is of, if [`Meta::path`] says that it is of one.
+    pub flow: FlowKey,
     /// Start of the second in which events are counted, boot clock.
     pub events_since_ns: u64,
     /// Events in that second: 16 bits for each class of events.
@@ -180,6 +182,12 @@ pub struct Meta {
     pub fit: u32,
     /// For the stage `Encap`: the far gateway.
     pub out_vtep: IpBytes,
+    /// Value of the map `epoch` when the packet came.
+    pub epoch: u64,
+    /// Hash of addresses and ports of a TCP or UDP packet; 0 if it is none, or not looked at.
+    pub hash: u32,
+    /// What the flow cache has to do with it: a `Meta::PATH_…`.
+    pub path: u32,
 }
 
 impl Meta {
@@ -193,6 +201,8 @@ impl Meta {
     pub const ONE_TAG: u8 = 8;
     /// Both tags are.
     pub const TWO_TAGS: u8 = 16;
+    /// Only of a test run: the flow cache is asked first, as at a trunk or interface.
+    pub const FLOW: u8 = 32;
     /// The guard of its attachment has let it through.
     pub const GUARDED: u8 = 64;
     /// An announcement that says nothing new: copied to local ports only.
@@ -206,6 +216,13 @@ impl Meta {
     pub const FIT_GOES: u32 = 2;
     /// [`Meta::fit`]: too large, and the outer packet is to be fragmented.
     pub const FIT_FRAGMENT: u32 = 3;
+
+    /// [`Meta::path`]: not one that is remembered.
+    pub const PATH_NONE: u32 = 0;
+    /// [`Meta::path`]: remembered if it is switched.
+    pub const PATH_NEW: u32 = 1;
+    /// [`Meta::path`]: it was switched; remembered where it goes out.
+    pub const PATH_SWITCHED: u32 = 2;
 
     /// [`Meta::copy`]: a group address.
     pub const COPY_GROUP: u32 = 0;

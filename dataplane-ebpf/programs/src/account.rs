@@ -73,10 +73,14 @@ impl Pkt {
 
     #[inline(always)]
     pub fn count_tx(&self, port: &PortKey) {
+        self.count_tx_of(port, self.skb.packets(), self.skb.len());
+    }
+
+    #[inline(always)]
+    pub fn count_tx_of(&self, port: &PortKey, packets: u32, bytes: u32) {
         if self.is_trace() {
             return;
         }
-        let (packets, bytes) = (self.skb.packets(), self.skb.len());
         if let Some(stats) = stats_of(port) {
             // SAFETY: this CPU's own entry.
             unsafe {

@@ -144,6 +144,8 @@ impl Pkt {
                 return self.go(Stage::Flood);
             }
             Place::Port(port) if same_port(&port, &self.meta().port) => return Err(DropReason::SamePort),
+            Place::Port(port) => self.remember_port(&port),
+            Place::Vtep(_) => self.switched_to_vtep(),
             _ => {}
         }
         self.to_place(place)

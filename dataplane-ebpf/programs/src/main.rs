@@ -25,6 +25,7 @@ mod chain;
 mod explain;
 mod fdb;
 mod fit;
+mod flow;
 mod headers;
 mod hooks;
 mod learn;

@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use watari_abi::{
-    Bucket, Config, Entry, FloodPorts, FloodVteps, GuardIp, GuardIpKey, GuardMacKey, MacKey, MacLocal,
+    Bucket, Config, Entry, FloodPorts, FloodVteps, Flow, GuardIp, GuardIpKey, GuardMacKey, MacKey, MacLocal,
     MacRemote, MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortBucketKey,
     PortKey, PortStats, Remote, Route, RouteKey4, RouteKey6, Sample, Scratch, Segment, Tenant, TunnelKey,
     Watch, Wire,
@@ -95,5 +95,10 @@ pub static sample: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
 pub static page: Array<Entry> = Array::with_max_entries(1, 0);
 #[map]
 pub static scratch: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static flows: PerCpuArray<Flow> = PerCpuArray::with_max_entries(FLOWS_MAX, 0);
+/// Another number with every write of the plan.
+#[map]
+pub static epoch: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub static pipeline: ProgramArray = ProgramArray::with_max_entries(PIPELINE_ENTRIES, 0);

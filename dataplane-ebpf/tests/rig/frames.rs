@@ -138,3 +138,33 @@ pub fn solicit(sender: ([u8; 6], &str), target: &str) -> Vec<u8> {
     let message = Nd { kind: 135, flags: 0, from: sender.1, to: &group, target, option };
     nd(group_mac(&group), sender.0, &message)
 }
+
+/// A TCP packet of these flags with `payload` bytes, IPv4 or IPv6 as its addresses are. Its checksum is not right: nobody
+/// on the way looks at it.
+pub fn tcp(macs: ([u8; 6], [u8; 6]), addresses: (&str, &str), flags: u8, payload: usize) -> Vec<u8> {
+    let mut frame = udp_to(macs, addresses, 64, 5201, &vec![0x55; 12 + payload]);
+    let v4 = frame[12..14] == [0x08, 0x00];
+    let (protocol, transport) = if v4 { (14 + 9, 34) } else { (14 + 6, 54) };
+    frame[protocol] = 6;
+    frame[transport + 4..transport + 20].fill(0);
+    frame[transport + 12] = 0x50;
+    frame[transport + 13] = flags;
+    if v4 {
+        frame[24..26].fill(0);
+        let sum = checksum(&[&frame[14..34]]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
+}
+
+/// `inner` in VXLAN, from the far gateway to this one.
+pub fn vxlan(vni: u32, tos: u8, inner: &[u8]) -> Vec<u8> {
+    let payload = [&[8, 0, 0, 0][..], &(vni << 8).to_be_bytes(), inner].concat();
+    let mut frame =
+        udp_to((super::WIRE_MAC, super::FAR_ROUTER), ("10.255.0.2", "10.255.0.1"), 64, 4789, &payload);
+    frame[15] = tos;
+    frame[24..26].fill(0);
+    let sum = checksum(&[&frame[14..34]]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}

@@ -2,7 +2,7 @@
 //! enters where the hook that it names would.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use watari_abi::Hook;
+use watari_abi::{Hook, Meta};
 
 use super::{Arrival, tunl, uplnk, vxlan};
 use crate::{
@@ -18,11 +18,12 @@ pub fn entry(ctx: TcContext) -> i32 {
     let (hook, port, vni, vtep, flags) =
         unsafe { ((*page).hook, (*page).port, (*page).vni, (*page).vtep, (*page).flags) };
     let Some(hook) = Hook::from_u8(hook) else { return END };
-    let arrival = Arrival { hook, port, vni, vtep, flags };
+    let arrival = Arrival { hook, port, vni, vtep, flags, seen: (0, Meta::PATH_NONE) };
     match hook {
         Hook::Vxlan => vxlan::enter(ctx, arrival),
         Hook::Tunnel => before_socket(ctx, arrival, tunl::run),
         Hook::Uplink => before_socket(ctx, arrival, uplnk::run),
+        Hook::Trunk | Hook::Interface if flags & Meta::FLOW != 0 => arrival.enter_by_flow(ctx),
         _ => arrival.enter(ctx),
     }
 }

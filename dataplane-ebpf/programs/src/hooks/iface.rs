@@ -10,5 +10,5 @@ use crate::skb::Skb;
 #[inline(always)]
 pub fn iface(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    Arrival::tagged(Hook::Interface, skb).enter(ctx)
+    Arrival::tagged(Hook::Interface, skb).enter_by_flow(ctx)
 }

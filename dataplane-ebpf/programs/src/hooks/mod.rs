@@ -14,6 +14,7 @@ use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, programs::TcContext};
 use watari_abi::{Hook, IpBytes, Meta, PortKey, Stage};
 
 use crate::{
+    flow::{self, Seen},
     headers::{QINQ, VLAN},
     out::{END, Pkt},
     skb::Skb,
@@ -26,13 +27,22 @@ pub struct Arrival {
     pub vni: u32,
     pub vtep: IpBytes,
     pub flags: u8,
+    /// What the flow cache has said of it: hash and path, as [`Meta`] has them.
+    pub seen: (u32, u32),
 }
 
 impl Arrival {
     /// By a device of its own, untagged.
     #[inline(always)]
     pub fn untagged(hook: Hook, ifindex: u32) -> Self {
-        Self { hook, port: PortKey { ifindex, outer: 0, inner: 0 }, vni: 0, vtep: [0; 16], flags: 0 }
+        Self {
+            hook,
+            port: PortKey { ifindex, outer: 0, inner: 0 },
+            vni: 0,
+            vtep: [0; 16],
+            flags: 0,
+            seen: (0, Meta::PATH_NONE),
+        }
     }
 
     /// By a device with tags: the outer one in the packet's metadata, an inner one in its bytes. A tag of VLAN 0 gives
@@ -77,7 +87,19 @@ impl Arrival {
         meta.copy = 0;
         meta.copies = 0;
         meta.fit = Meta::FIT_UNKNOWN;
+        (meta.hash, meta.path) = self.seen;
         Some(packet)
+    }
+
+    /// Asks the flow cache, and enters the pipeline with what it does not know.
+    #[inline(always)]
+    pub fn enter_by_flow(self, ctx: TcContext) -> i32 {
+        let skb = Skb::new(&ctx);
+        let Some(packet) = Pkt::open(TcContext::new(skb.raw())) else { return END };
+        match flow::known(&packet, self.port, self.flags) {
+            Seen::Gone(action) => action,
+            Seen::Not(hash, path) => Self { seen: (hash, path), ..self }.enter(ctx),
+        }
     }
 
     /// Enters the pipeline.

@@ -10,5 +10,5 @@ use crate::skb::Skb;
 #[inline(always)]
 pub fn trunk(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    Arrival::tagged(Hook::Trunk, skb).enter(ctx)
+    Arrival::tagged(Hook::Trunk, skb).enter_by_flow(ctx)
 }

@@ -24,7 +24,7 @@ const FIXED_GSO: u64 = 1;
 const NO_CSUM_RESET: u64 = 1 << 5;
 const DECAP_L3_IPV4: u64 = 1 << 7;
 const DECAP_L3_IPV6: u64 = 1 << 8;
-const VNI_VALID: u8 = 0x08;
+pub const VNI_VALID: u8 = 0x08;
 /// More fragments, or a fragment's offset.
 const FRAGMENT: u16 = 0x3fff;
 
@@ -115,7 +115,7 @@ fn is_vxlan(udp: [u8; 8], config: &Config) -> bool {
 }
 
 #[inline(always)]
-fn vni_of(vxlan: &[u8; 8]) -> u32 {
+pub fn vni_of(vxlan: &[u8; 8]) -> u32 {
     u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]])
 }
 
@@ -141,16 +141,13 @@ fn by_the_kernel(p: &Pkt, port: &Port) -> Decision {
 #[inline(always)]
 fn take_off(p: &Pkt, config: &Config, outer: &Outer, ethertype: u16) -> Decision {
     let v6 = ethertype == IPV6;
-    let family = if v6 { DECAP_L3_IPV6 } else { DECAP_L3_IPV4 };
-    let flags = FIXED_GSO | NO_CSUM_RESET | family;
-    let inner = if outer.v4 {
-        p.skb.adjust_room(-(OVERHEAD_V4 as i32), flags)?;
-        get::<{ ETH_BYTES as usize }>(p.scratch(), (OVERHEAD_V4 - ETH_BYTES) as usize)
+    if outer.v4 {
+        let inner = get(p.scratch(), (OVERHEAD_V4 - ETH_BYTES) as usize);
+        uncover(p, OVERHEAD_V4, &inner, v6)?;
     } else {
-        p.skb.adjust_room(-(OVERHEAD_V6 as i32), flags)?;
-        get(p.scratch(), (OVERHEAD_V6 - ETH_BYTES) as usize)
-    };
-    p.skb.store(0, &inner, 0)?;
+        let inner = get(p.scratch(), (OVERHEAD_V6 - ETH_BYTES) as usize);
+        uncover(p, OVERHEAD_V6, &inner, v6)?;
+    }
     let meta = p.meta();
     meta.hook = Hook::Vxlan as u8;
     meta.port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
@@ -158,13 +155,22 @@ fn take_off(p: &Pkt, config: &Config, outer: &Outer, ethertype: u16) -> Decision
     meta.vtep = outer.source;
     meta.flags &= !(Meta::ONE_TAG | Meta::TWO_TAGS);
     meta.ethertype = ethertype;
-    p.count(Counter::Decapsulated, 1);
     p.step_ip(StepKind::OwnDecap, outer.source, outer.vni);
     let ecn = outer.tos & ECN_MASK;
     if ecn == ECN_CE || ecn == ECN_ECT1 {
         congestion(p, ecn, v6)?;
     }
     p.go(Stage::Classify)
+}
+
+/// Takes `overhead` bytes off, of which the last are the Ethernet header `inner`, now that of an IPv6 packet or not.
+#[inline(always)]
+pub fn uncover(p: &Pkt, overhead: u32, inner: &[u8; ETH_BYTES as usize], v6: bool) -> Result<(), DropReason> {
+    let family = if v6 { DECAP_L3_IPV6 } else { DECAP_L3_IPV4 };
+    p.skb.adjust_room(-(overhead as i32), FIXED_GSO | NO_CSUM_RESET | family)?;
+    p.skb.store(0, inner, 0)?;
+    p.count(Counter::Decapsulated, 1);
+    Ok(())
 }
 
 /// Brings the outer ECN field to the inner header (RFC 6040 §4.2, figure 4).

@@ -7,7 +7,7 @@
 //!   Ethernet │ IP, UDP, VXLAN, Ethernet │ inner IP …            adjust_room, headers written, tag pushed
 //! ```
 //! The way is the kernel's: a route look-up for the far VTEP, as if the VXLAN device forwarded the packet. Routes,
-//! metrics and neighbours keep their one owner, and a change is followed at once.
+//! metrics and neighbours keep their one owner, and a change is followed as soon as the flow cache forgets the way.
 
 use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated, macros::classifier, programs::TcContext};
 use watari_abi::{
@@ -87,7 +87,10 @@ fn run(p: &Pkt) -> Decision {
     if config.flags & Config::OWN_ENCAP != 0
         && let Some(way) = way(p, config)
     {
-        return own(p, config, &way, tos);
+        p.remember_way(&way);
+        if let Some(action) = own(p, config, &way, tos)? {
+            return Ok(action);
+        }
     }
     through_device(p, config, tos & !ECN_MASK)
 }
@@ -110,7 +113,8 @@ fn step_path(p: &Pkt) {
 fn through_device(p: &Pkt, config: &Config, tos: u8) -> Decision {
     let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
     let port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
-    sent(p, port, port);
+    p.count_tx(&port);
+    shown(p, port, port);
     p.step(StepKind::DeviceEncap, |step| {
         step.ip = vtep;
         step.number = vni;
@@ -122,8 +126,7 @@ fn through_device(p: &Pkt, config: &Config, tos: u8) -> Decision {
 }
 
 #[inline(always)]
-fn sent(p: &Pkt, vxlan: PortKey, out: PortKey) {
-    p.count_tx(&vxlan);
+fn shown(p: &Pkt, vxlan: PortKey, out: PortKey) {
     let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
     p.sample(Seen::ToVtep, &vxlan);
     p.report(Verdict::VTEP, |report| {
@@ -134,11 +137,11 @@ fn sent(p: &Pkt, vxlan: PortKey, out: PortKey) {
 }
 
 /// Where the wire towards a far gateway is, and the addresses on it.
-struct Way {
-    port: PortKey,
-    next_hop: MacBytes,
-    source: MacBytes,
-    v4: bool,
+pub struct Way {
+    pub port: PortKey,
+    pub next_hop: MacBytes,
+    pub source: MacBytes,
+    pub v4: bool,
 }
 
 /// The kernel's way to the far gateway, if it is a `direct` tunnel with a known next hop.
@@ -177,26 +180,28 @@ fn words(ip: &IpBytes) -> [u32; 4] {
     unsafe { ip.as_ptr().cast::<[u32; 4]>().read_unaligned() }
 }
 
-/// Writes the outer headers and sends the packet out on the wire.
+/// Writes the outer headers and sends the packet out on the wire. `None` for what the kernel's helper does not encapsulate:
+/// a super-frame that is encapsulated already.
 #[inline(always)]
-fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Decision {
+pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, DropReason> {
     let vxlan = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
-    sent(p, vxlan, way.port);
+    shown(p, vxlan, way.port);
     step_own(p, way);
     if p.is_trace() {
-        return Ok(p.skb.redirect(way.port.ifindex));
+        return Ok(Some(p.skb.redirect(way.port.ifindex)));
     }
+    let (packets, bytes) = (p.skb.packets(), p.skb.len());
     let inner = p.skb.load::<{ ETH_BYTES as usize }>(0)?;
-    let source_port = SOURCE_PORT | p.skb.flow_hash() as u16 & SOURCE_PORT_MASK;
+    let source_port = SOURCE_PORT | flow_hash(p) as u16 & SOURCE_PORT_MASK;
     let room = if way.v4 {
         p.skb.adjust_room(OVERHEAD_V4 as i32, ENCAP | ENCAP_L3_IPV4)
     } else {
         p.skb.adjust_room(OVERHEAD_V6 as i32, ENCAP | ENCAP_L3_IPV6)
     };
     if room.is_err() {
-        // An encapsulated super-frame, for example, is not encapsulated again by this helper.
-        return through_device(p, config, tos & !ECN_MASK);
+        return Ok(None);
     }
+    p.count_tx_of(&vxlan, packets, bytes);
     let (vni, vtep, length) = (p.meta().out_vni, p.meta().out_vtep, p.skb.len() - ETH_BYTES);
     let outer = Outer { config, vtep: &vtep, vni, source_port, tos, length };
     let scratch = p.scratch();
@@ -214,7 +219,14 @@ fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Decision {
     p.count(Counter::Encapsulated, 1);
     p.count_tx(&way.port);
     p.tag(&way.port)?;
-    Ok(p.skb.redirect(way.port.ifindex))
+    Ok(Some(p.skb.redirect(way.port.ifindex)))
+}
+
+/// The same for all packets of a flow, whatever way they take through the programs.
+#[inline(always)]
+fn flow_hash(p: &Pkt) -> u32 {
+    let hash = p.meta().hash;
+    if hash != 0 { hash } else { p.skb.flow_hash() }
 }
 
 #[inline(always)]
