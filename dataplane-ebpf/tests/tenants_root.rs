@@ -311,7 +311,7 @@ fn frame(random: &mut Random, depth: u32) -> Vec<u8> {
             let flags = random.next() as u8;
             nd(macs.0, macs.1, &Nd { kind, flags, from: v6, to: to_v6, target: random.one(&IPS6), option })
         }
-        3 if length % 2 == 0 => tcp(macs, (v4, to_v4), random.one(&[0x02, 0x10, 0x18]), length),
+        3 if length.is_multiple_of(2) => tcp(macs, (v4, to_v4), random.one(&[0x02, 0x10, 0x18]), length),
         3 => udp(macs, (v4, to_v4), hops, length),
         4 => udp(macs, (v6, to_v6), hops, length),
         5 => {
