@@ -152,6 +152,39 @@ impl Pkt {
         }
     }
 
+    /// The address must be nobody else's by the plan's word, here or at another gateway. True if it is pinned here to
+    /// this MAC, which is not to be learnt.
+    #[inline(always)]
+    fn judge_neighbour(&self, key: NeighKey, mac: MacBytes) -> Result<bool, DropReason> {
+        // SAFETY (both): read at once, not kept.
+        if let Some(pinned) = unsafe { maps::nb_static.get(key) } {
+            if same_mac(pinned.mac, mac) {
+                return Ok(true);
+            }
+            self.step(StepKind::NeighbourPinned, |step| {
+                step.ip = key.ip;
+                step.mac = pinned.mac;
+                step.number = key.vni;
+                step.flags = pinned.flags;
+            });
+            self.event(EventKind::NeighbourSpoofed, mac, key.ip);
+            return Err(DropReason::NeighbourSpoofed);
+        }
+        if let Some(remote) = unsafe { maps::nb_remote.get(key) }
+            && remote.flags & NeighRemote::PINNED != 0
+            && !same_mac(remote.mac, mac)
+        {
+            self.step(StepKind::NeighbourPinnedAfar, |step| {
+                step.ip = key.ip;
+                step.mac = remote.mac;
+                step.number = key.vni;
+            });
+            self.event(EventKind::NeighbourSpoofed, mac, key.ip);
+            return Err(DropReason::NeighbourSpoofed);
+        }
+        Ok(false)
+    }
+
     /// Notes that `mac` claims `ip` on this attachment. `flags` are those of its advertisement, if it is one
     /// (RFC 9047 §3.1): without them what is known stays, and who is new overrides.
     ///
@@ -169,32 +202,8 @@ impl Pkt {
             (meta.vni, meta.port, meta.now_ns)
         };
         let key = NeighKey { vni, ip };
-        // SAFETY: read at once, not kept.
-        if let Some(pinned) = unsafe { maps::nb_static.get(key) } {
-            if same_mac(pinned.mac, mac) {
-                return Ok(false);
-            }
-            self.step(StepKind::NeighbourPinned, |step| {
-                step.ip = ip;
-                step.mac = pinned.mac;
-                step.number = vni;
-                step.flags = pinned.flags;
-            });
-            self.event(EventKind::NeighbourSpoofed, mac, ip);
-            return Err(DropReason::NeighbourSpoofed);
-        }
-        // SAFETY: as above.
-        if let Some(remote) = unsafe { maps::nb_remote.get(key) }
-            && remote.flags & NeighRemote::PINNED != 0
-            && !same_mac(remote.mac, mac)
-        {
-            self.step(StepKind::NeighbourPinnedAfar, |step| {
-                step.ip = ip;
-                step.mac = remote.mac;
-                step.number = vni;
-            });
-            self.event(EventKind::NeighbourSpoofed, mac, ip);
-            return Err(DropReason::NeighbourSpoofed);
+        if self.judge_neighbour(key, mac)? {
+            return Ok(false);
         }
         self.step_neighbour_learn(key, mac);
         let mut wanted = flags.unwrap_or(NeighLocal::OVERRIDE);

@@ -420,7 +420,7 @@ fn a_pair_at_one_gateway_stays_at_one_port_while_it_is_frozen() {
     world.places[TWINS] = vec![(0, PortKey::vlan(1, 100)), (0, PortKey::vlan(1, 101))];
     let at = |world: &World| world.gateways[0].mac_local.get(&station).map(|(port, _)| *port);
     let mut freezes = 0;
-    while freezes < 3 {
+    while freezes < 2 {
         let until_frozen = (0..600).find(|_| {
             world.run(1, false);
             world.speak(TWINS);
