@@ -6,7 +6,7 @@ use watari_abi::{MapKind, Role, layout::MAPS};
 
 use crate::{Dataplane, Error, dataplane::lock, raw_map::RawMap};
 
-/// A full table is walked in about 0.1 s: so often at the most.
+/// Full tables are counted in some tens of milliseconds: so often at the most.
 const WALK_EVERY: Duration = Duration::from_secs(10);
 
 /// Entries of one table, of those that it has room for.

@@ -3,20 +3,22 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    os::fd::AsFd as _,
     sync::{Arc, Mutex},
 };
 
 use aya::maps::{
-    Map, MapData,
+    IterableMap as _, Map, MapData,
     lpm_trie::{Key, LpmTrie},
 };
 use watari_abi::{GuardIp, GuardIpKey, PortKey, ip_bytes, ip_from_bytes};
 
 use crate::{
     Error,
+    batch::{self, Shape},
     dataplane::lock,
     epoch::Epoch,
-    table::{is_absent, limit_of},
+    table::{is_absent, limit_of, walk_failed},
 };
 
 /// Bits of the port in front of every prefix.
@@ -77,15 +79,11 @@ impl GuardIps {
     /// # Errors
     /// The kernel refused.
     pub fn entries(&self) -> Result<BTreeMap<GuardPrefix, GuardIp>, Error> {
-        let mut entries = BTreeMap::new();
-        for entry in lock(&self.map).iter() {
-            match entry {
-                Ok((key, value)) => drop(entries.insert(prefix(&key), value)),
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(Error::map(NAME, "walk", error)),
-            }
-        }
-        Ok(entries)
+        let shape = Shape::trie(size_of::<Key<GuardIpKey>>(), size_of::<GuardIp>(), limit_of(NAME));
+        let map = lock(&self.map);
+        let all = batch::entries::<Key<GuardIpKey>, GuardIp>(map.map().fd().as_fd(), shape);
+        let all = all.map_err(|error| walk_failed(NAME, error))?;
+        Ok(all.into_iter().map(|(key, value)| (prefix(&key), value)).collect())
     }
 }
 

@@ -9,7 +9,10 @@ use std::{
 use aya::maps::MapData;
 use watari_abi::{MapKind, MapLayout};
 
-use crate::Error;
+use crate::{
+    Error,
+    batch::{self, Shape},
+};
 
 const LOOKUP: libc::c_long = 1;
 const UPDATE: libc::c_long = 2;
@@ -126,9 +129,14 @@ impl RawMap {
         Ok(keys)
     }
 
-    /// How many entries there are.
+    /// How many entries a hash map or a trie has.
     pub(crate) fn count(&self) -> Result<u32, Error> {
-        Ok(self.keys()?.len() as u32)
+        let value = self.value_bytes()?;
+        let shape = match self.kind == MapKind::Trie as u32 {
+            true => Shape::trie(self.key, value, self.limit),
+            false => Shape::hash(self.key, value, self.limit),
+        };
+        batch::count(self.data.fd().as_fd(), shape).map_err(|source| self.failed("count", source))
     }
 
     fn call(&self, command: libc::c_long, key: *const u8, value: *mut u8, flags: u64) -> io::Result<()> {

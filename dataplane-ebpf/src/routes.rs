@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::IpAddr,
+    os::fd::AsFd as _,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use aya::{
     Pod,
     maps::{
-        Map, MapData,
+        IterableMap as _, Map, MapData,
         lpm_trie::{Key, LpmTrie},
     },
 };
@@ -18,7 +19,8 @@ use watari_abi::{Route, RouteKey4, RouteKey6};
 
 use crate::{
     Error,
-    table::{is_absent, limit_of},
+    batch::{self, Shape},
+    table::{is_absent, limit_of, walk_failed},
 };
 
 /// Bits of the tenant in front of every prefix.
@@ -119,12 +121,26 @@ impl Routes {
         }
     }
 
+    /// Whether the route of exactly this prefix is this one. The kernel is asked for the longest match, so where the
+    /// prefix itself has none, one of a shorter prefix that says the same is taken for it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn holds(&self, prefix: &Prefix, route: &Route) -> Result<bool, Error> {
+        Ok(self.longest(prefix)?.as_ref() == Some(route))
+    }
+
     /// The longest match for an address of a tenant.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn lookup(&self, tenant: u32, address: IpAddr) -> Result<Option<Route>, Error> {
-        let found = match key(&Prefix::host(tenant, address)) {
+        self.longest(&Prefix::host(tenant, address))
+    }
+
+    /// The longest match of prefixes that are as long as this one or shorter.
+    fn longest(&self, prefix: &Prefix) -> Result<Option<Route>, Error> {
+        let found = match key(prefix) {
             AnyKey::V4(key) => lock(&self.v4).get(&key, 0),
             AnyKey::V6(key) => lock(&self.v6).get(&key, 0),
         };
@@ -154,10 +170,18 @@ impl Routes {
     /// # Errors
     /// The kernel refused.
     pub fn entries(&self) -> Result<BTreeMap<Prefix, Route>, Error> {
-        let mut entries = BTreeMap::new();
-        walk("routes4", &lock(&self.v4), &mut entries, |data| (data.tenant, IpAddr::from(data.addr)))?;
-        walk("routes6", &lock(&self.v6), &mut entries, |data| (data.tenant, IpAddr::from(data.addr)))?;
-        Ok(entries)
+        Ok(self.list()?.into_iter().collect())
+    }
+
+    /// All routes of all tenants, in no order: what [`Routes::entries`] costs without sorting. One may be told twice if
+    /// others are removed meanwhile.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn list(&self) -> Result<Vec<(Prefix, Route)>, Error> {
+        let mut all = walk("routes4", &lock(&self.v4), |data| (data.tenant, IpAddr::from(data.addr)))?;
+        all.extend(walk("routes6", &lock(&self.v6), |data| (data.tenant, IpAddr::from(data.addr)))?);
+        Ok(all)
     }
 }
 
@@ -178,21 +202,17 @@ fn key(prefix: &Prefix) -> AnyKey {
 fn walk<K: Pod>(
     name: &'static str,
     trie: &Trie<K>,
-    entries: &mut BTreeMap<Prefix, Route>,
     split: impl Fn(K) -> ([u8; 4], IpAddr),
-) -> Result<(), Error> {
-    for entry in trie.iter() {
-        match entry {
-            Ok((key, route)) => {
-                let (tenant, address) = split(key.data());
-                let length = key.prefix_len().saturating_sub(TENANT_BITS) as u8;
-                entries.insert(Prefix { tenant: u32::from_be_bytes(tenant), address, length }, route);
-            }
-            Err(error) if is_absent(&error) => {}
-            Err(error) => return Err(Error::map(name, "walk", error)),
-        }
-    }
-    Ok(())
+) -> Result<Vec<(Prefix, Route)>, Error> {
+    let shape = Shape::trie(size_of::<Key<K>>(), size_of::<Route>(), limit_of(name));
+    let all = batch::entries::<Key<K>, Route>(trie.map().fd().as_fd(), shape);
+    let prefix = |key: Key<K>| {
+        let (tenant, address) = split(key.data());
+        let length = key.prefix_len().saturating_sub(TENANT_BITS) as u8;
+        Prefix { tenant: u32::from_be_bytes(tenant), address, length }
+    };
+    let all = all.map_err(|error| walk_failed(name, error))?;
+    Ok(all.into_iter().map(|(key, route)| (prefix(key), route)).collect())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -12,7 +12,11 @@ use aya::{
     sys::SyscallError,
 };
 
-use crate::{Error, batch, epoch::Epoch};
+use crate::{
+    Error,
+    batch::{self, Shape},
+    epoch::Epoch,
+};
 
 /// A hash map of the datapath. Clones share it; every call is one or a few system calls.
 #[derive(Debug)]
@@ -99,16 +103,19 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     /// # Errors
     /// The kernel refused.
     pub fn list(&self) -> Result<Vec<(K, V)>, Error> {
+        let shape = Shape::hash(size_of::<K>(), size_of::<V>(), self.limit);
         let map = self.lock();
-        batch::entries(map.map().fd().as_fd()).map_err(|io_error| {
-            let error = SyscallError { call: "bpf_map_lookup_batch", io_error };
-            Error::map(self.name, "walk", error.into())
-        })
+        batch::entries(map.map().fd().as_fd(), shape).map_err(|error| walk_failed(self.name, error))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, K, V>> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A walk by batches was refused.
+pub(crate) fn walk_failed(table: &'static str, io_error: std::io::Error) -> Error {
+    Error::map(table, "walk", SyscallError { call: "bpf_map_lookup_batch", io_error }.into())
 }
 
 /// The most entries of a map.

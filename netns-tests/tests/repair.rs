@@ -13,8 +13,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::ping::ping;
 use netns_tests::topology::{GATEWAY, Topology, Tunnel};
 use netns_tests::world::{self, SOON};
-use netns_tests::{Gateway, Ns, wait_until};
+use netns_tests::{Gateway, Ns, World, wait_until};
 use serde_json::{Value, json};
+use watari_dataplane::{Dataplane, FloodVteps, Pod, Route, RouteOrigin, Table};
 
 /// The promise.
 const BACK: Duration = Duration::from_secs(1);
@@ -248,6 +249,74 @@ fn root_a_program_that_is_taken_away_is_back_within_a_second() -> Result<()> {
         println!("{what}: back after {times:?}");
         ensure!(times.last() <= Some(&BACK), "{what}: away for {times:?}");
     }
+    Ok(())
+}
+
+/// Tables that nothing rings for: they are compared with what they should hold.
+#[test]
+fn root_entries_of_the_datapath_that_are_damaged_by_hand_come_back() -> Result<()> {
+    let world = World::start(&[Tunnel::Direct])?;
+    world.hosts_meet()?;
+    let folder = world.a.pin_dir();
+    let maps = world.a.ns().run(|| Dataplane::open_existing(&folder))?.context("a datapath of this build")?;
+    wait_until(SOON, "a MAC and an address of host-b at gw-a", || -> Result<()> {
+        let counts = (maps.mac_remote.list()?.len(), maps.nb_remote.list()?.len());
+        ensure!(counts.0 > 0 && counts.1 > 0, "{counts:?}");
+        Ok(())
+    })?;
+    for round in 0..3 {
+        damaged(&maps.mac_remote, round, |mac| mac.sequence += 7, |key| key.mac[5] ^= 0x55)?;
+        damaged(&maps.nb_remote, round, |neighbour| neighbour.mac[5] ^= 1, |key| key.vni = 4242)?;
+        damaged(
+            &maps.flood_vteps,
+            round,
+            |list| *list = FloodVteps::new(&[]).unwrap_or(*list),
+            |vni| *vni = 4242,
+        )?;
+        damaged(&maps.nb_static, round, |own| own.mac[5] ^= 1, |key| key.vni = 4242)?;
+    }
+    // The plan's routes share their table with those that were learnt.
+    let routes = maps.routes.entries()?;
+    let (prefix, route) =
+        routes.iter().find(|(_, r)| r.origin == RouteOrigin::Plan as u8).context("a route")?;
+    maps.routes.upsert(prefix, &Route::exit(RouteOrigin::Bgp))?;
+    wait_until(SOON, "the plan's route", || -> Result<()> {
+        let now = maps.routes.entries()?;
+        ensure!(now.get(prefix) == Some(route), "{prefix}: {now:?}");
+        Ok(())
+    })?;
+    world.hosts_meet()
+}
+
+/// Takes entries away, changes them, or adds one that nobody wants, by turns, and waits until all is as it was.
+fn damaged<K, V>(
+    table: &Table<K, V>,
+    round: usize,
+    change: impl Fn(&mut V),
+    other: impl Fn(&mut K),
+) -> Result<()>
+where
+    K: Pod + Ord + std::fmt::Debug,
+    V: Pod + PartialEq + std::fmt::Debug,
+{
+    let before = table.entries()?;
+    let (mut key, mut value) = before.iter().next().map(|(k, v)| (*k, *v)).context("an entry")?;
+    match round {
+        0 => drop(before.keys().map(|key| table.remove(key)).collect::<Result<Vec<_>, _>>()?),
+        1 => change(&mut value),
+        _ => other(&mut key),
+    }
+    if round > 0 {
+        table.upsert(&key, &value)?;
+        ensure!(table.entries()? != before, "{}: nothing was damaged", table.name());
+    }
+    let start = Instant::now();
+    wait_until(SOON, &format!("{} to be as it was, round {round}", table.name()), || -> Result<()> {
+        let now = table.entries()?;
+        ensure!(now == before, "{now:?}\nbefore {before:?}");
+        Ok(())
+    })?;
+    println!("{}, round {round}: back after {} ms", table.name(), start.elapsed().as_millis());
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub mod explain;
 pub mod facts;
 pub mod loops;
 pub mod nodes;
+mod pace;
 pub mod reconcile;
 pub mod run;
 pub mod store;

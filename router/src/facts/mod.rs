@@ -12,8 +12,9 @@
 //! * [`local`]: what the programs learnt. [`tables`], [`kernel`]: entries by key, and the comparison of whole tables.
 //! * `task`: wakes and takes; `settle`: carries what is dirty. `pace`: how often whole tables are walked.
 //!
-//! A hint may be lost and a table changed by somebody else, so whole tables are walked and compared, as often as a two-
-//! hundredth of a core allows, once a second at most and once a minute at least.
+//! A hint may be lost and a table changed by somebody else, so whole tables are walked and compared, as often as a
+//! thousandth of a core allows (what the programs learnt: a five-hundredth), once a second at most and once a minute at
+//! least; at once, too, when a write has failed.
 
 pub mod fabric;
 pub mod hosts;
@@ -21,7 +22,6 @@ pub mod import;
 pub mod kernel;
 pub mod local;
 pub mod originate;
-mod pace;
 pub mod peers;
 mod refused;
 mod settle;

@@ -11,12 +11,12 @@ use super::hosts::{Notice, Subject};
 use super::import::Changed;
 use super::local::Age;
 use super::originate::{Learnt, announced_nodes};
-use super::pace::timed;
 use super::show;
 use super::tables::{self, Kept, MayRemove, Wanted};
 use super::task::{SELECTION_DEFERRAL, Task, boot_time_ns};
 use crate::bgp::LocalChange;
 use crate::drivers::DriverError;
+use crate::pace::timed;
 
 impl Task {
     /// Carries everything that is dirty, and walks what is due. `true` if the tables were compared whole, and are as
@@ -50,6 +50,10 @@ impl Task {
         // What could not be written keeps nothing else from its place, and the facts from nobody.
         let wanted = wanted(&self.imported, &self.hosts, &self.campus, &self.kept);
         let written = tables::write(&self.maps, &wanted, &changed, &self.plans, self.may_remove);
+        // What could not be written is tried again at once, by a comparison; not again and again while that fails too.
+        if written.is_err() && self.last_error.is_none() {
+            self.compare.hurry();
+        }
         self.tell(changes).await;
         if is_plan_new {
             self.pin_up().await;

@@ -23,7 +23,6 @@ use super::import::{Changed, Imported, Routes, TenantPrefix, import};
 use super::kernel::KernelRoutes;
 use super::local::{Age, Local};
 use super::originate::pinned_stations;
-use super::pace::Pace;
 use super::peers::{Numbers, neighbours};
 use super::refused::{self, Refusals};
 use super::tables::{Kept, MayRemove};
@@ -32,13 +31,16 @@ use crate::bgp::{Batch, Bgp, PeerSettings, Updates};
 use crate::brain::Brain;
 use crate::drivers::DriverError;
 use crate::loops::LoopGuard;
+use crate::pace::Pace;
 
 /// How often the neighbours are looked at, and what is small is pinned up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The share of a core that walks of tables may take, each kind: one part in so many.
-const WALK_SHARE: u32 = 200;
+/// The share of a core that a walk of what the programs learnt may take: one part in so many.
+const WALK_SHARE: u32 = 500;
+/// The same for the comparison of our tables with what they should hold, and for the count of all entries.
+const COMPARE_SHARE: u32 = 1000;
 /// The same for routes in the kernel, of which most of the time is waited for.
-const KERNEL_SHARE: u32 = 20;
+const KERNEL_SHARE: u32 = 100;
 /// How long peers may take to tell everything again after our restart (RFC 4724 section 4.1).
 pub(super) const SELECTION_DEFERRAL: Duration = Duration::from_secs(60);
 /// Events taken from the ring in one go.
@@ -144,13 +146,13 @@ impl Task {
             awaiting: BTreeSet::new(),
             may_remove: MayRemove::ALL,
             walk: Pace::new(WALK_SHARE),
-            compare: Pace::new(WALK_SHARE),
+            compare: Pace::new(COMPARE_SHARE),
             kernel_sync: Pace::new(KERNEL_SHARE),
             started: Instant::now(),
             is_restart,
             told_local: false,
             last_error: None,
-            fill: Pace::new(WALK_SHARE),
+            fill: Pace::new(COMPARE_SHARE),
             full: BTreeSet::new(),
             refusals: Refusals::default(),
         }

@@ -4,6 +4,7 @@
 //! anew under another index, reads back as `#<index>`: nobody wants it, so the next plan removes it.
 
 mod guards;
+mod large;
 mod ports;
 mod routes;
 mod segments;
@@ -12,21 +13,22 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use watari_config::{Mac, Vni};
 use watari_dataplane::abi::{ip_bytes, ip_from_bytes};
 use watari_dataplane::{
     Config, Dataplane, FloodPorts, MacKey, MacStatic, NeighKey, NeighStatic, Node, NodeKey, Prefix, Remote,
-    RouteOrigin, Tenant, TunnelKey, Wire, ensure_bpffs,
+    Tenant, TunnelKey, Wire, ensure_bpffs,
 };
 use watari_planner::item::{Key, Ns, PortAt, System, Value};
 use watari_planner::{Action, Identity, Op};
 
+use self::large::Large;
 use self::ports::{hook, hook_kind, map_port, port_value};
 pub(crate) use self::ports::{port_at, port_key};
-use self::routes::{map_route, route_value};
+use self::routes::map_route;
 use self::segments::{config, gateway_value, segment, segment_value};
 use super::netlink::{Netlink, Wakeup};
 use super::wireguard::Engines;
@@ -40,6 +42,7 @@ type Indices = BTreeMap<String, u32>;
 pub struct Datapath {
     /// Maps and programs; none for a look at a system that has none.
     maps: Option<Arc<Dataplane>>,
+    large: Mutex<Large>,
 }
 
 impl Drivers {
@@ -64,7 +67,7 @@ impl Datapath {
     /// When bpffs cannot be mounted, or the kernel refuses a program or map.
     pub fn open(pins: &Path) -> Result<Self, DriverError> {
         ensure_bpffs(pins)?;
-        Ok(Self { maps: Some(Arc::new(Dataplane::open(pins)?)) })
+        Ok(Self { maps: Some(Arc::new(Dataplane::open(pins)?)), large: Mutex::default() })
     }
 
     /// The datapath that is pinned, if [`Datapath::open`] would adopt it as it is; else one that has nothing.
@@ -73,7 +76,7 @@ impl Datapath {
     /// # Errors
     /// When a pin cannot be opened.
     pub fn look(pins: &Path) -> Result<Self, DriverError> {
-        Ok(Self { maps: Dataplane::open_existing(pins)?.map(Arc::new) })
+        Ok(Self { maps: Dataplane::open_existing(pins)?.map(Arc::new), large: Mutex::default() })
     }
 
     /// Maps and programs.
@@ -126,20 +129,8 @@ impl Datapath {
         for (ifindex, wire) in maps.wires.entries()? {
             system.insert(Key::Wire(name(names, ifindex)), Value::Wire(port_at(names, wire.port)));
         }
-        for (key, node) in maps.nodes.entries()? {
-            let value = Value::Node { vni: vni(node.vni), mac: mac(node.mac) };
-            system.insert(Key::NodeEntry(name(names, key.ifindex), ip_from_bytes(key.ip)), value);
-        }
-        for (key, entry) in maps.mac_static.entries()? {
-            let value = Value::StaticMac { at: port_at(names, entry.port), node: entry.is_node != 0 };
-            system.insert(Key::StaticMac(vni(key.vni), mac(key.mac)), value);
-        }
-        for (key, entry) in maps.nb_static.entries()? {
-            let own = entry.flags & NeighStatic::OWN != 0;
-            let value = Value::StaticNeighbour { mac: mac(entry.mac), own };
-            system.insert(Key::StaticNeighbour(vni(key.vni), ip_from_bytes(key.ip)), value);
-        }
-        observe_routes_and_ports(maps, names, system)
+        self.large().observe(maps, names, system)?;
+        observe_ports(maps, names, system)
     }
 
     /// Writes or removes one entry, or puts a program on a device or takes it off.
@@ -147,7 +138,12 @@ impl Datapath {
     /// # Errors
     /// When a device is missing, a table is full, or the kernel refuses.
     pub fn apply(&self, op: &Op, indices: &Indices) -> Result<(), DriverError> {
+        self.large().forget();
         if op.action == Action::Remove { self.remove_item(op, indices) } else { self.write_item(op, indices) }
+    }
+
+    fn large(&self) -> std::sync::MutexGuard<'_, Large> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remove_item(&self, op: &Op, indices: &Indices) -> Result<(), DriverError> {
@@ -266,15 +262,7 @@ impl Datapath {
     }
 }
 
-fn observe_routes_and_ports(maps: &Dataplane, names: &Names, system: &mut System) -> Result<(), DriverError> {
-    for (prefix, route) in maps.routes.entries()? {
-        if route.origin == RouteOrigin::Plan as u8
-            && let Ok(net) = IpNet::new(prefix.address(), prefix.length())
-        {
-            system.insert(Key::TenantRoute(vni(prefix.tenant), net), route_value(&route, names));
-        }
-    }
-    guards::observe(maps, names, system)?;
+fn observe_ports(maps: &Dataplane, names: &Names, system: &mut System) -> Result<(), DriverError> {
     for (key, port) in maps.ports.entries()? {
         system.insert(Key::Port(port_at(names, key)), port_value(&port, names));
     }
