@@ -74,7 +74,7 @@ fn root_a_known_flow_fares_as_in_the_pipeline() {
     let inner = |frame: Vec<u8>| (WIRE, vxlan(L2, 0, &frame));
     for (port, frame) in [
         (A, udp(MACS, V4, 64, 100)),
-        (A, udp(MACS, V4, 1, 6)),
+        (A, udp(MACS, V4, 1, 8)),
         (A, udp(MACS, V6, 64, 100)),
         (A, tcp(MACS, V4, ACK, 0)),
         (A, tcp(MACS, V6, ACK, 0)),

@@ -76,6 +76,48 @@ fn root_a_host_that_nobody_knows_is_found_by_one_question_over_the_mesh() {
     assert_eq!(bench.b.counter("drop mesh-to-mesh"), 0);
 }
 
+/// The pipeline writes the outer header of the first packet, the flow cache those of the others: on the wire they are one.
+#[test]
+fn root_every_packet_of_a_flow_has_the_same_outer_header() {
+    for (name, v6, overhead) in [("head", false, 50), ("head6", true, 70)] {
+        let bench = Bench::with(name, Join { v6, ..Join::ROOMY });
+        bench.exchange();
+        for to in ["10.0.0.11", "fd00::11"] {
+            wait_until(to, || bench.host_a.try_run(&format!("ping -c 1 -W 1 {to}")).0);
+            outer_headers_are_one(&bench, to, overhead);
+        }
+    }
+}
+
+fn outer_headers_are_one(bench: &Bench, to: &str, overhead: usize) {
+    const MARK: &[u8] = b"the same way for all of us";
+    const DATAGRAMS: usize = 20;
+    let wire = wire::Wire::open(&bench.b.space, "w");
+    let socket = bench.host_a.enter(|| {
+        let socket = UdpSocket::bind(if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" }).unwrap();
+        socket.connect((to, 9)).unwrap();
+        socket
+    });
+    let known = bench.a.counter("flow-known");
+    for _ in 0..DATAGRAMS {
+        // A host that refuses says so at the next one.
+        while socket.send(MARK).is_err() {}
+    }
+    let mut heads = Vec::new();
+    wait_until("the datagrams", || {
+        while let Some(frame) = wire.receive() {
+            if frame.ends_with(MARK) {
+                // The tag of the wire, and the inner Ethernet header.
+                heads.push(frame[..4 + overhead + 14].to_vec());
+            }
+        }
+        heads.len() >= DATAGRAMS
+    });
+    assert!(heads.iter().all(|head| *head == heads[0]), "{heads:02x?}");
+    let known = bench.a.counter("flow-known") - known;
+    assert!((1..DATAGRAMS as i128).contains(&known), "{known} of {DATAGRAMS} by the flow cache");
+}
+
 #[test]
 fn root_vxlan_from_the_uplink_never_enters() {
     let bench = Bench::new("spoof");

@@ -9,10 +9,18 @@
 //! watch looks at, goes through the pipeline. So does the first packet of every [`FLOW_LIFE_NS`], which learns, ages and
 //! counts moves.
 
-use crate::{IpBytes, MacBytes, PortKey};
+//!
+//! Headers lie in words of 64 bits with two bytes before the Ethernet header, so that each field is aligned: a program reads
+//! and compares words, where arrays of bytes would be copied byte by byte. Words are in the order of memory, little-endian.
+
+use crate::{IpBytes, PortKey};
 
 /// How long a decision holds, in nanoseconds.
 pub const FLOW_LIFE_NS: u64 = 50_000_000;
+/// Words of a buffer for headers: an outer header over IPv6 and the inner Ethernet header.
+pub const HEAD_WORDS: usize = 12;
+/// Words of an outer header up to the VXLAN header, over IPv6.
+pub const OUTER_WORDS: usize = 9;
 
 /// What a decision rests on.
 #[repr(C)]
@@ -20,20 +28,14 @@ pub const FLOW_LIFE_NS: u64 = 50_000_000;
 pub struct FlowKey {
     /// Where the frame came in.
     pub port: PortKey,
-    /// The packet's source address; of a packet out of a `direct` tunnel the far gateway.
-    pub from: IpBytes,
-    /// Destination MAC, of the inner frame.
-    pub dst: MacBytes,
-    /// Source MAC, of the inner frame.
-    pub src: MacBytes,
-    /// Its EtherType, host order.
-    pub ethertype: u16,
-    /// Zero.
-    pub pad: u16,
+    /// Two bytes of zero and the destination MAC, of the inner frame.
+    pub dst: u64,
+    /// Its source MAC and EtherType.
+    pub src: u64,
+    /// The packet's source address (IPv4 in the second word); of a packet out of a `direct` tunnel the far gateway.
+    pub from: [u64; 2],
     /// Of a packet out of a `direct` tunnel its VNI; else 0, which no VNI is.
-    pub vni: u32,
-    /// Zero.
-    pub pad2: u32,
+    pub vni: u64,
 }
 
 /// Map `flows` (per CPU), indexed by a hash of the key: the newer of two flows takes the place.
@@ -46,24 +48,24 @@ pub struct Flow {
     pub epoch: u64,
     /// End of its life, coarse monotonic clock.
     pub until_ns: u64,
-    /// [`Flow::TO_VTEP`]: the far gateway.
-    pub vtep: IpBytes,
     /// Where it goes out: a port, or the wire towards the far gateway.
     pub out: PortKey,
+    /// The far gateway that it goes to or comes from.
+    pub vtep: IpBytes,
     /// [`Flow::TO_VTEP`]: VNI of the outer header.
     pub vni: u32,
     /// [`Flow::TO_VTEP`]: the largest IP packet that crosses, 0 for not known.
     pub mtu: u32,
-    /// [`Flow::TO_VTEP`]: destination MAC of the outer frame.
-    pub next_hop: MacBytes,
-    /// [`Flow::TO_VTEP`]: source MAC of the outer frame.
-    pub source: MacBytes,
+    /// [`Flow::TO_VTEP`] over IPv4: sum of the outer IP header without DSCP, ECN and length (RFC 1071).
+    pub sum: u32,
     /// [`Flow::TO_VTEP`] or [`Flow::TO_PORT`].
     pub kind: u8,
-    /// [`Flow::WHOLE`].
+    /// [`Flow::WHOLE`] and so on.
     pub flags: u8,
     /// Zero.
     pub pad: u16,
+    /// [`Flow::TO_VTEP`]: the outer header, zero where packets differ (DSCP and ECN, lengths, checksum, source port).
+    pub header: [u64; OUTER_WORDS],
 }
 
 impl Flow {
@@ -73,4 +75,6 @@ impl Flow {
     pub const TO_PORT: u8 = 2;
     /// [`Flow::flags`]: aggregates may be decapsulated ([`crate::Segment::PLAIN_DEVICES`]).
     pub const WHOLE: u8 = 1;
+    /// [`Flow::flags`]: the outer header is IPv6's.
+    pub const OUTER_V6: u8 = 2;
 }

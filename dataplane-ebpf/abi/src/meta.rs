@@ -4,7 +4,7 @@
 //! `watari trace` takes it from the page [`crate::trace::Entry`], because a kernel test run can set neither tag nor
 //! tunnel key, and writes the [`Verdict`] there.
 
-use crate::{FlowKey, IpBytes, MacBytes, PortKey, trace::Report};
+use crate::{FlowKey, IpBytes, MacBytes, PortKey, flow::HEAD_WORDS, trace::Report};
 
 /// Where a packet enters.
 #[repr(u8)]
@@ -138,6 +138,10 @@ pub struct Scratch {
     pub frame: [u8; BUILD_BYTES],
     /// The flow that the packet is of, if [`Meta::path`] says that it is of one.
     pub flow: FlowKey,
+    /// The headers that a packet begins with, two bytes from the start: what the flow cache reads.
+    pub head: [u64; HEAD_WORDS],
+    /// Those inside VXLAN, or the outer ones to be written.
+    pub second: [u64; HEAD_WORDS],
     /// Start of the second in which events are counted, boot clock.
     pub events_since_ns: u64,
     /// Events in that second: 16 bits for each class of events.

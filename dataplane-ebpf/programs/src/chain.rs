@@ -37,11 +37,7 @@ pub fn upper_layer_of_network(p: &Pkt, next: u8, offset: u32) -> Result<Option<U
 }
 
 #[inline(always)]
-fn follow(
-    next: u8,
-    offset: u32,
-    load: impl Fn(u32) -> Option<[u8; 8]>,
-) -> Result<Option<Upper>, DropReason> {
+fn follow(next: u8, offset: u32, load: impl Fn(u32) -> Option<[u8; 8]>) -> Result<Option<Upper>, DropReason> {
     let (mut next, mut offset, mut fragment) = (next, offset, false);
     let mut followed = 0;
     while followed <= HEADERS_MAX {

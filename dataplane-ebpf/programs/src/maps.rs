@@ -42,7 +42,8 @@ pub static mac_static: HashMap<MacKey, MacStatic> =
     HashMap::with_max_entries(MAC_STATIC_MAX, BPF_F_NO_PREALLOC);
 /// Where a station that moves too often was when it was frozen: its frames from other ports are dropped.
 #[map]
-pub static mac_frozen: HashMap<MacKey, PortKey> = HashMap::with_max_entries(MAC_FROZEN_MAX, BPF_F_NO_PREALLOC);
+pub static mac_frozen: HashMap<MacKey, PortKey> =
+    HashMap::with_max_entries(MAC_FROZEN_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static mac_local: HashMap<MacKey, MacLocal> = HashMap::with_max_entries(MAC_LOCAL_MAX, 0);
 #[map]

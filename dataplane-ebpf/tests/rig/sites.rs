@@ -113,7 +113,8 @@ impl Gateway {
         space.ip(&format!("link add wtvx4789 mtu 9216 type {kind} dstport {PORT}"));
         let (own, far) = (self.vtep_of(mine), self.vtep_of(other));
         let (bits, by) = if self.join.v6 { (128, "fd90::") } else { (32, "192.0.2.") };
-        space.ip(&format!("addr add {own}/{bits} dev wtvx4789"));
+        let nodad = if self.join.v6 { "nodad" } else { "" };
+        space.ip(&format!("addr add {own}/{bits} dev wtvx4789 {nodad}"));
         space.ip("link set wtvx4789 up");
         for family in ["ipv4", "ipv6"] {
             space.run(&format!("sysctl -qw net.{family}.conf.wtvx4789.forwarding=1"));

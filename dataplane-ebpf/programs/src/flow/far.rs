@@ -4,45 +4,41 @@ use watari_abi::{Config, Counter, Flow, Meta, PortKey};
 
 use super::{
     Seen, counted, gone,
-    header::{self, Header, get},
+    header::{self, BYTES_V4, BYTES_V6, Header, bytes, word},
     look_up, note,
 };
 use crate::{
-    headers::{ETH_BYTES, IPV4},
     out::{Decision, Pkt},
-    stages::{
-        decap,
-        encap::{OVERHEAD_V4, OVERHEAD_V6},
-    },
+    stages::decap,
     tos::{ECN_CE, ECN_ECT1, ECN_MASK},
 };
-
-/// Where the inner Ethernet header is, over IPv4.
-pub const INNER_V4: usize = OVERHEAD_V4 as usize;
-/// Where the inner Ethernet header is, over IPv6.
-pub const INNER_V6: usize = OVERHEAD_V6 as usize;
 
 /// VXLAN to this gateway, by the outer header `outer`. Congestion that the outer header carries is brought inside by
 /// the pipeline.
 #[inline(always)]
-pub fn known<const INNER: usize>(p: &Pkt, config: &Config, outer: &Header) -> Seen {
+pub fn known(p: &Pkt, config: &Config, outer: &Header) -> Seen {
     let not = Seen::Not(outer.hash, Meta::PATH_NONE);
     let ecn = outer.tos & ECN_MASK;
-    let own = config.flags & Config::OWN_ENCAP != 0;
-    let length = INNER as u32 + header::BYTES_V4;
-    if !own || ecn == ECN_CE || ecn == ECN_ECT1 || load(p, length).is_none() {
+    if config.flags & Config::OWN_ENCAP == 0 || ecn == ECN_CE || ecn == ECN_ECT1 {
         return not;
     }
-    let scratch = p.scratch();
-    let checksum = u16::from_ne_bytes(get(scratch, INNER - 10));
-    let vxlan: [u8; 8] = get(scratch, INNER - 8);
-    let Some(inner) = header::read::<INNER>(p) else { return not };
-    let vni = decap::vni_of(&vxlan);
-    if checksum != 0 || vni == 0 || vxlan[0] & decap::VNI_VALID == 0 || !inner.plain {
+    let head = p.head();
+    // Over IPv4: length, checksum, flags in word 5. Over IPv6: checksum in word 7, flags in word 8, and the VNI.
+    let (checksum, flags, vni) = if outer.v4 {
+        (word(head, 5) >> 16 & 0xffff, word(head, 5) >> 32, word(head, 6))
+    } else {
+        (word(head, 7) >> 48, word(head, 8), word(head, 8) >> 32)
+    };
+    let vni = u64::from((vni as u32).to_be() >> 8);
+    if checksum != 0 || flags & u64::from(decap::VNI_VALID) == 0 || vni == 0 {
         return not;
     }
-    note::<INNER>(p, p.meta().port, inner.ethertype, vni);
-    p.scratch().flow.from = header::source::<0>(p.scratch(), outer.ethertype);
+    let (inner, overhead) = (p.second(), if outer.v4 { BYTES_V4 } else { BYTES_V6 });
+    let Some(header) = header::read(p, inner, overhead) else { return not };
+    if !header.plain {
+        return not;
+    }
+    note(p, inner, header::source(head, outer.v4), vni);
     let unknown = Seen::Not(outer.hash, Meta::PATH_NEW);
     let Some(flow) = look_up(p) else { return unknown };
     if p.skb.gso_size() != 0 && flow.flags & Flow::WHOLE == 0 {
@@ -52,23 +48,19 @@ pub fn known<const INNER: usize>(p: &Pkt, config: &Config, outer: &Header) -> Se
         return unknown;
     }
     counted(p);
-    gone(p, uncovered::<INNER>(p, config, flow))
+    gone(p, uncovered(p, config, flow, (outer.v4, header.v4)))
 }
 
 #[inline(always)]
-fn load(p: &Pkt, length: u32) -> Option<()> {
-    p.skb.load_raw(0, p.scratch().frame.as_mut_ptr(), length).ok()
-}
-
-#[inline(always)]
-fn uncovered<const INNER: usize>(p: &Pkt, config: &Config, flow: &Flow) -> Decision {
-    let inner: [u8; ETH_BYTES as usize] = get(p.scratch(), INNER);
+fn uncovered(p: &Pkt, config: &Config, flow: &Flow, (outer_v4, v4): (bool, bool)) -> Decision {
     p.count(Counter::TunnelAccepted, 1);
-    decap::uncover(p, INNER as u32, &inner, flow.key.ethertype != IPV4)?;
-    let meta = p.meta();
-    meta.port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
-    meta.vni = flow.key.vni;
-    meta.vtep = flow.key.from;
+    let inner = bytes(p.second(), 0);
+    if outer_v4 {
+        decap::uncover(p, BYTES_V4, inner, !v4)?;
+    } else {
+        decap::uncover(p, BYTES_V6, inner, !v4)?;
+    }
+    p.meta().port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
     counted(p);
     p.to_port(&flow.out)
 }

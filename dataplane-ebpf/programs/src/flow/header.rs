@@ -1,30 +1,41 @@
 //! The header of a TCP or UDP packet in one piece: what the flow cache asks of a packet, read in one or two look-ups of
-//! its bytes. Offsets count from an Ethernet header at `AT`.
+//! its bytes into words ([`watari_abi::flow`]).
+//!
+//! ```text
+//!  word   0        1         2              3             4               5 …
+//!  v4     ··dst    src type  IP …fragment   … source      target ports    TCP or UDP …
+//!  v6     ··dst    src type  IP …next hops  source        source          target  target  ports …
+//! ```
 
-use watari_abi::{IpBytes, Scratch};
+use watari_abi::flow::HEAD_WORDS;
 
 use crate::{
-    headers::{IPV4, IPV6, TCP, UDP, halves, mapped, part},
+    headers::{IPV4, IPV6, TCP, UDP},
     out::Pkt,
 };
 
 use super::mix;
 
-/// Ethernet, IPv4 without options, TCP up to its flags (or UDP and six bytes of payload).
-pub const BYTES_V4: u32 = 48;
+/// Ethernet, IPv4 without options, and TCP up to its flags, or UDP and VXLAN.
+pub const BYTES_V4: u32 = 50;
 /// The same over IPv6.
-pub const BYTES_V6: u32 = 68;
-const SYN: u8 = 0x02;
-/// More fragments, or a fragment's offset.
-const FRAGMENT: u16 = 0x3fff;
+pub const BYTES_V6: u32 = 70;
+/// Bytes before the Ethernet header.
+const SHIFT: u32 = 2;
+const SYN: u64 = 0x02;
+/// IPv4's version and length without options.
+const PLAIN_V4: u64 = 0x45;
+/// More fragments, or a fragment's offset: the last two bytes of the word.
+const FRAGMENT: u64 = 0xff3f;
 
-/// What it says.
+/// A buffer of words.
+pub type Words = *mut [u64; HEAD_WORDS];
+
+/// What a header says.
 pub struct Header {
-    pub ethertype: u16,
+    pub v4: bool,
     pub protocol: u8,
     pub tos: u8,
-    /// Where the transport header begins, from the Ethernet header.
-    pub transport: u32,
     /// UDP: the destination port. TCP: 0.
     pub to_port: u16,
     /// Of addresses, ports and protocol; not 0.
@@ -33,88 +44,90 @@ pub struct Header {
     pub plain: bool,
 }
 
-/// `N` bytes of the working memory.
+/// A word of a buffer.
 #[inline(always)]
-pub fn get<const N: usize>(scratch: &Scratch, at: usize) -> [u8; N] {
-    part(&scratch.frame, at)
+pub fn word(words: Words, at: usize) -> u64 {
+    // SAFETY: a buffer of the working memory; constants at every call, below `HEAD_WORDS`.
+    unsafe { words.cast::<u64>().add(at).read() }
 }
 
-/// Reads the header behind `AT`; the working memory holds [`BYTES_V4`] bytes from there. `None` for anything but TCP and
-/// UDP over IPv4 without options or IPv6 without extension headers, in one piece.
+/// Writes a word of a buffer.
 #[inline(always)]
-pub fn read<const AT: usize>(p: &Pkt) -> Option<Header> {
-    let ethertype = u16::from_be_bytes(get(p.scratch(), AT + 12));
-    match ethertype {
-        IPV4 => v4::<AT>(p.scratch()),
-        IPV6 => {
-            const MORE: u32 = BYTES_V6 - BYTES_V4;
-            let from = AT as u32 + BYTES_V4;
-            // SAFETY: `AT + BYTES_V6` is within the buffer of `BUILD_BYTES` for every `AT` in use.
-            let room = unsafe { p.scratch().frame.as_mut_ptr().add(from as usize) };
-            p.skb.load_raw(from, room, MORE).ok()?;
-            v6::<AT>(p.scratch())
-        }
-        _ => None,
+pub fn set(words: Words, at: usize, value: u64) {
+    // SAFETY: as in `word`.
+    unsafe { words.cast::<u64>().add(at).write(value) }
+}
+
+/// Where the bytes of a buffer begin that stand for the packet's from `at` on.
+#[inline(always)]
+pub fn bytes(words: Words, at: u32) -> *mut u8 {
+    // SAFETY: constants at every call, within the buffer.
+    unsafe { words.cast::<u8>().add((SHIFT + at) as usize) }
+}
+
+/// Reads the header behind the Ethernet header at `at` of the packet into `words`. `None` for anything but TCP and UDP
+/// over IPv4 without options or IPv6 without extension headers, in one piece.
+#[inline(always)]
+pub fn read(p: &Pkt, words: Words, at: u32) -> Option<Header> {
+    p.skb.load_raw(at, bytes(words, 0), BYTES_V4).ok()?;
+    let ethertype = (word(words, 1) >> 48) as u16;
+    if ethertype == IPV4.to_be() {
+        return v4(words);
     }
-}
-
-#[inline(always)]
-fn v4<const AT: usize>(scratch: &Scratch) -> Option<Header> {
-    let [version, tos] = get(scratch, AT + 14);
-    let fragment = u16::from_be_bytes(get(scratch, AT + 20)) & FRAGMENT != 0;
-    if version != 0x45 || fragment {
+    if ethertype != IPV6.to_be() {
         return None;
     }
-    let addresses = u64::from_ne_bytes(get(scratch, AT + 26));
-    let start = Start { ethertype: IPV4, protocol: get::<1>(scratch, AT + 23)[0], tos, transport: 34 };
-    transport(start, addresses, get(scratch, AT + 34), get::<1>(scratch, AT + 47)[0])
+    p.skb.load_raw(at + BYTES_V4, bytes(words, BYTES_V4), BYTES_V6 - BYTES_V4).ok()?;
+    v6(words)
 }
 
 #[inline(always)]
-fn v6<const AT: usize>(scratch: &Scratch) -> Option<Header> {
-    let [first, second] = get(scratch, AT + 14);
-    if first >> 4 != 6 {
+fn v4(words: Words) -> Option<Header> {
+    let (start, middle, end) = (word(words, 2), word(words, 3), word(words, 4));
+    if start & 0xff != PLAIN_V4 || (start >> 48) & FRAGMENT != 0 {
         return None;
     }
-    let tos = first << 4 | second >> 4;
-    let start = Start { ethertype: IPV6, protocol: get::<1>(scratch, AT + 20)[0], tos, transport: 54 };
-    let ((a, b), (c, d)) = (halves(get(scratch, AT + 22)), halves(get(scratch, AT + 38)));
-    let addresses = mix(mix(a, b), mix(c, d));
-    transport(start, addresses, get(scratch, AT + 54), get::<1>(scratch, AT + 67)[0])
-}
-
-struct Start {
-    ethertype: u16,
-    protocol: u8,
-    tos: u8,
-    transport: u32,
+    let (source, target) = (middle >> 32, end & 0xffff_ffff);
+    let tcp_flags = word(words, 6) >> 8;
+    let (protocol, tos) = ((middle >> 8) as u8, (start >> 8) as u8);
+    transport(true, protocol, tos, source << 32 | target, end >> 32, tcp_flags)
 }
 
 #[inline(always)]
-fn transport(start: Start, addresses: u64, ports: [u8; 4], tcp_flags: u8) -> Option<Header> {
-    let Start { ethertype, protocol, tos, transport } = start;
-    let (from_port, to_port) =
-        (u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]]));
+fn v6(words: Words) -> Option<Header> {
+    let start = word(words, 2);
+    if start & 0xf0 != 0x60 {
+        return None;
+    }
+    let tos = (start << 4 | (start >> 12) & 0x0f) as u8;
+    let source = mix(word(words, 3), word(words, 4));
+    let addresses = mix(source, mix(word(words, 5), word(words, 6)));
+    let tcp_flags = word(words, 8) >> 40;
+    transport(false, (start >> 48) as u8, tos, addresses, word(words, 7) & 0xffff_ffff, tcp_flags)
+}
+
+#[inline(always)]
+fn transport(v4: bool, protocol: u8, tos: u8, addresses: u64, ports: u64, tcp_flags: u64) -> Option<Header> {
+    let to_port = u16::from_be((ports >> 16) as u16);
     let (plain, to_port) = match protocol {
         TCP => (tcp_flags & SYN == 0, 0),
-        UDP => (!is_dhcp(from_port) && !is_dhcp(to_port), to_port),
+        UDP => (!is_dhcp(u16::from_be(ports as u16)) && !is_dhcp(to_port), to_port),
         _ => return None,
     };
-    let what = u64::from(u32::from_ne_bytes(ports)) << 8 | u64::from(protocol);
-    let hash = mix(addresses, what) as u32 | 1;
-    Some(Header { ethertype, protocol, tos, transport, to_port, hash, plain })
+    let hash = mix(addresses, ports << 8 | u64::from(protocol)) as u32 | 1;
+    Some(Header { v4, protocol, tos, to_port, hash, plain })
 }
 
 /// The source address of a header that was read.
 #[inline(always)]
-pub fn source<const AT: usize>(scratch: &Scratch, ethertype: u16) -> IpBytes {
-    if ethertype == IPV4 { mapped(get(scratch, AT + 26)) } else { get(scratch, AT + 22) }
+pub fn source(words: Words, v4: bool) -> [u64; 2] {
+    if v4 { [0, word(words, 3) >> 32] } else { [word(words, 3), word(words, 4)] }
 }
 
 /// Its destination address.
 #[inline(always)]
-pub fn target<const AT: usize>(scratch: &Scratch, ethertype: u16) -> IpBytes {
-    if ethertype == IPV4 { mapped(get(scratch, AT + 30)) } else { get(scratch, AT + 38) }
+pub fn target(words: Words, v4: bool) -> [u64; 2] {
+    if v4 { [0, word(words, 4) & 0xffff_ffff] } else { [word(words, 5), word(words, 6)] }
 }
 
 /// DHCPv4 and DHCPv6, of either end.

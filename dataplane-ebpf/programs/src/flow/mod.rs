@@ -14,15 +14,36 @@ mod header;
 mod near;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use watari_abi::{Counter, Flow, FlowKey, Meta, PortKey, Segment, flow::FLOW_LIFE_NS, limits::FLOWS_MAX};
+use watari_abi::{
+    Config, Counter, Flow, FlowKey, Meta, PortKey, Segment,
+    flow::{FLOW_LIFE_NS, OUTER_WORDS},
+    limits::FLOWS_MAX,
+};
 
 use crate::{
     fit::mtu_towards,
-    headers::{IPV4, halves, mac_number, same_ip, same_mac},
+    headers::{halves, unmapped},
     maps,
     out::Pkt,
-    stages::encap::Way,
+    stages::encap::{Way, sum_of_constants},
 };
+use header::Words;
+
+/// What all packets of a flow have in common in their outer header: all but DSCP and ECN, lengths, checksum and source port.
+const SAME_V4: [u64; OUTER_WORDS] = [
+    !0,
+    !0,
+    0xffff_ffff_0000_00ff,
+    0xffff_ffff_0000_ffff,
+    0xffff_0000_ffff_ffff,
+    0xffff_ffff_ffff_0000,
+    0x0000_0000_ffff_ffff,
+    0,
+    0,
+];
+/// The same over IPv6.
+const SAME_V6: [u64; OUTER_WORDS] =
+    [!0, !0, 0xffff_0000_ffff_00f0, !0, !0, !0, !0, 0xffff_0000_ffff_0000, !0];
 
 /// What the flow cache knows of a frame.
 pub enum Seen {
@@ -37,10 +58,11 @@ const NOT: Seen = Seen::Not(0, Meta::PATH_NONE);
 /// Asks the flow cache about a frame from `port`. `flags` are those of [`Meta`]: tags, and those of a test run.
 #[inline(always)]
 pub fn known(p: &Pkt, port: PortKey, flags: u8) -> Seen {
-    if flags & (Meta::TWO_TAGS | Meta::TRACE) != 0 || p.load_scratch::<{ header::BYTES_V4 }>(0).is_err() {
+    if flags & (Meta::TWO_TAGS | Meta::TRACE) != 0 {
         return NOT;
     }
-    let (Some(header), Ok(config), Some(epoch)) = (header::read::<0>(p), p.config(), maps::epoch.get(0))
+    let head = p.head();
+    let (Some(header), Ok(config), Some(epoch)) = (header::read(p, head, 0), p.config(), maps::epoch.get(0))
     else {
         return NOT;
     };
@@ -48,15 +70,16 @@ pub fn known(p: &Pkt, port: PortKey, flags: u8) -> Seen {
     meta.epoch = *epoch;
     meta.flags = flags;
     meta.port = port;
-    let ours = || same_ip(header::target::<0>(p.scratch(), header.ethertype), config.local_vtep);
-    if header.to_port == config.vxlan_port && ours() {
-        return if header.ethertype == IPV4 {
-            far::known::<{ far::INNER_V4 }>(p, config, &header)
-        } else {
-            far::known::<{ far::INNER_V6 }>(p, config, &header)
-        };
+    if header.to_port == config.vxlan_port && header::target(head, header.v4) == own_vtep(config, header.v4) {
+        return far::known(p, config, &header);
     }
     near::known(p, config, &header)
+}
+
+#[inline(always)]
+fn own_vtep(config: &Config, v4: bool) -> [u64; 2] {
+    let (high, low) = halves(config.local_vtep);
+    if v4 { [0, u64::from(u32::from_ne_bytes(unmapped(config.local_vtep)))] } else { [high, low] }
 }
 
 /// The flow whose key lies in the working memory, if it is known and alive. It stays there, for [`Pkt::remember_port`].
@@ -73,18 +96,11 @@ fn look_up(p: &Pkt) -> Option<&'static Flow> {
     if alive && same_key(&flow.key, key) { Some(flow) } else { None }
 }
 
-/// Writes the key down, but for its address. The inner Ethernet header is at `AT` of the working memory.
+/// Writes the key down. The inner Ethernet header is the one of `words`.
 #[inline(always)]
-fn note<const AT: usize>(p: &Pkt, port: PortKey, ethertype: u16, vni: u32) {
-    let (dst, src) = (header::get(p.scratch(), AT), header::get(p.scratch(), AT + 6));
-    let key = &mut p.scratch().flow;
-    key.port = port;
-    key.dst = dst;
-    key.src = src;
-    key.ethertype = ethertype;
-    key.pad = 0;
-    key.vni = vni;
-    key.pad2 = 0;
+fn note(p: &Pkt, words: Words, from: [u64; 2], vni: u64) {
+    let (port, dst, src) = (p.meta().port, header::word(words, 0), header::word(words, 1));
+    p.scratch().flow = FlowKey { port, dst, src, from, vni };
 }
 
 #[inline(always)]
@@ -95,14 +111,17 @@ fn now_ns() -> u64 {
 
 #[inline(always)]
 fn same_key(one: &FlowKey, other: &FlowKey) -> bool {
-    one.port.ifindex == other.port.ifindex
-        && one.port.outer == other.port.outer
-        && one.port.inner == other.port.inner
-        && same_mac(one.dst, other.dst)
-        && same_mac(one.src, other.src)
-        && one.ethertype == other.ethertype
+    place_number(&one.port) == place_number(&other.port)
+        && one.dst == other.dst
+        && one.src == other.src
+        && one.from[0] == other.from[0]
+        && one.from[1] == other.from[1]
         && one.vni == other.vni
-        && same_ip(one.from, other.from)
+}
+
+#[inline(always)]
+fn place_number(port: &PortKey) -> u64 {
+    u64::from(port.ifindex) << 32 | u64::from(port.outer) << 16 | u64::from(port.inner)
 }
 
 /// Multiplies and folds: every bit of both takes part in the upper ones.
@@ -114,25 +133,35 @@ fn mix(one: u64, other: u64) -> u64 {
 
 #[inline(always)]
 fn slot(key: &FlowKey) -> u32 {
-    let (high, low) = halves(key.from);
-    let macs = mix(mac_number(key.dst), mac_number(key.src));
-    let place =
-        u64::from(key.port.ifindex) << 32 | u64::from(key.port.outer) << 16 | u64::from(key.port.inner);
-    let from = mix(high, low) ^ u64::from(key.vni);
-    (mix(mix(macs, place), from) as u32) & (FLOWS_MAX - 1)
+    let place = place_number(&key.port) ^ key.vni << 20;
+    let from = key.from[0] ^ key.from[1].rotate_left(17);
+    (mix(mix(key.dst, key.src), mix(place, from)) as u32) & (FLOWS_MAX - 1)
 }
 
-/// What goes on by the flow cache counts as what goes through the pipeline.
+/// What goes on by the flow cache counts as what goes through the pipeline. Returns packets and bytes.
 #[inline(always)]
-fn counted(p: &Pkt) {
+fn counted(p: &Pkt) -> (u32, u32) {
     let (packets, length) = (p.skb.packets(), p.skb.len());
     let meta = p.meta();
     meta.packets = packets;
     meta.len = length;
     p.count_rx();
+    (packets, length)
 }
 
 impl Pkt {
+    /// The buffer of the headers that the packet begins with.
+    #[inline(always)]
+    fn head(&self) -> Words {
+        &raw mut self.scratch().head
+    }
+
+    /// The other buffer.
+    #[inline(always)]
+    fn second(&self) -> Words {
+        &raw mut self.scratch().second
+    }
+
     /// A frame from an attachment is on its way to a far gateway.
     #[inline(always)]
     pub fn switched_to_vtep(&self) {
@@ -158,21 +187,37 @@ impl Pkt {
         flow.out = *port;
     }
 
-    /// Remembers the way to the far gateway, if the frame was switched and is of a flow.
+    /// Remembers the way to the far gateway, if the frame was switched and is of a flow. Its outer header lies where
+    /// frames are built.
     #[inline(always)]
-    pub fn remember_way(&self, way: &Way) {
+    pub fn remember_way(&self, config: &Config, way: &Way) {
         if self.meta().path != Meta::PATH_SWITCHED {
             return;
         }
-        let mtu = mtu_towards(&self.meta().out_vtep);
+        let vtep = self.meta().out_vtep;
+        let mtu = mtu_towards(&vtep);
         let Some(flow) = self.place() else { return };
         flow.kind = Flow::TO_VTEP;
+        flow.flags = if way.v4 { 0 } else { Flow::OUTER_V6 };
         flow.out = way.port;
-        flow.vtep = self.meta().out_vtep;
+        flow.vtep = vtep;
         flow.vni = self.meta().out_vni;
         flow.mtu = mtu;
-        flow.next_hop = way.next_hop;
-        flow.source = way.source;
+        flow.sum = sum_of_constants(unmapped(config.local_vtep), unmapped(vtep));
+        let masks = if way.v4 { &SAME_V4 } else { &SAME_V6 };
+        flow.header[0] = self.built(0) << 16 & masks[0];
+        let mut at = 1;
+        while at < OUTER_WORDS {
+            flow.header[at] = self.built(at * 8 - 2) & masks[at];
+            at += 1;
+        }
+    }
+
+    /// Eight bytes of the frame that was built.
+    #[inline(always)]
+    fn built(&self, at: usize) -> u64 {
+        // SAFETY: below `BUILD_BYTES - 8` at every call.
+        unsafe { self.scratch().frame.as_ptr().add(at).cast::<u64>().read_unaligned() }
     }
 
     /// The place of the packet's flow, taken.

@@ -1,17 +1,18 @@
 //! A frame from an attachment: to a port, or encapsulated and to a wire.
 
-use watari_abi::{Config, DropReason, Flow, Meta};
+use watari_abi::{Config, Counter, DropReason, Flow, Meta, PortKey, Verdict};
 
 use super::{
     Seen, counted, gone,
-    header::{self, Header},
+    header::{self, BYTES_V4, BYTES_V6, Header, Words, bytes, set},
     look_up, note,
 };
 use crate::{
     fit::Inner,
-    headers::{UDP, is_mapped},
+    headers::{ETH_BYTES, UDP},
     out::{Decision, Pkt},
-    stages::encap::{self, Way},
+    skb::RECOMPUTE_CSUM,
+    stages::encap::{ENCAP_V4, ENCAP_V6, source_port},
     tos::outer_tos,
 };
 
@@ -21,8 +22,8 @@ pub fn known(p: &Pkt, config: &Config, header: &Header) -> Seen {
         return Seen::Not(header.hash, Meta::PATH_NONE);
     }
     let unknown = Seen::Not(header.hash, Meta::PATH_NEW);
-    note::<0>(p, p.meta().port, header.ethertype, 0);
-    p.scratch().flow.from = header::source::<0>(p.scratch(), header.ethertype);
+    let head = p.head();
+    note(p, head, header::source(head, header.v4), 0);
     let Some(flow) = look_up(p) else { return unknown };
     if flow.kind == Flow::TO_VTEP && !fits(p, header, flow.mtu) {
         return unknown;
@@ -30,31 +31,102 @@ pub fn known(p: &Pkt, config: &Config, header: &Header) -> Seen {
     if p.meta().flags & Meta::ONE_TAG != 0 && p.skb.vlan_pop().is_err() {
         return unknown;
     }
-    counted(p);
-    let decision =
-        if flow.kind == Flow::TO_PORT { p.to_port(&flow.out) } else { encapsulated(p, config, header, flow) };
-    gone(p, decision)
+    let (packets, length) = counted(p);
+    if flow.kind == Flow::TO_PORT {
+        return gone(p, p.to_port(&flow.out));
+    }
+    let vxlan = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
+    p.count_tx_of(&vxlan, packets, length);
+    gone(p, encapsulated(p, flow, header.hash, outer_tos(config, header.tos)))
 }
 
 /// The packet crosses, each segment of it. An aggregate of UDP may be one of a tunnel, which is not encapsulated again
 /// by the programs.
 #[inline(always)]
 fn fits(p: &Pkt, header: &Header, mtu: u32) -> bool {
-    if header.protocol == UDP && p.skb.gso_size() != 0 {
-        return false;
+    if p.skb.gso_size() == 0 {
+        return mtu == 0 || p.skb.len() - ETH_BYTES <= mtu;
     }
-    let Header { tos, protocol, transport, .. } = *header;
-    let inner = Inner { tos, protocol, transport, later_fragment: false };
-    p.largest(&inner).is_some_and(|bytes| mtu == 0 || bytes <= mtu)
+    let transport = if header.v4 { 34 } else { 54 };
+    let inner = Inner { tos: header.tos, protocol: header.protocol, transport, later_fragment: false };
+    header.protocol != UDP && p.largest(&inner).is_some_and(|bytes| mtu == 0 || bytes <= mtu)
+}
+
+/// Writes the outer header, as `stages::encap` has done for the packet before.
+#[inline(always)]
+fn encapsulated(p: &Pkt, flow: &Flow, hash: u32, tos: u8) -> Decision {
+    let out = flow.out;
+    p.report(Verdict::VTEP, |report| {
+        report.port = out;
+        report.vni = flow.vni;
+        report.vtep = flow.vtep;
+    });
+    let tos = u64::from(tos);
+    if flow.flags & Flow::OUTER_V6 == 0 {
+        p.skb.adjust_room(BYTES_V4 as i32, ENCAP_V4)?;
+        write_v4(p, flow, hash, tos);
+        store::<BYTES_V4>(p)?;
+    } else {
+        p.skb.adjust_room(BYTES_V6 as i32, ENCAP_V6)?;
+        write_v6(p, flow, hash, tos);
+        store::<BYTES_V6>(p)?;
+    }
+    p.count(Counter::Encapsulated, 1);
+    p.count_tx(&out);
+    p.tag(&out)?;
+    Ok(p.skb.redirect(out.ifindex))
 }
 
 #[inline(always)]
-fn encapsulated(p: &Pkt, config: &Config, header: &Header, flow: &Flow) -> Decision {
-    let meta = p.meta();
-    meta.out_vni = flow.vni;
-    meta.out_vtep = flow.vtep;
-    meta.hash = header.hash;
-    let Flow { next_hop, source, out, .. } = *flow;
-    let way = Way { port: out, next_hop, source, v4: is_mapped(&flow.vtep) };
-    encap::own(p, config, &way, outer_tos(config, header.tos))?.ok_or(DropReason::RewriteFailed)
+fn store<const OVERHEAD: u32>(p: &Pkt) -> Result<(), DropReason> {
+    let outer = p.second();
+    p.skb.store_raw(0, bytes(outer, 0), ETH_BYTES, 0)?;
+    p.skb.store_raw(ETH_BYTES, bytes(outer, ETH_BYTES), OVERHEAD, RECOMPUTE_CSUM)
+}
+
+/// Sixteen bits in network order.
+#[inline(always)]
+fn wire(value: u32) -> u64 {
+    u64::from((value as u16).to_be())
+}
+
+#[inline(always)]
+fn write_v4(p: &Pkt, flow: &Flow, hash: u32, tos: u64) {
+    let (to, length) = (p.second(), p.skb.len() - ETH_BYTES);
+    let mut sum = flow.sum + tos as u32 + (length & 0xffff);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    let header = &flow.header;
+    ethernet(to, header);
+    set(to, 2, header[2] | tos << 8 | wire(length) << 16);
+    set(to, 3, header[3] | wire(!sum) << 16);
+    set(to, 4, header[4] | wire(u32::from(source_port(hash))) << 32);
+    set(to, 5, header[5] | wire(length - 20));
+    let (dst, src) = (flow.key.dst, flow.key.src);
+    set(to, 6, header[6] | (dst >> 16) << 32);
+    set(to, 7, dst >> 48 | src << 16);
+    set(to, 8, src >> 48);
+}
+
+#[inline(always)]
+fn write_v6(p: &Pkt, flow: &Flow, hash: u32, tos: u64) {
+    let (to, length) = (p.second(), p.skb.len() - ETH_BYTES - 40);
+    let header = &flow.header;
+    ethernet(to, header);
+    set(to, 2, header[2] | tos >> 4 | (tos & 0x0f) << 12 | wire(length) << 32);
+    set(to, 3, header[3]);
+    set(to, 4, header[4]);
+    set(to, 5, header[5]);
+    set(to, 6, header[6]);
+    set(to, 7, header[7] | wire(u32::from(source_port(hash))) | wire(length) << 32);
+    set(to, 8, header[8]);
+    let (dst, src) = (flow.key.dst, flow.key.src);
+    set(to, 9, dst >> 16 | src << 48);
+    set(to, 10, src >> 16);
+}
+
+#[inline(always)]
+fn ethernet(to: Words, header: &[u64]) {
+    set(to, 0, header[0]);
+    set(to, 1, header[1]);
 }

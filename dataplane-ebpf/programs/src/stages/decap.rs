@@ -142,11 +142,9 @@ fn by_the_kernel(p: &Pkt, port: &Port) -> Decision {
 fn take_off(p: &Pkt, config: &Config, outer: &Outer, ethertype: u16) -> Decision {
     let v6 = ethertype == IPV6;
     if outer.v4 {
-        let inner = get(p.scratch(), (OVERHEAD_V4 - ETH_BYTES) as usize);
-        uncover(p, OVERHEAD_V4, &inner, v6)?;
+        uncover(p, OVERHEAD_V4, ethernet(p, OVERHEAD_V4), v6)?;
     } else {
-        let inner = get(p.scratch(), (OVERHEAD_V6 - ETH_BYTES) as usize);
-        uncover(p, OVERHEAD_V6, &inner, v6)?;
+        uncover(p, OVERHEAD_V6, ethernet(p, OVERHEAD_V6), v6)?;
     }
     let meta = p.meta();
     meta.hook = Hook::Vxlan as u8;
@@ -163,12 +161,19 @@ fn take_off(p: &Pkt, config: &Config, outer: &Outer, ethertype: u16) -> Decision
     p.go(Stage::Classify)
 }
 
+/// The inner Ethernet header, in the working memory, which begins behind the outer one.
+#[inline(always)]
+fn ethernet(p: &Pkt, overhead: u32) -> *const u8 {
+    // SAFETY: within the buffer of `BUILD_BYTES`.
+    unsafe { p.scratch().frame.as_ptr().add((overhead - ETH_BYTES) as usize) }
+}
+
 /// Takes `overhead` bytes off, of which the last are the Ethernet header `inner`, now that of an IPv6 packet or not.
 #[inline(always)]
-pub fn uncover(p: &Pkt, overhead: u32, inner: &[u8; ETH_BYTES as usize], v6: bool) -> Result<(), DropReason> {
+pub fn uncover(p: &Pkt, overhead: u32, inner: *const u8, v6: bool) -> Result<(), DropReason> {
     let family = if v6 { DECAP_L3_IPV6 } else { DECAP_L3_IPV4 };
     p.skb.adjust_room(-(overhead as i32), FIXED_GSO | NO_CSUM_RESET | family)?;
-    p.skb.store(0, inner, 0)?;
+    p.skb.store_raw(0, inner, ETH_BYTES, 0)?;
     p.count(Counter::Decapsulated, 1);
     Ok(())
 }

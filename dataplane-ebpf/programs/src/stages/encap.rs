@@ -40,6 +40,11 @@ const ENCAP_L2_ETH: u64 = 1 << 6;
 const ENCAP_L2: u64 = (ETH_BYTES as u64) << 56;
 const ENCAP: u64 = FIXED_GSO | ENCAP_L4_UDP | NO_CSUM_RESET | ENCAP_L2_ETH | ENCAP_L2;
 
+/// Flags of `bpf_skb_adjust_room` for VXLAN over IPv4.
+pub const ENCAP_V4: u64 = ENCAP | ENCAP_L3_IPV4;
+/// And over IPv6.
+pub const ENCAP_V6: u64 = ENCAP | ENCAP_L3_IPV6;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Source ports of VXLAN: the dynamic range, by the hash of the inner flow (RFC 7348 §5).
@@ -87,7 +92,6 @@ fn run(p: &Pkt) -> Decision {
     if config.flags & Config::OWN_ENCAP != 0
         && let Some(way) = way(p, config)
     {
-        p.remember_way(&way);
         if let Some(action) = own(p, config, &way, tos)? {
             return Ok(action);
         }
@@ -192,11 +196,11 @@ pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, 
     }
     let (packets, bytes) = (p.skb.packets(), p.skb.len());
     let inner = p.skb.load::<{ ETH_BYTES as usize }>(0)?;
-    let source_port = SOURCE_PORT | flow_hash(p) as u16 & SOURCE_PORT_MASK;
+    let source_port = source_port(flow_hash(p));
     let room = if way.v4 {
-        p.skb.adjust_room(OVERHEAD_V4 as i32, ENCAP | ENCAP_L3_IPV4)
+        p.skb.adjust_room(OVERHEAD_V4 as i32, ENCAP_V4)
     } else {
-        p.skb.adjust_room(OVERHEAD_V6 as i32, ENCAP | ENCAP_L3_IPV6)
+        p.skb.adjust_room(OVERHEAD_V6 as i32, ENCAP_V6)
     };
     if room.is_err() {
         return Ok(None);
@@ -216,6 +220,7 @@ pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, 
         put(scratch, 70, &inner);
         store::<{ OVERHEAD_V6 }>(p)?;
     }
+    p.remember_way(config, way);
     p.count(Counter::Encapsulated, 1);
     p.count_tx(&way.port);
     p.tag(&way.port)?;
@@ -255,6 +260,25 @@ fn put<const N: usize>(scratch: &mut Scratch, at: usize, bytes: &[u8; N]) {
     unsafe { scratch.frame.as_mut_ptr().add(at).cast::<[u8; N]>().write(*bytes) }
 }
 
+/// Sum of the outer IPv4 header without DSCP, ECN and length (RFC 1071).
+#[inline(always)]
+pub fn sum_of_constants(source: [u8; 4], target: [u8; 4]) -> u32 {
+    let half = |a: u8, b: u8| u32::from(a) << 8 | u32::from(b);
+    half(0x45, 0)
+        + u32::from(DONT_FRAGMENT)
+        + half(OUTER_TTL, UDP)
+        + half(source[0], source[1])
+        + half(source[2], source[3])
+        + half(target[0], target[1])
+        + half(target[2], target[3])
+}
+
+/// Source port of VXLAN by the hash of the inner flow (RFC 7348 §5).
+#[inline(always)]
+pub fn source_port(hash: u32) -> u16 {
+    SOURCE_PORT | hash as u16 & SOURCE_PORT_MASK
+}
+
 /// What the outer headers say.
 struct Outer<'a> {
     config: &'a Config,
@@ -283,15 +307,7 @@ impl Outer<'_> {
     /// The IPv4 header's checksum (RFC 1071).
     #[inline(always)]
     fn sum_v4(&self, source: [u8; 4], target: [u8; 4]) -> u16 {
-        let half = |a: u8, b: u8| u32::from(a) << 8 | u32::from(b);
-        let mut sum = half(0x45, self.tos)
-            + (self.length & 0xffff)
-            + u32::from(DONT_FRAGMENT)
-            + half(OUTER_TTL, UDP)
-            + half(source[0], source[1])
-            + half(source[2], source[3])
-            + half(target[0], target[1])
-            + half(target[2], target[3]);
+        let mut sum = sum_of_constants(source, target) + u32::from(self.tos) + (self.length & 0xffff);
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         !(sum as u16)
