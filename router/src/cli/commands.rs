@@ -212,7 +212,17 @@ async fn get(
 async fn duplicates(to: &To, client: &Client, action: Option<Duplicates>) -> Result<(), CommandError> {
     match action {
         None => {
-            let columns = ["vni", "mac", "address", "advertised", "frozen_s", "retry_s", "freezes", "seen"];
+            let columns = [
+                "vni",
+                "mac",
+                "address",
+                "advertised",
+                "frozen_at",
+                "frozen_s",
+                "retry_s",
+                "freezes",
+                "seen",
+            ];
             show(to, &client.get("duplicates").await?, |a| table::rows(a, &columns));
         }
         Some(Duplicates::Clear { vni, address }) => {
