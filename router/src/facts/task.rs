@@ -37,8 +37,10 @@ use crate::pace::Pace;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The share of a core that a walk of what the programs learnt may take: one part in so many.
 const WALK_SHARE: u32 = 500;
-/// The same for the comparison of our tables with what they should hold, and for the count of all entries.
+/// The same for the comparison of our tables with what they should hold.
 const COMPARE_SHARE: u32 = 1000;
+/// The same for the count of all entries.
+const FILL_SHARE: u32 = 2000;
 /// The same for routes in the kernel, of which most of the time is waited for.
 const KERNEL_SHARE: u32 = 100;
 /// How long peers may take to tell everything again after our restart (RFC 4724 section 4.1).
@@ -152,7 +154,7 @@ impl Task {
             is_restart,
             told_local: false,
             last_error: None,
-            fill: Pace::new(COMPARE_SHARE),
+            fill: Pace::new(FILL_SHARE),
             full: BTreeSet::new(),
             refusals: Refusals::default(),
         }

@@ -5,7 +5,7 @@
 //!   netlink: somebody touched ours ─┼─▶ turn ─▶ View{plan, status, facts}, events
 //!   watari-link: a tunnel came or went ─┤
 //!   the loop guard: another verdict ─┤
-//!   every half second (bpf says nothing) ─┘
+//!   every 0.75 s (bpf says nothing) ─┘
 //! ```
 //! A turn that finds nothing to do costs a dump. An op that fails is tried again later and later, and the
 //! others go on meanwhile. Ending the loop leaves everything as it is: packets do not need it.
@@ -31,7 +31,10 @@ use crate::loops::LoopGuard;
 use turn::Turns;
 
 /// How often the system is looked at where nothing rings: a bpf link that is detached rings nowhere.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Often enough for a repair within a second; each look costs time that packets could have.
+const LOOK_EVERY: Duration = Duration::from_millis(750);
+/// How soon `watari-link` is called again when it does not answer.
+const LINK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a ringing is left to gather its companions.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -132,7 +135,7 @@ fn watch_link(socket: PathBuf, wakeup: Arc<Notify>) {
                     }
                 }
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(LINK_AGAIN);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! The plan's tables that may be large. A look at the system comes twice a second, and a walk of these costs more than
+//! The plan's tables that may be large. A look at the system comes more than once a second, and a walk of these costs more than
 //! all else in it; so they are walked as often as a thousandth of a core allows, at every look while they are small
 //! and once a minute at the least, and what was read then stands in between. A walk follows at once when we have written,
 //! when a device has come, gone or changed its name, and when a route turns out to be another one.
