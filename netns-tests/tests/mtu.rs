@@ -3,30 +3,47 @@
 //! ```text
 //!   host-a ─ VLAN 100 ═ [gw-a] ── direct, 1500: 1450 bytes cross ──────── [gw-b] ═ VLAN 200 ─ host-b
 //!   1500                       └─ WireGuard, 1420: 1370 bytes cross ─┘                        1500
+//!   qinq ─ S-tag 100, VLAN 7 ═ trunk0 [gw-a]
+//!   1500
 //! ```
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use netns_tests::topology::{HOST_A, HOST_B, Tunnel, both};
+use netns_tests::ping::ping;
+use netns_tests::topology::{HOST_A, HOST_B, Topology, Tunnel, VID_A, both, put_in_flat_network};
 use netns_tests::wait::patient;
 use netns_tests::world::{SOON, World};
 use netns_tests::{Ns, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
+use watari_dataplane::HostTags;
 
 /// What a browser would fetch.
 const PAGE_BYTES: usize = 50_000_000;
+/// What shows that segments fit, and no more.
+const SMALL_PAGE_BYTES: usize = 5_000_000;
 /// UDP payload that fills 1500 bytes of IPv4.
 const FULL_PAYLOAD: usize = 1472;
 const CURL_LIMIT: Duration = Duration::from_secs(120);
 const DISCARD: u16 = 9;
 
-fn hosts_of_1500(tunnel: Tunnel) -> Result<World> {
+/// The host behind two tags.
+const QINQ: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(10, 20, 0, 21), Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 0x21));
+/// 802.1ad, the outer tag's.
+const S_TAG: u16 = 0x88a8;
+const INNER: u16 = 7;
+
+fn hosts_of_1500(
+    tunnel: Tunnel,
+    prepare: impl FnOnce(&mut Topology, &mut Value) -> Result<()>,
+) -> Result<World> {
     let world = World::start_with(&[tunnel], |topology, document| {
+        prepare(topology, document)?;
         document["segments"]["flat"]["mtu"] = json!(1500);
         topology.a.host.mtu("eth0", 1500)?;
         topology.b.host.mtu("eth0", 1500)?;
@@ -44,17 +61,17 @@ fn hosts_of_1500(tunnel: Tunnel) -> Result<World> {
     Ok(world)
 }
 
-/// Checksums left to the device, and super-frames, at both hosts.
-fn offload(world: &World, on: bool) -> Result<()> {
+/// Checksums left to the device, and super-frames, at these hosts.
+fn offload(hosts: [&Ns; 2], on: bool) -> Result<()> {
     let on = if on { "on" } else { "off" };
-    for host in [&world.topology.a.host, &world.topology.b.host] {
+    for host in hosts {
         host.offload("eth0", &format!("tx {on} tso {on} gso {on} gro {on}"))?;
     }
     Ok(())
 }
 
-fn page() -> Arc<Vec<u8>> {
-    Arc::new((0..PAGE_BYTES).map(|i| (i % 251) as u8).collect())
+fn page(bytes: usize) -> Arc<Vec<u8>> {
+    Arc::new((0..bytes).map(|i| (i % 251) as u8).collect())
 }
 
 /// Serves `page` to one client at `address`, on a free port.
@@ -123,9 +140,9 @@ fn path_mtu(socket: &UdpSocket, to: IpAddr) -> Result<i32> {
 }
 
 /// UDP that must not be fragmented: the first is lost, and the host learns what fits.
-fn learns_what_fits(world: &World, mtu: i32) -> Result<()> {
+fn learns_what_fits(host: &Ns, mtu: i32) -> Result<()> {
     for to in both(HOST_B) {
-        let socket = socket(&world.topology.a.host, to, libc::IP_PMTUDISC_DO)?;
+        let socket = socket(host, to, libc::IP_PMTUDISC_DO)?;
         let payload = vec![0x5a; if to.is_ipv4() { FULL_PAYLOAD } else { FULL_PAYLOAD - 20 }];
         wait_until(SOON, &format!("EMSGSIZE towards {to}"), || {
             let refused = socket.send(&payload).err().and_then(|error| error.raw_os_error());
@@ -138,11 +155,11 @@ fn learns_what_fits(world: &World, mtu: i32) -> Result<()> {
 }
 
 /// UDP that may be fragmented arrives, and is counted.
-fn arrives_in_fragments(world: &World) -> Result<()> {
+fn arrives_in_fragments(world: &World, host: &Ns) -> Result<()> {
     let address = IpAddr::V4(HOST_B.0);
     let receiver = world.topology.b.host.run(|| UdpSocket::bind((address, DISCARD)))?;
     receiver.set_read_timeout(Some(Duration::from_millis(500)))?;
-    let sender = socket(&world.topology.a.host, address, libc::IP_PMTUDISC_DONT)?;
+    let sender = socket(host, address, libc::IP_PMTUDISC_DONT)?;
     let before = world.a.counter("fragmented")?;
     let payload: Vec<u8> = (0..FULL_PAYLOAD).map(|i| i as u8).collect();
     wait_until(SOON, "a datagram of full size", || {
@@ -158,15 +175,14 @@ fn arrives_in_fragments(world: &World) -> Result<()> {
     })
 }
 
-fn hosts_keep_1500(tunnel: Tunnel, name: &str, mtu: i32) -> Result<()> {
-    let world = hosts_of_1500(tunnel)?;
-    world.tunnel_is_up(name)?;
-    let (a, b) = (&world.topology.a.host, &world.topology.b.host);
-    let page = page();
+/// A host of gateway A, and its addresses, and everything that may be too large between it and host B.
+fn keeps_1500(world: &World, host: (&Ns, (Ipv4Addr, Ipv6Addr)), mtu: i32, page_bytes: usize) -> Result<()> {
+    let ((a, own), b) = (host, &world.topology.b.host);
+    let page = page(page_bytes);
     let into = world.a.state_dir().join("page");
     for on in [true, false] {
-        offload(&world, on)?;
-        for (client, server, addresses) in [(a, b, both(HOST_B)), (b, a, both(HOST_A))] {
+        offload([a, b], on)?;
+        for (client, server, addresses) in [(a, b, both(HOST_B)), (b, a, both(own))] {
             for address in addresses {
                 fetch(client, server, address, &page, &into).with_context(|| format!("offload {on}"))?;
             }
@@ -178,12 +194,18 @@ fn hosts_keep_1500(tunnel: Tunnel, name: &str, mtu: i32) -> Result<()> {
             ensure!(gateway.drops(reason)? == 0, "{}: TCP was dropped: {reason}", gateway.name());
         }
     }
-    arrives_in_fragments(&world)?;
-    learns_what_fits(&world, mtu)?;
+    arrives_in_fragments(world, a)?;
+    learns_what_fits(a, mtu)?;
     wait_until(SOON, "the errors to be counted", || {
         ensure!(world.a.counter("too-big-sent")? > 0);
         Ok(())
     })
+}
+
+fn hosts_keep_1500(tunnel: Tunnel, name: &str, mtu: i32) -> Result<()> {
+    let world = hosts_of_1500(tunnel, |_, _| Ok(()))?;
+    world.tunnel_is_up(name)?;
+    keeps_1500(&world, (&world.topology.a.host, HOST_A), mtu, PAGE_BYTES)
 }
 
 #[test]
@@ -194,4 +216,22 @@ fn root_hosts_keep_1500_over_the_l2vpn() -> Result<()> {
 #[test]
 fn root_hosts_keep_1500_over_wireguard() -> Result<()> {
     hosts_keep_1500(Tunnel::Wireguard, "ab-wg", 1370)
+}
+
+#[test]
+fn root_a_host_behind_two_tags_keeps_1500() -> Result<()> {
+    let qinq = Ns::new("qinq")?;
+    let world = hosts_of_1500(Tunnel::Direct, |topology, document| {
+        topology.a.plug(&qinq, "eth0", HostTags { tpid: S_TAG, vid: VID_A, inner: Some(INNER) })?;
+        put_in_flat_network(&qinq, "eth0", QINQ)?;
+        qinq.mtu("eth0", 1500)?;
+        let vlan = json!({ "trunk": "trunk0", "vid": VID_A, "inner_vid": INNER });
+        document["attachments"]["qinq"] = json!({ "gateway": "gw-a", "segment": "flat", "vlan": vlan });
+        Ok(())
+    })?;
+    world.tunnel_is_up("ab-direct")?;
+    for address in both(HOST_B) {
+        wait_until(SOON, &format!("qinq to reach {address}"), || ping(&qinq, address))?;
+    }
+    keeps_1500(&world, (&qinq, QINQ), 1450, SMALL_PAGE_BYTES)
 }
