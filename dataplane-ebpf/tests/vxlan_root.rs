@@ -12,7 +12,7 @@ mod rig;
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
-    net::UdpSocket,
+    net::{IpAddr, UdpSocket},
     os::fd::AsRawFd,
     process::Stdio,
 };
@@ -219,4 +219,66 @@ fn root_a_node_behind_a_tun_is_a_host_of_the_segment_at_both_sites() {
 
 fn octets(address: &str) -> [u8; 4] {
     address.parse::<std::net::Ipv4Addr>().unwrap().octets()
+}
+
+/// A datagram in two pieces, each in a frame of VLAN 40 to gateway B. The first is 48 bytes of it.
+fn pieces(bench: &Bench, datagram: &[u8], number: u8) -> [Vec<u8>; 2] {
+    const CUT: usize = 48;
+    let (from, to) = (bench.a.vtep_of(1), bench.a.vtep_of(2));
+    [(0, &datagram[..CUT], true), (CUT, &datagram[CUT..], false)].map(|(offset, part, more)| {
+        let packet = match (from, to) {
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let place = (offset as u16 | u16::from(more)).to_be_bytes();
+                let header =
+                    [&[0x60, 0, 0, 0][..], &(part.len() as u16 + 8).to_be_bytes(), &[44, 64]].concat();
+                let fragment = [17, 0, place[0], place[1], 0, 0, 0, number];
+                [&header, &from.octets()[..], &to.octets(), &fragment, part].concat()
+            }
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let place = (offset as u16 / 8 | u16::from(more) << 13).to_be_bytes();
+                let length = (part.len() as u16 + 20).to_be_bytes();
+                let head = [0x45, 0, length[0], length[1], 0, number, place[0], place[1], 64, 17, 0, 0];
+                let mut header = [&head[..], &from.octets(), &to.octets()].concat();
+                let sum = checksum(&[&header]);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+                [&header, part].concat()
+            }
+            _ => panic!("two families"),
+        };
+        let ethertype: [u8; 2] = if from.is_ipv6() { [0x86, 0xdd] } else { [8, 0] };
+        let tagged = [&[0, 40][..], &ethertype, &packet].concat();
+        ethernet(bench.b.space.mac_of("wtd0"), bench.a.space.mac_of("wtd0"), 0x8100, &tagged)
+    })
+}
+
+#[test]
+fn root_vxlan_in_fragments_is_put_together_with_the_mark_of_the_first_in_any_order() {
+    for (name, v6) in [("piece4", false), ("piece6", true)] {
+        let bench = Bench::with(name, Join { v6, ..Join::ROOMY });
+        bench.exchange();
+        let refused =
+            || ["drop vxlan-not-from-tunnel", "drop vtep-not-bound"].map(|reason| bench.b.counter(reason));
+        // What hosts said of their own accord before the hooks were attached.
+        let before = refused();
+        let wire = wire::Wire::open(&bench.a.space, "w");
+        let receiver = bench.host_b.enter(|| UdpSocket::bind("10.0.0.11:7")).unwrap();
+        receiver.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+        let macs = (bench.host_b.mac_of("eth0"), bench.host_a.mac_of("eth0"));
+        let inner = udp(macs, ("10.0.0.10", "10.0.0.11"), 64, 100);
+        let vxlan = [&[8, 0, 0, 0][..], &(L2 << 8).to_be_bytes(), &inner].concat();
+        let length = (vxlan.len() as u16 + 8).to_be_bytes();
+        let [high, low] = PORT.to_be_bytes();
+        let datagram = [&[0xc0, 0, high, low, length[0], length[1], 0, 0][..], &vxlan].concat();
+        for (number, order) in [(1, [0, 1]), (2, [1, 0])] {
+            let both = pieces(&bench, &datagram, number);
+            let accepted = bench.b.counter("tunnel-accepted");
+            let mut buffer = [0; 2048];
+            wait_until("the datagram", || {
+                order.iter().for_each(|piece| wire.send(&both[*piece]));
+                receiver.recv(&mut buffer).is_ok_and(|length| buffer[..length] == [0x55; 100])
+            });
+            assert!(bench.b.counter("tunnel-accepted") > accepted, "{name}, order {order:?}");
+        }
+        assert_eq!(refused(), before, "{name}");
+    }
 }

@@ -6,8 +6,9 @@
 //! ```
 
 use anyhow::{Context as _, Result, ensure};
+use netns_tests::campus::{Campus, Setup, Software};
 use netns_tests::ping::Ping;
-use netns_tests::topology::{GATEWAY, HOST_A, HOST_B, Tunnel, both};
+use netns_tests::topology::{GATEWAY, HOST_A, HOST_B, SERVER, Tunnel, both};
 use netns_tests::world::SOON;
 use netns_tests::{World, wait_until};
 use serde_json::{Value, json};
@@ -125,6 +126,31 @@ fn root_why_names_the_first_thing_that_is_wrong() -> Result<()> {
         gateway.apply(&world.document)?;
     }
     concludes(&world, &format!("gw-a: {} is not known in flat", HOST_B.0))
+}
+
+#[test]
+fn root_a_packet_to_a_prefix_learnt_by_bgp_is_explained_at_both_gateways() -> Result<()> {
+    let world = world()?;
+    let server = SERVER.0.to_string();
+    let to = ["--dst-mac", ANYCAST, "--dst", &server];
+    says(&trace(&world, &to)?, "dropped: no-route")?;
+    let _campus = Campus::start(Software::Bird, &world.topology.campus, Setup::default())?;
+    let learnt = format!("routes: 192.0.2.0/24 of lab matches {server}");
+    let here = format!("{learnt}: out of the overlay, from BGP");
+    wait_until(SOON, "gw-a to learn the campus' prefix", || says(&trace(&world, &to)?, &here))?;
+    let source = text(world.topology.b.host.mac("eth0")?);
+    let from = HOST_B.0.to_string();
+    let arguments = ["--json", "trace", "--attachment", "host-b", "--src-mac", &source, "--src", &from];
+    let far = || -> Result<Vec<String>> {
+        let answer: Value = serde_json::from_str(&world.b.cli(&[&arguments[..], &to].concat())?)?;
+        let steps = answer[0]["steps"].as_array().context("steps")?;
+        Ok(steps.iter().map(|step| step.as_str().unwrap_or_default().to_owned()).collect())
+    };
+    let wanted = format!("{learnt}: behind another gateway, from EVPN");
+    wait_until(SOON, "gw-b to hear of it", || says(&far()?, &wanted))?;
+    let steps = far()?;
+    println!("{}", steps.join("\n"));
+    says(&steps, "own encapsulation to gw-a (10.255.0.1), VNI 5000, leaves by trunk1 VLAN 900")
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn is_to_be_fragmented(p: &Pkt, bytes: u32) -> Result<bool, DropReason> {
     Ok(bytes <= MINIMUM_V6)
 }
 
-/// Only an outer IPv4 packet is fragmented: of IPv6 fragments the tunnel's hook sees no port.
+/// Only an outer IPv4 packet is fragmented: what the kernel encapsulates in IPv6 it refuses to fragment (decision 11).
 #[inline(always)]
 fn fragment(p: &Pkt) -> Result<(), DropReason> {
     let far = p.meta().out_vtep;
