@@ -235,7 +235,7 @@ fn pieces(bench: &Bench, datagram: &[u8], number: u8) -> [Vec<u8>; 2] {
                 [&header, &from.octets()[..], &to.octets(), &fragment, part].concat()
             }
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let place = (offset as u16 / 8 | (u16::from(more) << 13)).to_be_bytes();
+                let place = ((offset as u16 / 8) | (u16::from(more) << 13)).to_be_bytes();
                 let length = (part.len() as u16 + 20).to_be_bytes();
                 let head = [0x45, 0, length[0], length[1], 0, number, place[0], place[1], 64, 17, 0, 0];
                 let mut header = [&head[..], &from.octets(), &to.octets()].concat();
