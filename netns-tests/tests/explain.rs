@@ -7,10 +7,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use netns_tests::campus::{Campus, Setup, Software};
-use netns_tests::ping::Ping;
-use netns_tests::topology::{GATEWAY, HOST_A, HOST_B, SERVER, Tunnel, both};
+use netns_tests::ping::{Ping, ping};
+use netns_tests::topology::{GATEWAY, HOST_A, HOST_B, SEGMENT_MTU, SERVER, Tunnel, both};
 use netns_tests::world::SOON;
-use netns_tests::{World, wait_until};
+use netns_tests::{Ns, World, wait_until};
 use serde_json::{Value, json};
 
 const ANYCAST: &str = "02:57:54:00:00:01";
@@ -94,8 +94,13 @@ fn root_five_packets_are_explained_and_change_nothing() -> Result<()> {
 
 /// The conclusion of `watari why` at gateway A.
 fn why(world: &World) -> Result<String> {
-    let (from, to) = (HOST_A.0.to_string(), HOST_B.0.to_string());
-    let answer: Value = serde_json::from_str(&world.a.cli(&["--json", "why", &from, &to])?)?;
+    why_not(world, &HOST_B.0.to_string())
+}
+
+/// Why host-a does not reach `to`: the conclusion, and everything.
+fn why_not(world: &World, to: &str) -> Result<String> {
+    let from = HOST_A.0.to_string();
+    let answer: Value = serde_json::from_str(&world.a.cli(&["--json", "why", &from, to])?)?;
     Ok(format!("{}: {answer:#}", answer["conclusion"].as_str().context("a conclusion")?))
 }
 
@@ -126,6 +131,59 @@ fn root_why_names_the_first_thing_that_is_wrong() -> Result<()> {
         gateway.apply(&world.document)?;
     }
     concludes(&world, &format!("gw-a: {} is not known in flat", HOST_B.0))
+}
+
+/// A host of another segment of the tenant, at the other site.
+const ROUTED: (&str, u16) = ("10.21.0.12", 210);
+
+fn with_a_second_segment() -> Result<(World, Ns)> {
+    let host = Ns::new("host-c")?;
+    let world = World::start_with(&[Tunnel::Direct], |topology, document| {
+        topology.b.plug(&host, "eth0", ROUTED.1)?;
+        host.mtu("eth0", u32::from(SEGMENT_MTU))?;
+        host.address("eth0", &[&format!("{}/24", ROUTED.0)])?;
+        host.route("default", "10.21.0.1")?;
+        document["segments"]["second"] = json!({
+            "tenant": "lab", "vni": 1001, "mtu": SEGMENT_MTU,
+            "subnets": ["10.21.0.0/24"], "gateway": ["10.21.0.1"],
+        });
+        let vlan = json!({ "trunk": "trunk0", "vid": ROUTED.1 });
+        document["attachments"]["host-c"] = json!({ "gateway": "gw-b", "segment": "second", "vlan": vlan });
+        Ok(())
+    })?;
+    world.tunnel_is_up("ab-direct")?;
+    let to: std::net::IpAddr = ROUTED.0.parse()?;
+    wait_until(SOON, "host-c to reach its gateway", || ping(&host, std::net::IpAddr::from([10, 21, 0, 1])))?;
+    wait_until(SOON, "host-a to reach host-c", || ping(&world.topology.a.host, to))?;
+    Ok((world, host))
+}
+
+#[test]
+fn root_why_follows_a_packet_that_is_routed_between_segments() -> Result<()> {
+    let (mut world, _host) = with_a_second_segment()?;
+    let concludes = |world: &World, words: &str| {
+        wait_until(SOON, &format!("why to say {words:?}"), || -> Result<()> {
+            let found = why_not(world, ROUTED.0)?;
+            ensure!(found.lines().next().unwrap_or_default().contains(words), "{found}");
+            Ok(())
+        })
+    };
+    concludes(&world, "packets should pass")?;
+    let shown = world.a.cli(&["why", &HOST_A.0.to_string(), ROUTED.0])?;
+    println!("{shown}");
+    for words in
+        ["gw-b:", "the echo request as it arrives: goes out by trunk0 VLAN 210 (host-c)", "its answer: "]
+    {
+        ensure!(shown.contains(words), "{words:?} is not in {shown}");
+    }
+    let found = why_not(&world, ROUTED.0)?;
+    ensure!(found.contains("of lab matches 10.21.0.12"), "no route is named: {found}");
+    // The way back is the far gateway's: it has no such attachment any more.
+    world.document["attachments"]["host-c"]["vlan"]["vid"] = json!(ROUTED.1 + 1);
+    for gateway in [&world.a, &world.b] {
+        gateway.apply(&world.document)?;
+    }
+    concludes(&world, &format!("gw-b: {} is not known in second", ROUTED.0))
 }
 
 #[test]

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use watari_config::{Desired, Mac};
 use watari_dataplane::abi::{ip_bytes, ip_from_bytes};
 use watari_dataplane::explain::Names as _;
-use watari_dataplane::{Dataplane, Error, MacKey, MacRemote, NeighKey, Port, PortKey};
+use watari_dataplane::{Dataplane, Error, MacKey, MacRemote, NeighKey, Port, PortKey, RouteKind};
 
 use super::frame::{Fields, Protocol};
 use super::names::Called;
@@ -182,6 +182,9 @@ impl Look<'_> {
     pub fn host(&self, host: &Host, lines: &mut Vec<Line>) -> Result<At, Error> {
         let segment = self.called.segment(host.vni);
         let Some(mac) = host.mac else {
+            if let Some(vtep) = self.routed(host, lines)? {
+                return Ok(At::Far(vtep));
+            }
             lines.push(bad(format!(
                 "{} is not known in {segment}: no attachment here has heard it and no gateway announces it; is it \
                  up, and in the right VLAN?",
@@ -215,10 +218,38 @@ impl Look<'_> {
         let own = host.ip.map(|ip| self.maps.nb_static.get(&NeighKey { vni: host.vni, ip: ip_bytes(ip) }));
         if let Some(Some(_)) = own.transpose()? {
             lines.push(good(format!("{text} is an address of the gateways themselves")));
+        } else if let Some(vtep) = self.routed(host, lines)? {
+            return Ok(At::Far(vtep));
         } else {
             lines.push(bad(format!("no table has {text} of {segment}: it was not heard for too long")));
         }
         Ok(At::Nowhere)
+    }
+
+    /// The far gateway to which the tenant's route to the host leads: all that is known here of a host whose segment has no
+    /// attachment at this gateway.
+    fn routed(&self, host: &Host, lines: &mut Vec<Line>) -> Result<Option<IpAddr>, Error> {
+        let (Some(ip), Some(tenant)) = (host.ip, self.tenant(host.vni)?) else { return Ok(None) };
+        let route = self.maps.routes.lookup(tenant, ip)?;
+        let Some(route) = route.filter(|route| route.kind == RouteKind::Remote as u8) else {
+            return Ok(None);
+        };
+        let vtep = ip_from_bytes(route.vtep);
+        let (segment, far) = (self.called.segment(host.vni), self.called.gateway(vtep));
+        lines.push(good(format!("{} of {segment} is behind {far}, by the tenant's routes", host.text())));
+        Ok(Some(vtep))
+    }
+
+    /// The tenant of a segment, as the maps number it, also where the segment itself is not in them.
+    fn tenant(&self, vni: u32) -> Result<Option<u32>, Error> {
+        let segments = &self.desired.document().segments;
+        let Some(own) = segments.values().find(|segment| segment.vni.get() == vni) else { return Ok(None) };
+        for segment in segments.values().filter(|segment| segment.tenant == own.tenant) {
+            if let Some(entry) = self.maps.segments.get(&segment.vni.get())? {
+                return Ok(Some(entry.tenant));
+            }
+        }
+        Ok(None)
     }
 
     fn port(&self, port: PortKey, lines: &mut Vec<Line>) -> Result<(), Error> {
@@ -339,13 +370,19 @@ impl Look<'_> {
         let gateway = self.desired.gateway_name().to_string();
         let mut half = Half { gateway, ..Half::default() };
         self.host(&ask.from, &mut half.lines)?;
-        let there = self.host(&ask.to, &mut half.lines)?;
+        // A gateway without that segment knows the address alone.
+        let by_address = match (ask.to.mac, ask.to.ip) {
+            (None, Some(ip)) => self.find(&ip.to_string(), Some(ask.to.vni))?,
+            _ => None,
+        };
+        let to = by_address.filter(|found| found.vni == ask.to.vni).unwrap_or(ask.to);
+        let there = self.host(&to, &mut half.lines)?;
         self.fabric(Some(vtep), &mut half.lines);
         if let Ok(frame) = super::frame::from_hex(&ask.frame, "frame") {
             let traced = run(self.maps, self.called, Place::Vtep(ask.vni, vtep), &frame)?;
             half.take("the echo request as it arrives", traced);
         }
-        if let (At::Here(_), Some(traced)) = (there, self.echo(&ask.to, there, &ask.from)?) {
+        if let (At::Here(_), Some(traced)) = (there, self.echo(&to, there, &ask.from)?) {
             half.take("its answer", traced);
         }
         Ok(half)
