@@ -21,6 +21,7 @@ pub mod daemon;
 pub mod key;
 pub mod protocol;
 pub mod spawn;
+pub mod wg;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
