@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::protocol::{
-    Answer, BeaconConfig, BeaconStatus, BeaconsConfig, Changed, DeviceConfig, DeviceName, DeviceStatus,
-    Event, EventFrame, Hello, HelloRequest, LINE_BYTES_MAX, PROTOCOL_VERSION, ProbesConfig, ProbesStatus,
-    Refusal, Request, RequestFrame, ResponseFrame, ShutdownRequest,
+    Answer, BeaconConfig, BeaconStatus, BeaconsConfig, BfdConfig, BfdSessionsConfig, BfdSessionsStatus,
+    Changed, DeviceConfig, DeviceName, DeviceStatus, Event, EventFrame, Hello, HelloRequest, LINE_BYTES_MAX,
+    PROTOCOL_VERSION, ProbesConfig, ProbesStatus, Refusal, Request, RequestFrame, ResponseFrame,
+    ShutdownRequest,
 };
 
 /// How long a request may take before the engine counts as hung, unless told otherwise.
@@ -166,6 +167,25 @@ impl Client {
         }
     }
 
+    /// Makes the set of BFD sessions be exactly so; one that stays with its neighbour keeps its state.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn set_bfd(&mut self, sessions: Vec<BfdConfig>) -> Result<Changed, ClientError> {
+        self.change(Request::SetBfd(BfdSessionsConfig { sessions }))
+    }
+
+    /// Every BFD session with its state, ordered by name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn list_bfd(&mut self) -> Result<BfdSessionsStatus, ClientError> {
+        match self.request(Request::ListBfd)? {
+            Answer::Bfd(sessions) => Ok(sessions),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Stops the engine, see [`ShutdownRequest::remove`], and waits until it has ended.
     ///
     /// # Errors
@@ -263,6 +283,7 @@ fn unexpected(answer: &Answer) -> ClientError {
         Answer::Devices(_) => "devices",
         Answer::Probes(_) => "probes",
         Answer::Beacons(_) => "beacons",
+        Answer::Bfd(_) => "bfd",
         Answer::Changed(_) => "changed",
         Answer::Subscribed => "subscribed",
         Answer::Stopping => "stopping",

@@ -1,4 +1,4 @@
-//! What the verbs do: one object that owns engine, probes and state file, behind one lock. Every
+//! What the verbs do: one object that owns engine, probes, beacons, BFD and state file, behind one lock. Every
 //! change is applied, then stored, then acknowledged.
 
 use std::error::Error;
@@ -6,20 +6,23 @@ use std::io;
 use std::sync::Arc;
 
 use crate::beacon::BeaconShell;
+use crate::bfd::BfdShell;
 use crate::engine::{Engine, EngineError, LastEndpoints, TunError};
 use crate::events::EventHub;
 use crate::probe::ProbeShell;
 use crate::protocol::{
-    Answer, BeaconsConfig, Changed, DeviceConfig, DeviceName, ProbesConfig, Refusal, RefusalCode,
+    Answer, BeaconsConfig, BfdSessionsConfig, Changed, DeviceConfig, DeviceName, ProbesConfig, Refusal,
+    RefusalCode,
 };
 use crate::state::{State, StateFile};
 use crate::validate;
 
-/// Engine, probes, beacons and their stored configuration.
+/// Engine, probes, beacons, BFD and their stored configuration.
 pub(crate) struct Control {
     engine: Engine,
     probes: ProbeShell,
     beacons: BeaconShell,
+    bfd: BfdShell,
     state: State,
     file: StateFile,
 }
@@ -51,7 +54,9 @@ impl Control {
         let probes = ProbeShell::start(Arc::clone(events))?;
         probes.set(state.probes.clone());
         let beacons = BeaconShell::start(&state.beacons)?;
-        Ok(Self { engine, probes, beacons, state, file })
+        let bfd = BfdShell::start(Arc::clone(events))?;
+        bfd.set(state.bfd.clone())?;
+        Ok(Self { engine, probes, beacons, bfd, state, file })
     }
 
     pub(crate) fn list_devices(&self) -> Answer {
@@ -117,6 +122,24 @@ impl Control {
         Ok(Answer::Changed(Changed { touched }))
     }
 
+    pub(crate) fn list_bfd(&self) -> Answer {
+        Answer::Bfd(self.bfd.list())
+    }
+
+    pub(crate) fn set_bfd(&mut self, wanted: BfdSessionsConfig) -> Result<Answer, Refusal> {
+        validate::bfd(&wanted)?;
+        let touched = self.bfd.set(wanted.clone()).map_err(|error| Refusal {
+            code: RefusalCode::System,
+            field: None,
+            message: format!("no random bytes: {error}"),
+        })?;
+        if self.state.bfd != wanted {
+            self.state.bfd = wanted;
+            self.store()?;
+        }
+        Ok(Answer::Changed(Changed { touched }))
+    }
+
     /// Stores where peers are, if any moved since the last time.
     pub(crate) fn store_endpoints(&mut self) {
         if !self.engine.take_moved() {
@@ -139,6 +162,9 @@ impl Control {
             }
         }
         self.beacons.set(Vec::new());
+        if let Err(error) = self.bfd.set(BfdSessionsConfig::default()) {
+            tracing::error!(%error, "BFD sessions end without a word");
+        }
         self.state = State::default();
         if let Err(refusal) = self.store() {
             tracing::error!(%refusal, "the stored configuration stays");

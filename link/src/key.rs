@@ -217,6 +217,39 @@ impl<'de> Deserialize<'de> for PresharedKey {
     }
 }
 
+/// The shared secret of a BFD session: any bytes, written as text. Wiped when dropped.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct BfdSecret(String);
+
+impl BfdSecret {
+    /// The secret with these bytes.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for BfdSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BfdSecret(hidden)")
+    }
+}
+
+impl Serialize for BfdSecret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for BfdSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +258,9 @@ mod tests {
     fn secrets_do_not_show_in_debug_output() {
         let private = PrivateKey::from_bytes([7; 32]);
         let preshared = PresharedKey::from_bytes([9; 32]);
-        let shown = format!("{private:?} {preshared:?}");
+        let bfd = BfdSecret::new("xyzzy");
+        let shown = format!("{private:?} {preshared:?} {bfd:?}");
+        assert!(!shown.contains("xyzzy"), "{shown}");
         assert!(!shown.contains(&private.reveal()) && !shown.contains(&preshared.reveal()));
         assert!(!shown.contains('7') && !shown.contains('9'), "{shown}");
     }

@@ -7,6 +7,7 @@
 //! outlives its starter), and the engine itself behind [`daemon::run`].
 
 mod beacon;
+mod bfd;
 mod control;
 mod engine;
 mod events;

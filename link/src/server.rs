@@ -120,6 +120,8 @@ impl Server {
             Request::ListProbes => Ok(control().list_probes()),
             Request::SetBeacons(beacons) => control().set_beacons(beacons),
             Request::ListBeacons => Ok(control().list_beacons()),
+            Request::SetBfd(sessions) => control().set_bfd(sessions),
+            Request::ListBfd => Ok(control().list_bfd()),
             Request::Subscribe => Ok(Answer::Subscribed),
             Request::Shutdown(how) => {
                 *lock(&self.stop.asked) = Some(how.remove);

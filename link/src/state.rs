@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::LastEndpoints;
-use crate::protocol::{BeaconConfig, BeaconsConfig, DeviceConfig, ProbesConfig};
+use crate::protocol::{BeaconConfig, BeaconsConfig, BfdSessionsConfig, DeviceConfig, ProbesConfig};
 use crate::validate;
 
 /// Version of the file's form.
@@ -45,6 +45,9 @@ pub(crate) struct State {
     /// Absent in files of versions that sent none.
     #[serde(default)]
     pub(crate) beacons: Vec<StoredBeacon>,
+    /// Absent in files of versions without BFD.
+    #[serde(default)]
+    pub(crate) bfd: BfdSessionsConfig,
 }
 
 /// A beacon and since when it has been sent.
@@ -63,6 +66,7 @@ impl Default for State {
             endpoints: BTreeMap::new(),
             probes: ProbesConfig::default(),
             beacons: Vec::new(),
+            bfd: BfdSessionsConfig::default(),
         }
     }
 }
@@ -80,7 +84,8 @@ impl State {
         }
         validate::probes(&self.probes).map_err(|refusal| refusal.to_string())?;
         let beacons = self.beacons.iter().map(|stored| stored.config.clone()).collect();
-        validate::beacons(&BeaconsConfig { beacons }).map_err(|refusal| refusal.to_string())
+        validate::beacons(&BeaconsConfig { beacons }).map_err(|refusal| refusal.to_string())?;
+        validate::bfd(&self.bfd).map_err(|refusal| refusal.to_string())
     }
 }
 

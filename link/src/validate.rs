@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::protocol::{
-    ALIAS_BYTES_MAX, ALLOWED_IPS_MAX, BEACON_TAGS_MAX, BEACONS_MAX, BeaconConfig, BeaconsConfig,
-    DEVICE_NAME_BYTES_MAX, DeviceConfig, MTU_MAX, MTU_MIN, PEERS_MAX, PROBE_INTERVAL_MIN_MS,
-    PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX, PeerConfig, ProbeConfig, ProbesConfig, Refusal,
-    RefusalCode,
+    ALIAS_BYTES_MAX, ALLOWED_IPS_MAX, BEACON_TAGS_MAX, BEACONS_MAX, BFD_INTERVAL_MAX_US, BFD_INTERVAL_MIN_US,
+    BFD_NAME_BYTES_MAX, BFD_SESSIONS_MAX, BeaconConfig, BeaconsConfig, BfdAuthenticationKind, BfdConfig,
+    BfdHops, BfdSessionsConfig, DEVICE_NAME_BYTES_MAX, DeviceConfig, MTU_MAX, MTU_MIN, PEERS_MAX,
+    PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX, PeerConfig, ProbeConfig,
+    ProbesConfig, Refusal, RefusalCode,
 };
 
 fn invalid(field: impl Into<String>, message: impl Into<String>) -> Refusal {
@@ -176,6 +177,77 @@ fn beacon(config: &BeaconConfig, at: &impl Fn(&str) -> String) -> Result<(), Ref
     Ok(())
 }
 
+/// Checks a set of BFD sessions.
+pub(crate) fn bfd(config: &BfdSessionsConfig) -> Result<(), Refusal> {
+    if config.sessions.len() > BFD_SESSIONS_MAX {
+        let message = format!("an engine has {BFD_SESSIONS_MAX} sessions at most");
+        return Err(refuse(RefusalCode::Limit, "sessions", message));
+    }
+    let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    for (position, session) in config.sessions.iter().enumerate() {
+        let at = |field: &str| format!("sessions[{position}].{field}");
+        bfd_session(session, &at)?;
+        if !names.insert(&session.name) {
+            return Err(invalid(at("name"), "is another session's as well"));
+        }
+        let multihop = session.hops != BfdHops::Single;
+        if !paths.insert((&session.netns, &session.device, session.local, session.remote, multihop)) {
+            return Err(invalid(at("remote"), "there is a session with this neighbour already"));
+        }
+    }
+    Ok(())
+}
+
+fn bfd_session(config: &BfdConfig, at: &impl Fn(&str) -> String) -> Result<(), Refusal> {
+    if config.name.is_empty() || config.name.len() > BFD_NAME_BYTES_MAX {
+        return Err(invalid(at("name"), format!("must have 1 to {BFD_NAME_BYTES_MAX} bytes")));
+    }
+    if let Some(netns) = &config.netns
+        && !netns.starts_with('/')
+    {
+        return Err(invalid(at("netns"), "must be a path from the root"));
+    }
+    if let Some(device) = &config.device {
+        device_name(&at("device"), device)?;
+    }
+    for (field, address) in [("local", config.local), ("remote", Some(config.remote))] {
+        if address.is_some_and(|address| address.is_unspecified() || address.is_multicast()) {
+            return Err(invalid(at(field), "must be one host's address"));
+        }
+    }
+    if config.local.is_some_and(|local| local.is_ipv4() != config.remote.is_ipv4()) {
+        return Err(invalid(at("local"), "must be of the same family as remote"));
+    }
+    if config.local == Some(config.remote) {
+        return Err(invalid(at("remote"), "must not be the local address"));
+    }
+    let is_link_local = matches!(config.remote, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if is_link_local && config.device.is_none() {
+        return Err(invalid(at("device"), "a link-local neighbour is on one device: say which"));
+    }
+    let intervals = BFD_INTERVAL_MIN_US..=BFD_INTERVAL_MAX_US;
+    let message = || format!("must be {BFD_INTERVAL_MIN_US} to {BFD_INTERVAL_MAX_US} µs");
+    if !intervals.contains(&config.desired_min_tx_us) {
+        return Err(invalid(at("desired_min_tx_us"), message()));
+    }
+    if !intervals.contains(&config.required_min_rx_us) {
+        return Err(invalid(at("required_min_rx_us"), message()));
+    }
+    if config.detect_mult == 0 {
+        return Err(invalid(at("detect_mult"), "must be 1 to 255"));
+    }
+    if config.hops == (BfdHops::Multi { ttl_min: 0 }) {
+        return Err(invalid(at("hops.multi.ttl_min"), "must be 1 to 255"));
+    }
+    if let Some(authentication) = &config.authentication {
+        let most = if authentication.kind == BfdAuthenticationKind::Simple { 16 } else { 20 };
+        if !(1..=most).contains(&authentication.secret.as_bytes().len()) {
+            return Err(invalid(at("authentication.secret"), format!("must have 1 to {most} bytes")));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,6 +332,61 @@ mod tests {
         assert_eq!(probe_field(|p| p.probes[0].interval_ms = 9), "probes[0].interval_ms");
         assert_eq!(probe_field(|p| p.probes[0].dead_after_ms = 199), "probes[0].dead_after_ms");
         assert_eq!(probe_field(|p| p.probes[0].local = "224.0.0.1".parse().unwrap()), "probes[0].local");
+    }
+
+    fn bfd_field(change: impl FnOnce(&mut Vec<BfdConfig>)) -> String {
+        let one = BfdConfig {
+            name: "peers.a".to_owned(),
+            netns: Some("/run/netns/wt-a".to_owned()),
+            device: Some("wte0".to_owned()),
+            local: Some("192.0.2.1".parse().unwrap()),
+            remote: "192.0.2.2".parse().unwrap(),
+            hops: BfdHops::Single,
+            desired_min_tx_us: 50_000,
+            required_min_rx_us: 50_000,
+            detect_mult: 3,
+            passive: false,
+            admin_down: false,
+            authentication: None,
+        };
+        let multi = BfdHops::Multi { ttl_min: 254 };
+        let two = BfdConfig { name: "peers.b".to_owned(), hops: multi, ..one.clone() };
+        let mut sessions = vec![one, two];
+        bfd(&BfdSessionsConfig { sessions: sessions.clone() }).unwrap();
+        change(&mut sessions);
+        bfd(&BfdSessionsConfig { sessions }).unwrap_err().field.unwrap()
+    }
+
+    #[test]
+    fn a_bfd_session_is_refused_by_the_field_at_fault() {
+        let secret = |kind, text: &str| {
+            let secret = crate::key::BfdSecret::new(text);
+            Some(crate::protocol::BfdAuthentication { kind, key_id: 1, secret })
+        };
+        assert_eq!(bfd_field(|s| s[0].name.clear()), "sessions[0].name");
+        assert_eq!(bfd_field(|s| s[1].name = "peers.a".to_owned()), "sessions[1].name");
+        assert_eq!(bfd_field(|s| s[1].hops = BfdHops::Single), "sessions[1].remote");
+        assert_eq!(bfd_field(|s| s[0].netns = Some("wt-a".to_owned())), "sessions[0].netns");
+        assert_eq!(bfd_field(|s| s[0].device = Some("a/b".to_owned())), "sessions[0].device");
+        assert_eq!(bfd_field(|s| s[0].local = Some("::1".parse().unwrap())), "sessions[0].local");
+        assert_eq!(bfd_field(|s| s[0].local = Some(s[0].remote)), "sessions[0].remote");
+        assert_eq!(bfd_field(|s| s[0].remote = "0.0.0.0".parse().unwrap()), "sessions[0].remote");
+        let link_local = |s: &mut Vec<BfdConfig>| {
+            (s[0].remote, s[0].local, s[0].device) = ("fe80::1".parse().unwrap(), None, None);
+        };
+        assert_eq!(bfd_field(link_local), "sessions[0].device");
+        assert_eq!(bfd_field(|s| s[0].desired_min_tx_us = 9_999), "sessions[0].desired_min_tx_us");
+        assert_eq!(bfd_field(|s| s[0].required_min_rx_us = 60_000_001), "sessions[0].required_min_rx_us");
+        assert_eq!(bfd_field(|s| s[0].detect_mult = 0), "sessions[0].detect_mult");
+        assert_eq!(
+            bfd_field(|s| s[1].hops = BfdHops::Multi { ttl_min: 0 }),
+            "sessions[1].hops.multi.ttl_min"
+        );
+        let long = secret(BfdAuthenticationKind::Simple, "seventeen letters");
+        assert_eq!(bfd_field(|s| s[0].authentication = long), "sessions[0].authentication.secret");
+        let empty = secret(BfdAuthenticationKind::KeyedSha1, "");
+        assert_eq!(bfd_field(|s| s[0].authentication = empty), "sessions[0].authentication.secret");
+        assert_eq!(bfd_field(|s| *s = vec![s[0].clone(); BFD_SESSIONS_MAX + 1]), "sessions");
     }
 
     fn beacon_field(change: impl FnOnce(&mut BeaconsConfig)) -> String {
