@@ -86,6 +86,12 @@ impl Traffic {
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
     }
+
+    /// Nothing is waited for and nothing is owed.
+    pub(super) fn settle(&self) {
+        clear(&self.unanswered_since_ms);
+        clear(&self.owed_since_ms);
+    }
 }
 
 fn read(mark: &AtomicU64) -> Option<u64> {
