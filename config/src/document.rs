@@ -256,6 +256,59 @@ pub enum Permit {
     Deny,
 }
 
+/// How large packets of a tunnel may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelMtu {
+    /// As large as the device below the tunnel allows.
+    Auto,
+    /// No larger than this.
+    Bytes(Mtu),
+}
+
+impl TunnelMtu {
+    /// The number, where there is one.
+    pub fn bytes(self) -> Option<Mtu> {
+        match self {
+            Self::Auto => None,
+            Self::Bytes(mtu) => Some(mtu),
+        }
+    }
+}
+
+impl std::str::FromStr for TunnelMtu {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "auto" {
+            return Ok(Self::Auto);
+        }
+        s.parse()
+            .map(Self::Bytes)
+            .map_err(|error: crate::names::NameError| format!("must be auto, or {error}"))
+    }
+}
+
+impl Serialize for TunnelMtu {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => s.serialize_str("auto"),
+            Self::Bytes(mtu) => mtu.serialize(s),
+        }
+    }
+}
+read_by_text!(TunnelMtu);
+
+impl Tunnel {
+    /// What it is taken to carry before anything was measured, in bytes: the number in the document, else what crosses any
+    /// Ethernet: 1500, less 80 of WireGuard over IPv6.
+    pub fn assumed_mtu(&self) -> u16 {
+        match self.mtu {
+            TunnelMtu::Bytes(mtu) => mtu.get(),
+            TunnelMtu::Auto if self.wireguard.is_some() => 1420,
+            TunnelMtu::Auto => 1500,
+        }
+    }
+}
+
 object! {
     /// A link between two gateways that carries the overlay: `wireguard` or `direct`.
     pub struct Tunnel {
@@ -265,8 +318,9 @@ object! {
         pub wireguard: Option<WireguardTunnel>,
         /// … or plain VXLAN over a trusted VLAN of the L2VPN.
         pub direct: Option<DirectTunnel>,
-        /// MTU in bytes of the IP packets it carries.
-        pub mtu: Mtu,
+        /// The largest IP packet it may be asked to carry: `auto`, what the device below it allows, or a number of bytes. What
+        /// really crosses is measured, and never exceeded.
+        pub mtu: TunnelMtu = TunnelMtu::Auto,
         /// The tunnel with the lowest number carries the traffic while it is up.
         pub preference: u16 = 100,
     }

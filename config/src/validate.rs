@@ -30,6 +30,8 @@ pub const fn vxlan_overhead_bytes(vtep: IpAddr) -> u16 {
 
 /// UDP port on which every gateway probes the paths of its tunnels, on the same addresses as VXLAN.
 pub const PROBE_PORT: u16 = 4790;
+/// UDP port of the padded probes that measure what crosses, likewise.
+pub const PATH_MTU_PORT: u16 = 4792;
 
 /// Checks that the objects of `document` hold together.
 ///

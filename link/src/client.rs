@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::protocol::{
     Answer, BeaconConfig, BeaconStatus, BeaconsConfig, BfdConfig, BfdSessionsConfig, BfdSessionsStatus,
     Changed, DeviceConfig, DeviceName, DeviceStatus, Event, EventFrame, Hello, HelloRequest, LINE_BYTES_MAX,
-    PROTOCOL_VERSION, ProbesConfig, ProbesStatus, Refusal, Request, RequestFrame, ResponseFrame,
-    ShutdownRequest,
+    PROTOCOL_VERSION, PathMtusConfig, PathMtusStatus, ProbesConfig, ProbesStatus, Refusal, Request,
+    RequestFrame, ResponseFrame, ShutdownRequest,
 };
 
 /// How long a request may take before the engine counts as hung, unless told otherwise.
@@ -144,6 +144,25 @@ impl Client {
     pub fn list_probes(&mut self) -> Result<ProbesStatus, ClientError> {
         match self.request(Request::ListProbes)? {
             Answer::Probes(probes) => Ok(probes),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes the set of paths whose MTU is measured be exactly so; an unchanged path keeps its state.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn set_path_mtus(&mut self, paths: PathMtusConfig) -> Result<Changed, ClientError> {
+        self.change(Request::SetPathMtus(paths))
+    }
+
+    /// Every path whose MTU is measured, ordered by name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn list_path_mtus(&mut self) -> Result<PathMtusStatus, ClientError> {
+        match self.request(Request::ListPathMtus)? {
+            Answer::PathMtus(paths) => Ok(paths),
             other => Err(unexpected(&other)),
         }
     }
@@ -286,6 +305,7 @@ fn unexpected(answer: &Answer) -> ClientError {
         Answer::Bfd(_) => "bfd",
         Answer::Changed(_) => "changed",
         Answer::Subscribed => "subscribed",
+        Answer::PathMtus(_) => "path_mtus",
         Answer::Stopping => "stopping",
     };
     ClientError::Protocol(format!("`{kind}` answers another question"))

@@ -9,10 +9,11 @@ use crate::beacon::BeaconShell;
 use crate::bfd::BfdShell;
 use crate::engine::{Engine, EngineError, LastEndpoints, TunError};
 use crate::events::EventHub;
+use crate::path_mtu::PathMtuShell;
 use crate::probe::ProbeShell;
 use crate::protocol::{
-    Answer, BeaconsConfig, BfdSessionsConfig, Changed, DeviceConfig, DeviceName, ProbesConfig, Refusal,
-    RefusalCode,
+    Answer, BeaconsConfig, BfdSessionsConfig, Changed, DeviceConfig, DeviceName, PathMtusConfig,
+    ProbesConfig, Refusal, RefusalCode,
 };
 use crate::state::{State, StateFile};
 use crate::validate;
@@ -21,6 +22,7 @@ use crate::validate;
 pub(crate) struct Control {
     engine: Engine,
     probes: ProbeShell,
+    path_mtus: PathMtuShell,
     beacons: BeaconShell,
     bfd: BfdShell,
     state: State,
@@ -53,10 +55,12 @@ impl Control {
         }
         let probes = ProbeShell::start(Arc::clone(events))?;
         probes.set(state.probes.clone());
+        let path_mtus = PathMtuShell::start(Arc::clone(events))?;
+        path_mtus.set(state.path_mtus.clone());
         let beacons = BeaconShell::start(&state.beacons)?;
         let bfd = BfdShell::start(Arc::clone(events))?;
         bfd.set(state.bfd.clone())?;
-        Ok(Self { engine, probes, beacons, bfd, state, file })
+        Ok(Self { engine, probes, path_mtus, beacons, bfd, state, file })
     }
 
     pub(crate) fn list_devices(&self) -> Answer {
@@ -102,6 +106,20 @@ impl Control {
         let touched = self.probes.set(wanted.clone());
         if self.state.probes != wanted {
             self.state.probes = wanted;
+            self.store()?;
+        }
+        Ok(Answer::Changed(Changed { touched }))
+    }
+
+    pub(crate) fn list_path_mtus(&self) -> Answer {
+        Answer::PathMtus(self.path_mtus.list())
+    }
+
+    pub(crate) fn set_path_mtus(&mut self, wanted: PathMtusConfig) -> Result<Answer, Refusal> {
+        validate::path_mtus(&wanted)?;
+        let touched = self.path_mtus.set(wanted.clone());
+        if self.state.path_mtus != wanted {
+            self.state.path_mtus = wanted;
             self.store()?;
         }
         Ok(Answer::Changed(Changed { touched }))

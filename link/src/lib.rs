@@ -12,6 +12,7 @@ mod control;
 mod engine;
 mod events;
 mod netdev;
+mod path_mtu;
 mod probe;
 mod server;
 mod state;

@@ -118,6 +118,8 @@ impl Server {
             Request::RemoveDevice(name) => control().remove_device(&name),
             Request::SetProbes(probes) => control().set_probes(probes),
             Request::ListProbes => Ok(control().list_probes()),
+            Request::SetPathMtus(paths) => control().set_path_mtus(paths),
+            Request::ListPathMtus => Ok(control().list_path_mtus()),
             Request::SetBeacons(beacons) => control().set_beacons(beacons),
             Request::ListBeacons => Ok(control().list_beacons()),
             Request::SetBfd(sessions) => control().set_bfd(sessions),

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::LastEndpoints;
-use crate::protocol::{BeaconConfig, BeaconsConfig, BfdSessionsConfig, DeviceConfig, ProbesConfig};
+use crate::protocol::{
+    BeaconConfig, BeaconsConfig, BfdSessionsConfig, DeviceConfig, PathMtusConfig, ProbesConfig,
+};
 use crate::validate;
 
 /// Version of the file's form.
@@ -42,6 +44,9 @@ pub(crate) struct State {
     /// Where peers were last, by device.
     pub(crate) endpoints: BTreeMap<String, LastEndpoints>,
     pub(crate) probes: ProbesConfig,
+    /// Absent in files of versions that measured none.
+    #[serde(default)]
+    pub(crate) path_mtus: PathMtusConfig,
     /// Absent in files of versions that sent none.
     #[serde(default)]
     pub(crate) beacons: Vec<StoredBeacon>,
@@ -65,6 +70,7 @@ impl Default for State {
             devices: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             probes: ProbesConfig::default(),
+            path_mtus: PathMtusConfig::default(),
             beacons: Vec::new(),
             bfd: BfdSessionsConfig::default(),
         }
@@ -83,6 +89,7 @@ impl State {
             validate::device(device).map_err(|refusal| format!("devices.{name}: {refusal}"))?;
         }
         validate::probes(&self.probes).map_err(|refusal| refusal.to_string())?;
+        validate::path_mtus(&self.path_mtus).map_err(|refusal| refusal.to_string())?;
         let beacons = self.beacons.iter().map(|stored| stored.config.clone()).collect();
         validate::beacons(&BeaconsConfig { beacons }).map_err(|refusal| refusal.to_string())?;
         validate::bfd(&self.bfd).map_err(|refusal| refusal.to_string())

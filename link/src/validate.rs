@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use crate::protocol::{
     ALIAS_BYTES_MAX, ALLOWED_IPS_MAX, BEACON_TAGS_MAX, BEACONS_MAX, BFD_INTERVAL_MAX_US, BFD_INTERVAL_MIN_US,
     BFD_NAME_BYTES_MAX, BFD_SESSIONS_MAX, BeaconConfig, BeaconsConfig, BfdAuthenticationKind, BfdConfig,
-    BfdHops, BfdSessionsConfig, DEVICE_NAME_BYTES_MAX, DeviceConfig, MTU_MAX, MTU_MIN, PEERS_MAX,
-    PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX, PeerConfig, ProbeConfig,
-    ProbesConfig, Refusal, RefusalCode,
+    BfdHops, BfdSessionsConfig, DEVICE_NAME_BYTES_MAX, DeviceConfig, MTU_MAX, MTU_MIN, PATH_MTU_MIN,
+    PEERS_MAX, PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX, PathMtusConfig,
+    PeerConfig, ProbeConfig, ProbesConfig, Refusal, RefusalCode,
 };
 
 fn invalid(field: impl Into<String>, message: impl Into<String>) -> Refusal {
@@ -107,22 +107,60 @@ pub(crate) fn probes(config: &ProbesConfig) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn probe(config: &ProbeConfig, at: &impl Fn(&str) -> String) -> Result<(), Refusal> {
-    if config.name.is_empty() || config.name.len() > PROBE_NAME_BYTES_MAX {
+/// Checks a set of paths whose MTU is measured.
+pub(crate) fn path_mtus(config: &PathMtusConfig) -> Result<(), Refusal> {
+    if config.port == 0 {
+        return Err(invalid("port", "must not be 0"));
+    }
+    if config.paths.len() > PROBES_MAX {
+        let message = format!("an engine measures {PROBES_MAX} paths at most");
+        return Err(refuse(RefusalCode::Limit, "paths", message));
+    }
+    let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    for (position, path) in config.paths.iter().enumerate() {
+        let at = |field: &str| format!("paths[{position}].{field}");
+        self::path(&path.name, &path.device, [path.local, path.remote], &at)?;
+        let least = if path.remote.is_ipv4() { PATH_MTU_MIN } else { MTU_MIN };
+        if !(least..=MTU_MAX).contains(&path.max) {
+            return Err(invalid(at("max"), format!("must be {least} to {MTU_MAX} bytes")));
+        }
+        if !names.insert(&path.name) {
+            return Err(invalid(at("name"), "is another path's as well"));
+        }
+        if !paths.insert((&path.device, path.local, path.remote)) {
+            return Err(invalid(at("remote"), "this path is measured already"));
+        }
+    }
+    Ok(())
+}
+
+/// A name, a device, and the two addresses between which something is sent through it.
+fn path(
+    name: &str,
+    device: &str,
+    [local, remote]: [IpAddr; 2],
+    at: &impl Fn(&str) -> String,
+) -> Result<(), Refusal> {
+    if name.is_empty() || name.len() > PROBE_NAME_BYTES_MAX {
         return Err(invalid(at("name"), format!("must have 1 to {PROBE_NAME_BYTES_MAX} bytes")));
     }
-    device_name(&at("device"), &config.device)?;
-    for (field, address) in [("local", config.local), ("remote", config.remote)] {
+    device_name(&at("device"), device)?;
+    for (field, address) in [("local", local), ("remote", remote)] {
         if address.is_unspecified() || address.is_multicast() {
             return Err(invalid(at(field), "must be one host's address"));
         }
     }
-    if config.local.is_ipv4() != config.remote.is_ipv4() {
+    if local.is_ipv4() != remote.is_ipv4() {
         return Err(invalid(at("remote"), "must be of the same family as local"));
     }
-    if config.local == config.remote {
+    if local == remote {
         return Err(invalid(at("remote"), "must not be the local address"));
     }
+    Ok(())
+}
+
+fn probe(config: &ProbeConfig, at: &impl Fn(&str) -> String) -> Result<(), Refusal> {
+    path(&config.name, &config.device, [config.local, config.remote], at)?;
     let times = PROBE_INTERVAL_MIN_MS..=PROBE_TIME_MAX_MS;
     if !times.contains(&config.interval_ms) {
         let message = format!("must be {PROBE_INTERVAL_MIN_MS} to {PROBE_TIME_MAX_MS} ms");
@@ -252,7 +290,7 @@ fn bfd_session(config: &BfdConfig, at: &impl Fn(&str) -> String) -> Result<(), R
 mod tests {
     use super::*;
     use crate::key::{PrivateKey, PublicKey};
-    use crate::protocol::VlanTag;
+    use crate::protocol::{PathMtuConfig, VlanTag};
 
     fn good_device() -> DeviceConfig {
         let peer = |n: u8, allowed: &str| PeerConfig {
@@ -387,6 +425,37 @@ mod tests {
         let empty = secret(BfdAuthenticationKind::KeyedSha1, "");
         assert_eq!(bfd_field(|s| s[0].authentication = empty), "sessions[0].authentication.secret");
         assert_eq!(bfd_field(|s| *s = vec![s[0].clone(); BFD_SESSIONS_MAX + 1]), "sessions");
+    }
+
+    fn path_mtu_field(change: impl FnOnce(&mut PathMtusConfig)) -> String {
+        let one = PathMtuConfig {
+            name: "a".to_owned(),
+            local: "10.255.0.1".parse().unwrap(),
+            remote: "10.255.0.2".parse().unwrap(),
+            device: "wtwg0".to_owned(),
+            max: 1420,
+        };
+        let mut two = one.clone();
+        (two.name, two.device) = ("b".to_owned(), "wtwg1".to_owned());
+        let mut config = PathMtusConfig { port: 4792, paths: vec![one, two] };
+        path_mtus(&config).unwrap();
+        change(&mut config);
+        path_mtus(&config).unwrap_err().field.unwrap()
+    }
+
+    #[test]
+    fn a_path_to_be_measured_is_refused_by_the_field_at_fault() {
+        assert_eq!(path_mtu_field(|p| p.port = 0), "port");
+        assert_eq!(path_mtu_field(|p| p.paths[1].name = "a".to_owned()), "paths[1].name");
+        assert_eq!(path_mtu_field(|p| p.paths[1].device = "wtwg0".to_owned()), "paths[1].remote");
+        assert_eq!(path_mtu_field(|p| p.paths[0].max = 575), "paths[0].max");
+        assert_eq!(path_mtu_field(|p| p.paths[0].max = 65_401), "paths[0].max");
+        let six = |p: &mut PathMtusConfig| {
+            p.paths[0].local = "fd00::1".parse().unwrap();
+            p.paths[0].remote = "fd00::2".parse().unwrap();
+            p.paths[0].max = 1279;
+        };
+        assert_eq!(path_mtu_field(six), "paths[0].max");
     }
 
     fn beacon_field(change: impl FnOnce(&mut BeaconsConfig)) -> String {

@@ -135,6 +135,8 @@ pub enum Key {
     Beacon(PortAt),
     /// A path probe, by the name of its tunnel.
     Probe(String),
+    /// The measurement of what crosses a tunnel, by its name.
+    PathMtu(String),
 }
 
 /// What an item is like.
@@ -175,6 +177,8 @@ pub enum Value {
         source: Option<IpAddr>,
         /// The lower one wins.
         metric: u32,
+        /// MTU of what goes that way, bytes; that of the device without it.
+        mtu: Option<u16>,
     },
     /// The MAC of a neighbour.
     Neighbour(Mac),
@@ -310,6 +314,17 @@ pub enum Value {
         /// Through this device.
         device: String,
     },
+    /// The measurement of what crosses.
+    PathMtu {
+        /// Our address.
+        local: IpAddr,
+        /// The far side's.
+        remote: IpAddr,
+        /// Through this device.
+        device: String,
+        /// The largest size tried, bytes.
+        max: u16,
+    },
 }
 
 /// What is checked of what comes in by an attachment.
@@ -406,6 +421,7 @@ impl fmt::Display for Key {
             Self::Hook(device, kind) => write!(f, "program {kind:?} on {device}"),
             Self::Beacon(at) => write!(f, "beacon on {at}"),
             Self::Probe(tunnel) => write!(f, "probe of tunnel {tunnel}"),
+            Self::PathMtu(tunnel) => write!(f, "path MTU of tunnel {tunnel}"),
         }
     }
 }

@@ -12,6 +12,7 @@
 //! * [`wanted`]: one file for each kind of object says which items it needs.
 //! * [`mod@plan`]: one subtraction for all kinds of item: wanted − present is made, present − wanted is removed.
 //! * [`mod@status`]: the state of each object.
+//! * [`path_mtu`]: what the tunnels carry, and why.
 //! * [`loops`]: which attachments are blocked because they would close a loop.
 //!
 //! Learned facts (routes, MACs) do not pass through here: they are deltas by key, see the daemon.
@@ -19,6 +20,7 @@
 pub mod item;
 pub mod loops;
 pub mod observed;
+pub mod path_mtu;
 pub mod plan;
 mod said;
 pub mod status;
@@ -27,6 +29,7 @@ pub mod wanted;
 pub use item::{Key, System, Value};
 pub use loops::{LoopPeer, Loops, OwnPort, Verdict};
 pub use observed::{Engine, Identity, Observed, TunnelHealth};
+pub use path_mtu::{PathMtu, PathMtuPhase};
 pub use plan::{Action, Op, Plan, plan};
 pub use said::with_whom;
 pub use status::{ObjectState, ObjectStatus, Status, status};

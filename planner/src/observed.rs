@@ -7,6 +7,7 @@ use watari_config::{Name, WgKey};
 
 use crate::item::{Key, PortAt, System};
 use crate::loops::Verdict;
+use crate::path_mtu::PathMtu;
 
 /// What this gateway is, apart from what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,8 +58,13 @@ pub struct Observed {
     pub devices: BTreeSet<String>,
     /// Those among them that take an aggregate which the programs have decapsulated: veth.
     pub plain_devices: BTreeSet<String>,
+    /// MTU of each device of the gateway's namespace, bytes.
+    #[serde(skip)]
+    pub device_mtus: BTreeMap<String, u32>,
     /// Tunnels by their probes.
     pub tunnels: BTreeMap<Name, TunnelHealth>,
+    /// What crosses each tunnel, as measured.
+    pub path_mtus: BTreeMap<Name, PathMtu>,
     /// Seconds since the last handshake with each WireGuard peer, by device and key.
     pub handshakes: BTreeMap<String, BTreeMap<String, Option<u64>>>,
     /// What runs each WireGuard device.
@@ -82,7 +88,9 @@ impl Observed {
             system: System::new(),
             devices: BTreeSet::new(),
             plain_devices: BTreeSet::new(),
+            device_mtus: BTreeMap::new(),
             tunnels: BTreeMap::new(),
+            path_mtus: BTreeMap::new(),
             handshakes: BTreeMap::new(),
             engines: BTreeMap::new(),
             beacons: BTreeMap::new(),

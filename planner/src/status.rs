@@ -41,6 +41,12 @@ pub struct ObjectStatus {
     /// Round-trip time in microseconds, of a tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u64>,
+    /// The largest IP packet that crosses to the far gateway, as measured, in bytes, of a tunnel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
+    /// The same from the far gateway to here, as that one says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_mtu_back: Option<u16>,
     /// What runs the WireGuard device, of a tunnel that has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
@@ -85,6 +91,8 @@ fn present_objects(desired: &Desired) -> BTreeMap<String, ObjectStatus> {
         reason: None,
         retry_s: None,
         rtt_us: None,
+        path_mtu: None,
+        path_mtu_back: None,
         engine: None,
         handshake_age_s: None,
     };
@@ -135,6 +143,9 @@ fn tunnels(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String
         let health = observed.tunnels.get(name).cloned().unwrap_or_default();
         let Some(object) = objects.get_mut(&owner) else { continue };
         object.rtt_us = health.rtt_us;
+        let path = observed.path_mtus.get(name);
+        object.path_mtu = path.and_then(|path| path.mtu);
+        object.path_mtu_back = path.and_then(|path| path.far_mtu);
         object.engine = observed.engines.get(&device::wireguard(name)).copied();
         if object.state == ObjectState::Up && !health.up {
             object.state = ObjectState::Down;

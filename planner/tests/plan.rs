@@ -299,5 +299,5 @@ fn what_crosses_to_a_far_gateway_is_what_the_tunnel_in_use_carries() {
     observed.tunnels.insert(wireguard, up());
     let preferred = &desired.document().tunnels;
     let first = preferred.values().min_by_key(|tunnel| tunnel.preference).unwrap();
-    assert_eq!(mtu_with(&observed), first.mtu.get() - 50, "the preferred one");
+    assert_eq!(mtu_with(&observed), first.assumed_mtu() - 50, "the preferred one");
 }

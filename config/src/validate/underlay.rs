@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Check, PROBE_PORT, Unique, at, vxlan_overhead_bytes};
+use super::{Check, PATH_MTU_PORT, PROBE_PORT, Unique, at, vxlan_overhead_bytes};
 use crate::desired::{device, router_mac};
 use crate::document::{DirectTunnel, Gateway, Tunnel, WireguardTunnel};
 use crate::names::Name;
@@ -127,12 +127,16 @@ fn udp_ports(check: &mut Check<'_>) {
     let mut ports = Unique::new();
     let tenants: Vec<_> = check.document.tenants.iter().collect();
     let (vxlan, here) = (check.document.fabric.vxlan_port, at("fabric").field("vxlan_port"));
-    let is_impossible = vxlan == 0 || vxlan == PROBE_PORT;
+    let is_impossible = [0, PROBE_PORT, PATH_MTU_PORT].contains(&vxlan);
     if is_impossible {
-        check.add(&here, format!("must not be 0, nor {PROBE_PORT}, which is that of the path probes"));
+        let message =
+            format!("must not be 0, nor {PROBE_PORT} or {PATH_MTU_PORT}, which are those of the path probes");
+        check.add(&here, message);
     }
     for gateway in check.document.gateways.keys() {
-        ports.take((gateway.clone(), PROBE_PORT), "", &at("path probes"), &mut check.problems);
+        for port in [PROBE_PORT, PATH_MTU_PORT] {
+            ports.take((gateway.clone(), port), "", &at("path probes"), &mut check.problems);
+        }
         if !is_impossible {
             ports.take((gateway.clone(), vxlan), "", &here, &mut check.problems);
         }
@@ -215,7 +219,7 @@ fn mtu(check: &mut Check<'_>, name: &Name, tunnel: &Tunnel) {
     let six = |net: &IpNet| matches!(net, IpNet::V6(_));
     let inner_six = check.document.segments.values().any(|segment| segment.subnets.iter().any(six));
     let least = IPV6_MTU_MIN + if inner_six { vxlan_overhead_bytes(vtep) } else { 0 };
-    if tunnel.mtu.get() < least {
+    if tunnel.mtu.bytes().is_some_and(|mtu| mtu.get() < least) {
         let path = at("tunnels").field(name.as_str()).field("mtu");
         check.add(&path, format!("must be {least} at least, as the VTEPs are IPv6 (RFC 8200 section 5)"));
     }

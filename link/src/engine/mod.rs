@@ -20,6 +20,7 @@ mod peer;
 mod plane;
 mod tun;
 mod udp;
+mod whole;
 mod workers;
 
 use std::collections::BTreeMap;

@@ -18,6 +18,7 @@ use super::drops::DropReason;
 use super::plane::{Context, Identity};
 use crate::key::{PresharedKey, PublicKey};
 use crate::lock;
+use crate::path_mtu::must_stay_whole;
 use crate::protocol::{Event, PeerConfig, PeerStatus, SessionStatus};
 
 /// A new peer, or one of a restarted engine, is called again so long after the first call if it has
@@ -176,6 +177,9 @@ impl Peer {
         let result = noise.tunn.encapsulate(packet, scratch);
         drop(noise);
         match result {
+            TunnResult::WriteToNetwork(message) if must_stay_whole(packet) => {
+                self.sent(context, message, endpoint, context.plane.udp.send_whole(message, endpoint));
+            }
             TunnResult::WriteToNetwork(message) => self.transmit(context, message, endpoint),
             TunnResult::Err(_) => context.drop_packet(DropReason::Refused),
             _ => {}
@@ -245,7 +249,11 @@ impl Peer {
     }
 
     fn transmit(&self, context: &Context<'_>, message: &[u8], to: SocketAddr) {
-        match context.plane.udp.send(message, to) {
+        self.sent(context, message, to, context.plane.udp.send(message, to));
+    }
+
+    fn sent(&self, context: &Context<'_>, message: &[u8], to: SocketAddr, result: std::io::Result<()>) {
+        match result {
             Ok(()) => {
                 self.tx_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
             }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::whole::WholeSender;
+
 /// Kernel buffers asked for, in bytes: half a second of what one core can open.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Tries to find a port that is free for both families.
@@ -21,6 +23,7 @@ pub(super) struct UdpPair {
     pub(super) v4: Option<UdpSocket>,
     pub(super) v6: Option<UdpSocket>,
     port: u16,
+    whole: WholeSender,
 }
 
 impl UdpPair {
@@ -48,12 +51,17 @@ impl UdpPair {
             (None, Some(socket)) => socket.local_addr()?.port(),
             _ => port,
         };
-        Ok(Self { v4, v6, port })
+        Ok(Self { v4, v6, port, whole: WholeSender::open() })
     }
 
     /// The port in use.
     pub(super) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Sends one datagram that must not be fragmented on its way.
+    pub(super) fn send_whole(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.whole.send(packet, self.port, to)
     }
 
     /// Sends one datagram, waiting a moment if the socket's buffer is full.

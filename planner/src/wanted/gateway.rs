@@ -68,7 +68,8 @@ impl Making<'_> {
         let far = gateways.iter().filter(|(name, _)| *name != self.desired.gateway_name());
         for vtep in far.map(|(_, gateway)| gateway.vtep).collect::<Vec<_>>() {
             let prefix = IpNet::from(vtep);
-            let value = Value::Route { via: None, source: Some(self.gateway.vtep), metric: METRIC_LAST };
+            let value =
+                Value::Route { via: None, source: Some(self.gateway.vtep), metric: METRIC_LAST, mtu: None };
             self.want(owner, Key::Route(Ns::Root, prefix, vxlan.to_owned()), value);
         }
     }

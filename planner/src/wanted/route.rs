@@ -15,7 +15,8 @@ impl Making<'_> {
             match &route.tenant {
                 Some(tenant) => self.tenant_route(&owner, tenant, route),
                 None => {
-                    let value = Value::Route { via: Some(route.via), source: None, metric: METRIC };
+                    let value =
+                        Value::Route { via: Some(route.via), source: None, metric: METRIC, mtu: None };
                     // The kernel finds the device of an underlay route by its next hop.
                     self.want(&owner, Key::Route(Ns::Root, route.prefix, String::new()), value);
                 }
@@ -30,7 +31,7 @@ impl Making<'_> {
             .find(|(_, e)| e.tenant == *tenant && e.addresses.iter().any(|n| n.contains(&route.via)));
         let Some((exit, _)) = exit else { return };
         let inner = device::exit(exit).1;
-        let value = Value::Route { via: Some(route.via), source: None, metric: METRIC };
+        let value = Value::Route { via: Some(route.via), source: None, metric: METRIC, mtu: None };
         self.want(owner, Key::Route(self.tenant_ns(tenant), route.prefix, inner), value);
         let key = Key::TenantRoute(self.tenant_vni(tenant), route.prefix);
         self.want(owner, key, Value::TenantRoute(TenantRoute::Exit));

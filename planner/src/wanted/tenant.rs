@@ -148,7 +148,7 @@ impl Making<'_> {
         let Some(gateway) = segment.gateway.iter().find(|a| subnet.contains(*a)).copied() else { return };
         let via = if subnet.addr().is_ipv4() { IpAddr::V4(OVERLAY_V4) } else { IpAddr::V6(OVERLAY_V6) };
         let source = own.iter().find(|a| subnet.contains(*a)).copied().or(Some(gateway));
-        let route = Value::Route { via: Some(via), source, metric: METRIC };
+        let route = Value::Route { via: Some(via), source, metric: METRIC, mtu: None };
         self.want(owner, Key::Route(ns.clone(), subnet, device::CORE_INNER.to_owned()), route);
         // Questions are sent from the gateway's own address: the answer to the anycast one would go to
         // whichever gateway is nearest to the host.

@@ -1,5 +1,5 @@
 //! Tunnels to other gateways. Each has a device, a route to the far VTEP with a metric by preference
-//! and health, a guard that binds the VTEP to the device, and a probe.
+//! and health, a guard that binds the VTEP to the device, a probe, and a measurement of what crosses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use watari_config::validate::vxlan_overhead_bytes;
 
 use super::{Making, untagged};
 use crate::item::{HookKind, Key, Ns, PortAt, Value, Wireguard, WireguardPeer};
+use crate::path_mtu::{bound, carried};
 
 /// Added to the metric of a tunnel through which no probe comes back: any that is up goes before it.
 const METRIC_DOWN: u32 = 100_000;
@@ -43,10 +44,11 @@ impl Making<'_> {
         for (vtep, tunnels) in tunnels {
             let is_up = |name: &Name| self.observed.tunnels.get(name).is_some_and(|t| t.up);
             let up = tunnels.iter().filter(|(name, _)| is_up(name));
-            let carrying = up.min_by_key(|(_, tunnel)| (tunnel.preference, tunnel.mtu));
-            let smallest = tunnels.iter().min_by_key(|(_, tunnel)| tunnel.mtu);
+            let carried = |name, tunnel| carried(self.desired, self.observed, name, tunnel);
+            let carrying = up.min_by_key(|(name, tunnel)| (tunnel.preference, carried(name, tunnel)));
+            let smallest = tunnels.iter().min_by_key(|(name, tunnel)| carried(name, tunnel));
             let Some((name, tunnel)) = carrying.or(smallest) else { continue };
-            let mtu = tunnel.mtu.get().saturating_sub(vxlan_overhead_bytes(vtep));
+            let mtu = carried(name, tunnel).saturating_sub(vxlan_overhead_bytes(vtep));
             let owner = format!("tunnels.{name}");
             self.want(&owner, Key::Remote(vtep), Value::Remote { mtu, spoke: false });
         }
@@ -70,7 +72,7 @@ impl Making<'_> {
         let value = Wireguard {
             own_key: self.observed.identity.wireguard_key,
             listen_port: wireguard.listen_port(self.desired.gateway_name()).unwrap_or(0),
-            mtu: tunnel.mtu.get(),
+            mtu: self.bound(name, tunnel),
             peers: BTreeMap::from([(far.wireguard_key?, peer)]),
         };
         self.want(owner, Key::Wireguard(device.clone()), Value::Wireguard(value));
@@ -100,7 +102,7 @@ impl Making<'_> {
             peer_ns: Ns::Root,
             mac: self.router_mac(),
             mac_end: kernel_end.clone(),
-            mtu: tunnel.mtu.get(),
+            mtu: self.bound(name, tunnel),
         };
         self.want(owner, Key::Veth(kernel_end.clone()), veth);
         self.want(owner, Key::Address(Ns::Root, kernel_end.clone(), end.address), Value::Present);
@@ -149,7 +151,8 @@ impl Making<'_> {
         let up = self.observed.tunnels.get(name).is_some_and(|t| t.up);
         // Metrics of different tunnels to one gateway differ, so that each keeps a route of its own for its probe.
         let metric = u32::from(tunnel.preference) + 1 + if up { 0 } else { METRIC_DOWN };
-        let route = Value::Route { via, source: Some(local), metric };
+        let mtu = Some(carried(self.desired, self.observed, name, tunnel));
+        let route = Value::Route { via, source: Some(local), metric, mtu };
         let prefix = IpNet::from(far.vtep);
         self.want(owner, Key::Route(Ns::Root, prefix, device.to_owned()), route);
         self.loose_rp_filter(owner, &Ns::Root, device);
@@ -157,5 +160,13 @@ impl Making<'_> {
         self.want(owner, Key::Hook(device.to_owned(), HookKind::Tunnel), Value::Present);
         let probe = Value::Probe { local, remote: far.vtep, device: device.to_owned() };
         self.want(owner, Key::Probe(name.to_string()), probe);
+        let (remote, max) = (far.vtep, self.bound(name, tunnel));
+        let path_mtu = Value::PathMtu { local, remote, device: device.to_owned(), max };
+        self.want(owner, Key::PathMtu(name.to_string()), path_mtu);
+    }
+
+    /// MTU of a tunnel's device: the largest packet that is tried.
+    fn bound(&self, name: &Name, tunnel: &Tunnel) -> u16 {
+        bound(self.desired, self.observed, name, tunnel).bytes
     }
 }

@@ -355,6 +355,7 @@ async fn the_openapi_document_lists_every_route() {
         "plan",
         "status",
         "facts",
+        "doctor/mtu",
         "duplicates",
         "duplicates/{vni}/{address}",
         "events",
@@ -391,6 +392,18 @@ async fn other_modules_bring_routes_to_the_same_paths() {
     let api = Fixture::with(vec![OpenApiRouter::new().route("/nodes", attach)]);
     assert_eq!(api.ask(Method::POST, "nodes", "").await.status, StatusCode::OK);
     assert_eq!(api.get("nodes").await.body, json!({}));
+}
+
+#[tokio::test]
+async fn the_doctor_speaks_of_one_tunnel_or_all() {
+    let api = Fixture::new();
+    assert_eq!(api.get("doctor/mtu").await.body, json!([]));
+    let facts = json!({ "mtu": [{ "tunnel": "ab", "carried": 1340 }, { "tunnel": "ac", "carried": 1500 }] });
+    api.brain.publish(View { facts: facts.clone(), ..View::unseen() });
+    assert_eq!(api.get("doctor/mtu").await.body, facts["mtu"]);
+    assert_eq!(api.get("doctor/mtu?tunnel=ac").await.body, json!([facts["mtu"][1]]));
+    assert_eq!(api.get("doctor/mtu?tunnel=ad").await.problem().0, "not-found");
+    assert_eq!(api.get("doctor/mtu?tunel=ab").await.problem().0, "parameter");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use watari_config::document::KINDS;
 use watari_config::read::DOCUMENT_BYTES_MAX;
 
 use super::client::{Body, Client, ClientError, token_file};
-use super::{Cli, Command, Duplicates, To, explain, nodes, table};
+use super::{Cli, Command, Doctor, Duplicates, To, doctor, explain, nodes, table};
 use crate::run::{self, RunError};
 
 /// Why a subcommand failed.
@@ -148,6 +148,7 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
         Command::Measure(measure) => nodes::measure(&to, &client, measure).await,
         Command::Trace(trace) => explain::trace(&to, &client, *trace).await,
         Command::Monitor(monitor) => explain::monitor(&to, &client, monitor).await,
+        Command::Doctor { what: Doctor::Mtu { tunnel } } => doctor::mtu(&to, &client, tunnel).await,
         Command::Why { from, to: host } => explain::why(&to, &client, &from, &host).await,
         Command::Capture(capture) => explain::capture(&client, capture).await,
         Command::Run { .. } | Command::Cleanup { .. } | Command::Validate { .. } => {

@@ -5,6 +5,7 @@
 
 pub mod client;
 mod commands;
+mod doctor;
 mod explain;
 mod nodes;
 mod table;
@@ -192,6 +193,11 @@ enum Command {
     /// Show dropped packets with the reason, and a sample of the others.
     #[command(after_help = MONITOR_EXAMPLES)]
     Monitor(Monitor),
+    /// Examine the paths of the tunnels.
+    Doctor {
+        #[command(subcommand)]
+        what: Doctor,
+    },
     /// Say why one host does not reach another: what both gateways know, and a trace at both ends.
     #[command(after_help = WHY_EXAMPLES)]
     Why {
@@ -203,6 +209,16 @@ enum Command {
     /// Capture the frames of an attachment, as pcapng.
     #[command(after_help = CAPTURE_EXAMPLES)]
     Capture(Capture),
+}
+
+/// What is examined.
+#[derive(Debug, Subcommand)]
+enum Doctor {
+    /// How large a packet crosses, hop by hop and in both directions, what limits it, and what could be done.
+    Mtu {
+        /// The tunnel; all of this gateway where it is absent.
+        tunnel: Option<String>,
+    },
 }
 
 /// What is done with a duplicate.

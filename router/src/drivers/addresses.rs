@@ -10,7 +10,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
 };
 use rtnetlink::RouteMessageBuilder;
 use watari_config::Mac;
@@ -47,7 +47,8 @@ pub fn observe(dumps: &BTreeMap<Ns, Dump>, alias: &str, system: &mut System) {
             // The device of an underlay route is the kernel's choice, by the next hop; tunnels say their source.
             let chosen = *ns == Ns::Root && route.source.is_none();
             let device = route.oif.and_then(ours).filter(|_| !chosen).unwrap_or_default();
-            let value = Value::Route { via: route.via, source: route.source, metric: route.metric };
+            let value =
+                Value::Route { via: route.via, source: route.source, metric: route.metric, mtu: route.mtu };
             system.insert(Key::Route(ns.clone(), route.prefix, device), value);
         }
     }
@@ -69,13 +70,14 @@ pub async fn apply(netlink: &Netlink, op: &Op) -> Result<(), DriverError> {
         (Key::Neighbour(_, device, ip), Value::Neighbour(mac)) => {
             neighbour(netlink, op, device, *ip, *mac, remove).await
         }
-        (Key::Route(_, prefix, device), Value::Route { via, source, metric }) => {
+        (Key::Route(_, prefix, device), Value::Route { via, source, metric, mtu }) => {
             let route = KernelRoute {
                 prefix: *prefix,
                 via: *via,
                 oif: if device.is_empty() { None } else { Some(0) },
                 source: *source,
                 metric: *metric,
+                mtu: *mtu,
                 protocol: PROTOCOL_PLAN,
             };
             plan_route(netlink, op, device, route, remove).await
@@ -235,6 +237,7 @@ fn message(route: &KernelRoute) -> RouteMessage {
     attributes.extend(route.oif.map(RouteAttribute::Oif));
     attributes.extend(route.via.map(|via| RouteAttribute::Gateway(address(via))));
     attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(address(source))));
+    attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.into())])));
     onlink(message, route)
 }
 

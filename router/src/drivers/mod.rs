@@ -113,6 +113,7 @@ impl Drivers {
         }
         let links = &dumps[&Ns::Root].links;
         observed.devices = links.iter().map(|l| l.name.clone()).collect();
+        observed.device_mtus = links.iter().map(|l| (l.name.clone(), l.mtu)).collect();
         let plain = links.iter().filter(|l| l.kind.as_deref() == Some("veth"));
         observed.plain_devices = plain.map(|l| l.name.clone()).collect();
         links::observe(&dumps, &self.place.alias(), system);
@@ -154,6 +155,10 @@ impl Drivers {
                 self.engines.apply_device(name, &op.value, remove, &self.netlinks[&Ns::Root]).await
             }
             Key::Probe(name) => self.engines.apply_probe(name, &op.value, remove),
+            Key::PathMtu(name) => {
+                self.engines.apply_path_mtu(name, &op.value, remove);
+                Ok(())
+            }
             Key::Beacon(at) => {
                 self.engines.apply_beacon(at, &op.value, remove);
                 Ok(())
@@ -177,7 +182,9 @@ impl Drivers {
     /// # Errors
     /// What the engine said.
     pub fn flush(&mut self) -> Result<(), DriverError> {
-        self.engines.flush_probes().and(self.engines.flush_beacons())
+        let probes = self.engines.flush_probes();
+        let path_mtus = self.engines.flush_path_mtus();
+        probes.and(path_mtus).and(self.engines.flush_beacons())
     }
 
     /// The connection to a namespace, made where there is none yet.

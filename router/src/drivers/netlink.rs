@@ -14,7 +14,9 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::Notify;
 use watari_planner::item::Ns;
@@ -58,6 +60,8 @@ pub struct KernelRoute {
     pub source: Option<IpAddr>,
     /// Metric.
     pub metric: u32,
+    /// MTU of what goes that way, bytes; that of the device without it.
+    pub mtu: Option<u16>,
     /// [`PROTOCOL_PLAN`] or [`PROTOCOL_LEARNT`].
     pub protocol: u8,
 }
@@ -328,6 +332,7 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let is_v4 = message.header.address_family == netlink_packet_route::AddressFamily::Inet;
     let any = if is_v4 { IpAddr::V4([0; 4].into()) } else { IpAddr::V6([0; 16].into()) };
     let (mut to, mut via, mut oif, mut source, mut metric) = (any, None, None, None, 0);
+    let mut mtu = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(a) => to = ip(a)?,
@@ -335,9 +340,17 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
             RouteAttribute::PrefSource(a) => source = ip(a),
             RouteAttribute::Oif(index) => oif = Some(*index),
             RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Metrics(metrics) => mtu = metrics.iter().find_map(metric_mtu),
             _ => {}
         }
     }
     let prefix = IpNet::new(to, message.header.destination_prefix_length).ok()?;
-    Some(KernelRoute { prefix, via, oif, source, metric, protocol })
+    Some(KernelRoute { prefix, via, oif, source, metric, mtu, protocol })
+}
+
+fn metric_mtu(metric: &RouteMetric) -> Option<u16> {
+    match metric {
+        RouteMetric::Mtu(mtu) => u16::try_from(*mtu).ok(),
+        _ => None,
+    }
 }

@@ -93,6 +93,7 @@ fn route(prefix: IpNet, via: IpAddr, oif: u32, metric: u32) -> ((IpNet, u32), Ke
         oif: Some(oif),
         source: None,
         metric,
+        mtu: None,
         protocol: PROTOCOL_LEARNT,
     };
     ((prefix, metric), route)

@@ -33,7 +33,7 @@ pub fn enrol_address(enrol: &Enrol, gateway: &Gateway) -> Option<SocketAddr> {
 pub fn node_mtu(document: &Document, segment: &Segment) -> u16 {
     let crosses = document.tunnels.values().filter_map(|tunnel| {
         let vtep = tunnel.between.iter().find_map(|end| document.gateways.get(end))?.vtep;
-        Some(tunnel.mtu.get().saturating_sub(vxlan_overhead_bytes(vtep)))
+        Some(tunnel.assumed_mtu().saturating_sub(vxlan_overhead_bytes(vtep)))
     });
     crosses.chain([segment.mtu.get(), NODE_DEVICE_MTU]).min().unwrap_or(NODE_DEVICE_MTU)
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use watari_config::Desired;
 use watari_planner::item::{Key, PortAt};
+use watari_planner::path_mtu::explained;
 use watari_planner::wanted::wanted;
 use watari_planner::{Action, Observed, Op, Plan, Verdict, plan, status};
 
@@ -130,7 +131,9 @@ impl Turns {
             }
             match self.drivers.apply(op).await {
                 // They go to the engine together: whether they are there, the flush says.
-                Ok(()) if matches!(op.key, Key::Probe(_) | Key::Beacon(_)) => probes.push(op),
+                Ok(()) if matches!(op.key, Key::Probe(_) | Key::PathMtu(_) | Key::Beacon(_)) => {
+                    probes.push(op)
+                }
                 done => self.note(op, done, is_repair),
             }
         }
@@ -185,6 +188,7 @@ impl Turns {
             object.insert("first_plan_ops".to_owned(), json!(self.first_ops));
             object.insert("loops".to_owned(), loops::shown(desired, observed));
             object.insert("tunnels".to_owned(), as_json(&observed.tunnels));
+            object.insert("mtu".to_owned(), as_json(&explained(desired, observed)));
             object.insert("devices".to_owned(), as_json(&observed.devices));
         }
         self.brain.publish(View {
@@ -213,9 +217,11 @@ impl Turns {
     }
 }
 
-/// The metric of a tunnel's route changes with the tunnel's health: our own doing, not somebody's.
+/// The metric of a tunnel's route changes with the tunnel's health, its MTU and that of the overlay with the path's: our own
+/// doing, not somebody's.
 fn follows_health(op: &Op) -> bool {
-    op.action == Action::Change && matches!(op.key, Key::Route(..))
+    let follows = matches!(op.key, Key::Route(..) | Key::Remote(_) | Key::PathMtu(_));
+    op.action == Action::Change && follows
 }
 
 /// What changes with the verdict on an attachment, likewise.

@@ -7,6 +7,7 @@
 mod beacons;
 mod genetlink;
 mod kernel;
+mod path_mtus;
 mod user;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use watari_planner::wanted::Wanted;
 use watari_planner::{Observed, TunnelHealth};
 
 use self::kernel::KernelEngine;
+use self::path_mtus::PathMtus;
 use self::user::UserEngine;
 use super::netlink::{Dump, Link, Netlink};
 use super::{DriverError, Place};
@@ -35,6 +37,8 @@ pub struct Engines {
     /// The probes as they are to be; `watari-link` takes them whole.
     probes: BTreeMap<String, ProbeConfig>,
     probes_changed: bool,
+    /// Likewise the measurements of what crosses.
+    path_mtus: PathMtus,
     /// Likewise the beacons.
     beacons: BTreeMap<PortAt, BeaconConfig>,
     beacons_changed: bool,
@@ -49,6 +53,7 @@ impl Engines {
             alias: place.alias(),
             probes: BTreeMap::new(),
             probes_changed: false,
+            path_mtus: PathMtus::default(),
             beacons: BTreeMap::new(),
             beacons_changed: false,
         }
@@ -85,6 +90,13 @@ impl Engines {
         match self.user.probes() {
             Ok(probes) => self.observe_probes(&probes, observed),
             Err(error) => tracing::warn!(%error, "the probes of watari-link could not be read"),
+        }
+        match self.user.path_mtus() {
+            Ok(paths) => self.path_mtus.observe(&paths, observed),
+            Err(error) => {
+                tracing::warn!(%error, "the path MTUs of watari-link could not be read");
+                self.path_mtus.as_before(observed);
+            }
         }
         match self.user.beacons() {
             Ok(beacons) => self.observe_beacons(&beacons, observed),
@@ -214,6 +226,22 @@ impl Engines {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Notes a measurement of what crosses; [`Engines::flush_path_mtus`] sends them all.
+    pub fn apply_path_mtu(&mut self, name: &str, value: &Value, remove: bool) {
+        self.path_mtus.apply(name, value, remove);
+    }
+
+    /// Sends the measurements that are to be made, if they changed.
+    ///
+    /// # Errors
+    /// What the engine said.
+    pub fn flush_path_mtus(&mut self) -> Result<(), DriverError> {
+        match self.path_mtus.take_changed() {
+            Some(paths) => self.user.set_path_mtus(paths),
+            None => Ok(()),
+        }
     }
 
     /// Notes a beacon; [`Engines::flush_beacons`] sends them all.

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use watari_config::WgKey;
-use watari_config::validate::PROBE_PORT;
+use watari_config::validate::{PATH_MTU_PORT, PROBE_PORT};
 use watari_link::client::{Client, ClientError, REQUEST_TIMEOUT};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{
-    BeaconConfig, BeaconStatus, DeviceConfig, DeviceStatus, PeerConfig, ProbeConfig, ProbeStatus,
-    ProbesConfig,
+    BeaconConfig, BeaconStatus, DeviceConfig, DeviceStatus, PathMtuConfig, PathMtuStatus, PathMtusConfig,
+    PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig,
 };
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
 use watari_planner::{Engine, Observed};
@@ -139,6 +139,14 @@ impl UserEngine {
         self.look(|client| Ok(client.list_probes()?.probes))
     }
 
+    /// All paths of the engine whose MTU is measured.
+    ///
+    /// # Errors
+    /// When it does not answer, or is of a version that measures none.
+    pub(super) fn path_mtus(&mut self) -> Result<Vec<PathMtuStatus>, DriverError> {
+        self.look(|client| Ok(client.list_path_mtus()?.paths))
+    }
+
     /// All beacons of the engine.
     ///
     /// # Errors
@@ -185,6 +193,15 @@ impl UserEngine {
     pub(super) fn set_probes(&mut self, probes: Vec<ProbeConfig>) -> Result<(), DriverError> {
         let config = ProbesConfig { port: PROBE_PORT, probes };
         self.with(REQUEST_TIMEOUT, |client| client.set_probes(config.clone())).map(drop)
+    }
+
+    /// Makes the set of paths whose MTU is measured be so.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub(super) fn set_path_mtus(&mut self, paths: Vec<PathMtuConfig>) -> Result<(), DriverError> {
+        let config = PathMtusConfig { port: PATH_MTU_PORT, paths };
+        self.with(REQUEST_TIMEOUT, |client| client.set_path_mtus(config.clone())).map(drop)
     }
 
     /// Makes the set of beacons be so.
