@@ -220,7 +220,12 @@ fn follows(tunnel: Tunnel, name: &str) -> Result<()> {
     is_found(&world, (tunnel, name), 1500)?;
     fills(&world, name)?;
     for steps in [&[1400, 1500, 1280, JUMBO][..], &[1400, 1500][..]] {
-        // The segment size of a connection is that of its beginning: the second one begins with jumbo frames.
+        // The segment size of a connection is that of its beginning, or what its host was told in the last ten minutes: the
+        // second time it begins with jumbo frames.
+        for host in [a, b] {
+            host.ip("-4 route flush cache")?;
+            host.ip("-6 route flush cache")?;
+        }
         let transfers = [
             Transfer::start(a, b, HOST_B.0.into())?,
             Transfer::start(b, a, HOST_A.0.into())?,
@@ -241,11 +246,24 @@ fn follows(tunnel: Tunnel, name: &str) -> Result<()> {
     }
     narrow(&world, tunnel, 1400)?;
     is_found(&world, (tunnel, name), 1400)?;
-    let said = doctor(&world, name)?;
-    let breaks_at = said["measured"]["breaks_at"].as_u64();
-    ensure!(breaks_at == said["carried"].as_u64().map(|carried| carried + 1), "{said:#}");
-    ensure!(said["limited_by"].as_str().is_some_and(|text| text.starts_with("the path")), "{said:#}");
-    ensure!(said["measured"]["black_holes"].as_u64() > Some(0), "{said:#}");
+    explains(&world, name)
+}
+
+/// The path is narrower than the devices, and the doctor says so, by the API and on the command line.
+fn explains(world: &World, name: &str) -> Result<()> {
+    wait_until(SOON, "the end of the search", || {
+        let said = doctor(world, name)?;
+        let breaks_at = said["measured"]["breaks_at"].as_u64();
+        ensure!(breaks_at == said["carried"].as_u64().map(|carried| carried + 1), "{said:#}");
+        ensure!(said["limited_by"].as_str().is_some_and(|text| text.starts_with("the path")), "{said:#}");
+        ensure!(said["measured"]["black_holes"].as_u64() > Some(0), "{said:#}");
+        Ok(())
+    })?;
+    let printed = world.a.cli(&["doctor", "mtu", name])?;
+    for words in ["underlay", "limited by the path", "do not cross", "as the far gateway says"] {
+        ensure!(printed.contains(words), "{words} is not in:\n{printed}");
+    }
+    println!("{printed}");
     Ok(())
 }
 
