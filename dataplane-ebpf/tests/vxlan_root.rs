@@ -12,7 +12,7 @@ mod rig;
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     process::Stdio,
 };
@@ -59,6 +59,41 @@ fn at_full_size(bench: &Bench) {
     assert!(rate > 300.0, "{rate} Mbit/s");
     assert!(bench.a.counter("tunnel-accepted") > 0 && bench.a.counter("drop vtep-not-bound") == 0);
     assert!(bench.a.counter("arp-answered") > 0 && bench.a.counter("nd-answered") > 0);
+}
+
+/// What a socket of a host is charged with, in bytes, and the packets that wait at its gateway's wire.
+fn charged_and_waiting(bench: &Bench) -> (u64, u64) {
+    let number =
+        |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
+    let memory = bench.host_a.run("ss -H -t -n -m state established dport = :5299");
+    let queue = bench.a.space.run("tc -s qdisc show dev w");
+    let charged = memory.split("skmem:").nth(1).and_then(|text| text.split(",t").nth(1)).map_or(0, number);
+    let waiting =
+        queue.split("backlog ").nth(1).and_then(|text| text.split_whitespace().nth(1)).map_or(0, number);
+    (charged, waiting)
+}
+
+#[test]
+fn root_a_sender_on_this_machine_is_not_charged_for_what_waits_at_the_wire() {
+    let bench = Bench::new("chrg");
+    bench.exchange();
+    wait_until("ping", || bench.host_a.try_run("ping -c 1 -W 1 10.0.0.11").0);
+    let listener = bench.host_b.enter(|| TcpListener::bind("10.0.0.11:5299").unwrap());
+    let mut sender = bench.host_a.enter(|| TcpStream::connect("10.0.0.11:5299").unwrap());
+    let (mut receiver, _) = listener.accept().unwrap();
+    // Ten packets a second: what the first write sends stays where it can be looked at.
+    bench.a.space.run("tc qdisc add dev w root tbf rate 120kbit burst 1600 limit 1000000");
+    let before = bench.a.counter("encapsulated");
+    sender.write_all(&[7; 12_000]).unwrap();
+    let (charged, waiting) = charged_and_waiting(&bench);
+    println!("{waiting} packets wait, {charged} bytes are charged");
+    assert!(bench.a.counter("encapsulated") > before && waiting >= 4, "{waiting}");
+    assert!(charged < 1000 * waiting, "{charged} bytes for {waiting} packets");
+    let mut all = Vec::new();
+    bench.a.space.run("tc qdisc del dev w root");
+    drop(sender);
+    receiver.read_to_end(&mut all).unwrap();
+    assert_eq!(all, [7; 12_000]);
 }
 
 #[test]

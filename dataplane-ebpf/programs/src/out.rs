@@ -123,6 +123,21 @@ impl Pkt {
         Ok(self.skb.redirect(port.ifindex))
     }
 
+    /// Out by a wire, encapsulated.
+    ///
+    /// A super-packet of TCP may still be charged to a socket of this machine (a container's, behind a veth). Where the kernel
+    /// forwards, `ip_rcv` ends that; here a copy goes out, which nobody pays for, and the original is let go. Else every
+    /// segment would be charged apart, and the sender held to two super-packets on their way (TCP small queues) until
+    /// the far gateway has put them together again.
+    #[inline(always)]
+    pub fn onto_wire(&self, ifindex: u32) -> i32 {
+        let for_show = self.meta().flags & (Meta::TRACE | Meta::REPORT | Meta::NO_CLONE) != 0;
+        if !for_show && self.skb.gso_size() != 0 && self.skb.is_charged() && self.skb.sent_as_copy(ifindex) {
+            return END;
+        }
+        self.skb.redirect(ifindex)
+    }
+
     /// To a remote gateway, in the stage `Encap`. Never from one gateway of the mesh to another; a spoke may be on
     /// either side, but not on both if it is the same one.
     #[inline(always)]

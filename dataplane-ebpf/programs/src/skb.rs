@@ -210,6 +210,19 @@ impl Skb {
         // SAFETY: no pointers.
         unsafe { bpf_redirect(ifindex, 0) as i32 }
     }
+    /// Whether a socket of this machine pays for the packet until it is gone.
+    #[inline(always)]
+    pub fn is_charged(self) -> bool {
+        // SAFETY: the context is valid for as long as the program runs.
+        !unsafe { (*self.0).__bindgen_anon_2.sk }.is_null()
+    }
+    /// Sends a copy now. False if there was none to send: what the device or its queue then drops is gone as any other
+    /// packet would be.
+    #[inline(always)]
+    pub fn sent_as_copy(self, ifindex: u32) -> bool {
+        // SAFETY: no pointers but the context.
+        unsafe { bpf_clone_redirect(self.0, ifindex, 0) >= 0 }
+    }
     /// Sends a copy now.
     #[inline(always)]
     pub fn clone_redirect(self, ifindex: u32) -> bool {

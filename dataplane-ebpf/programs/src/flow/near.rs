@@ -74,7 +74,7 @@ fn encapsulated(p: &Pkt, flow: &Flow, hash: u32, tos: u8) -> Decision {
     p.count(Counter::Encapsulated, 1);
     p.count_tx(&out);
     p.tag(&out)?;
-    Ok(p.skb.redirect(out.ifindex))
+    Ok(p.onto_wire(out.ifindex))
 }
 
 #[inline(always)]

@@ -224,7 +224,7 @@ pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, 
     p.count(Counter::Encapsulated, 1);
     p.count_tx(&way.port);
     p.tag(&way.port)?;
-    Ok(Some(p.skb.redirect(way.port.ifindex)))
+    Ok(Some(p.onto_wire(way.port.ifindex)))
 }
 
 /// The same for all packets of a flow, whatever way they take through the programs.
