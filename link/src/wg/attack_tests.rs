@@ -2,12 +2,15 @@
 //! initiations, floods, indices of others, messages too long, too short and changed; and inputs without
 //! sense by the million (`WATARI_FUZZ_INPUTS`, `WATARI_FUZZ_SEED`).
 
-use super::limits::{OVERHEAD, REJECT_AFTER_MESSAGES};
+use std::collections::HashSet;
+
+use super::cookie::Macs;
+use super::limits::{INITIATION_LEN, OVERHEAD, REJECT_AFTER_MESSAGES, RESPONSE_LEN};
 use super::noise::DH_OPERATIONS;
-use super::world::{Dice, Refused, World, seal};
+use super::world::{Dice, Refused, World, key, seal};
 use super::{
-    HANDSHAKES_PER_SECOND, HANDSHAKES_UNDER_LOAD_PER_SECOND, HandshakeError, Input, Message, REPLAY_WINDOW,
-    ReplayWindow, Verdict,
+    Gate, HANDSHAKES_PER_SECOND, HANDSHAKES_UNDER_LOAD_PER_SECOND, HandshakeError, Input, Message,
+    REPLAY_WINDOW, ReplayWindow, Verdict,
 };
 
 const SEED: u64 = 0x57_47;
@@ -213,8 +216,9 @@ fn a_peer_is_reached_while_strangers_flood() {
 }
 
 /// One input without sense: a message that was sent with a few bytes changed, or random bytes of
-/// any length that begin like a message or not.
-fn input(dice: &mut Dice, sent: &[(usize, Vec<u8>)]) -> Vec<u8> {
+/// any length that begin like a message or not. What could be a handshake message mostly gets a good mac1: anybody
+/// who knows our public key can make it.
+fn input(dice: &mut Dice, sent: &[(usize, Vec<u8>)], to: usize) -> Vec<u8> {
     let chosen = usize::try_from(dice.below(sent.len() as u64)).unwrap();
     let mut bytes = sent[chosen].1.clone();
     match dice.below(4) {
@@ -234,26 +238,40 @@ fn input(dice: &mut Dice, sent: &[(usize, Vec<u8>)]) -> Vec<u8> {
             bytes[usize::try_from(dice.below(len)).unwrap()] ^= u8::try_from(1 + dice.below(255)).unwrap();
         }
     }
+    if [INITIATION_LEN, RESPONSE_LEN].contains(&bytes.len()) && dice.below(4) > 0 {
+        Macs::new(&key(u8::try_from(to).unwrap()).public_key()).write(&mut bytes, 0);
+    }
     bytes
 }
 
 #[test]
 fn nothing_without_sense_changes_a_peer() {
     let (mut world, sent) = recorded();
-    let mut dice = Dice::new(setting("WATARI_FUZZ_SEED", SEED));
+    let (seed, inputs) = (setting("WATARI_FUZZ_SEED", SEED), setting("WATARI_FUZZ_INPUTS", INPUTS));
+    let mut dice = Dice::new(seed);
     let before = [state(&world, 0), state(&world, 1)];
-    for number in 0..setting("WATARI_FUZZ_INPUTS", INPUTS) {
-        let bytes = input(&mut dice, &sent);
+    let (mut parsed, cost) = (0_u64, dh_operations());
+    for number in 0..inputs {
+        let to = usize::try_from(dice.below(2)).unwrap();
+        let bytes = input(&mut dice, &sent, to);
+        if number.is_multiple_of(50) {
+            // The clock stands still, and load is not what is tried here.
+            world.nodes[to].gate = Gate::new(&key(u8::try_from(to).unwrap()).public_key());
+        }
         if let Some(message) = Message::parse(&bytes) {
+            parsed += 1;
             assert_eq!(message.receiver().is_none(), bytes[0] == 1);
         }
-        let to = usize::try_from(dice.below(2)).unwrap();
         // A cookie reply to a message is an answer that changes nothing either.
         if let Ok(answers) = world.nodes[to].receive(&bytes, world.now_ms) {
             assert!(answers.iter().all(|answer| answer[0] == 3), "input {number}: {bytes:02x?}");
         }
         assert_eq!(state(&world, to), before[to], "input {number}: {bytes:02x?}");
     }
+    let paid = dh_operations() - cost;
+    println!(
+        "seed {seed}: {inputs} datagrams, {parsed} of a message's form, {paid} Diffie-Hellman operations"
+    );
     world.send(0, b"still");
     world.send(1, b"here");
     world.run_for(60);
@@ -265,27 +283,31 @@ fn nothing_without_sense_changes_a_peer() {
 
 #[test]
 fn a_replay_window_agrees_with_a_record_of_everything_seen() {
-    let mut dice = Dice::new(setting("WATARI_FUZZ_SEED", SEED));
-    let (mut window, mut seen, mut highest) =
-        (ReplayWindow::default(), std::collections::HashSet::new(), None);
-    let mut counter: u64 = 0;
-    for number in 0..setting("WATARI_FUZZ_INPUTS", INPUTS) {
-        let reach = [3, 70, 9_000, 1 << 20][usize::try_from(dice.below(4)).unwrap()];
-        let back = dice.below(5) < 2;
-        let step = dice.below(reach);
-        counter = if back { counter.saturating_sub(step) } else { counter.saturating_add(step) };
+    let (seed, inputs) = (setting("WATARI_FUZZ_SEED", SEED), setting("WATARI_FUZZ_INPUTS", INPUTS));
+    let mut dice = Dice::new(seed);
+    let (mut window, mut seen) = (ReplayWindow::default(), HashSet::new());
+    let mut highest: Option<u64> = None;
+    let mut accepted: u64 = 0;
+    for number in 0..inputs {
+        // Around the highest one: mostly near, at times beyond the window, seldom far away or at the end.
+        let reach = [3, 70, 9_000, 9_000, 1 << 20][usize::try_from(dice.below(5)).unwrap()];
+        let (from, step) = (highest.unwrap_or(0), dice.below(reach));
+        let mut counter =
+            if dice.below(3) == 0 { from.saturating_add(step) } else { from.saturating_sub(step) };
         if dice.below(50_000) == 0 {
-            counter = REJECT_AFTER_MESSAGES - dice.below(20_000);
+            counter = REJECT_AFTER_MESSAGES + 100 - dice.below(20_000);
         }
-        let in_reach = highest.is_none_or(|highest: u64| highest.saturating_sub(counter) < REPLAY_WINDOW);
+        let in_reach = highest.is_none_or(|highest| highest.saturating_sub(counter) < REPLAY_WINDOW);
         let wanted = counter < REJECT_AFTER_MESSAGES && in_reach && seen.insert(counter);
         assert_eq!(window.accept(counter), wanted, "input {number}: {counter}");
         if wanted {
-            highest = highest.max(Some(counter));
+            (highest, accepted) = (highest.max(Some(counter)), accepted + 1);
         }
         if dice.below(60_000) == 0 {
-            (window, highest, counter) = (ReplayWindow::default(), None, dice.below(1 << 40));
-            seen.clear();
+            (window, highest) = (ReplayWindow::default(), Some(dice.below(1 << 40)));
+            assert!(window.accept(highest.unwrap_or(0)));
+            seen = HashSet::from([highest.unwrap_or(0)]);
         }
     }
+    println!("seed {seed}: {inputs} counters, {accepted} accepted");
 }

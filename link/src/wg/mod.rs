@@ -25,11 +25,12 @@
 //! CookieReply  find the peer by receiver >> 8; Input::CookieReply
 //! ```
 //! *Time*: `Input::Tick` to every machine each 100 ms. What a machine wants done it appends as
-//! [`Output`]s. Endpoints, roaming, allowed-ips and the queue of packets without a session are the engine's.
+//! [`Output`]s. *Upgrade*: threads stopped, [`Peer::hand_over`] there, [`Peer::take_up`] here. Endpoints, roaming, allowed-ips and the queue of packets without a session are the engine's.
 
 pub mod limits;
 
 mod cookie;
+mod handover;
 mod handshake;
 mod message;
 mod noise;
@@ -51,6 +52,7 @@ mod simulation_tests;
 mod world;
 
 pub use cookie::{Gate, HANDSHAKES_PER_SECOND, HANDSHAKES_UNDER_LOAD_PER_SECOND, Verdict};
+pub use handover::{HandoverError, PeerState, SessionState};
 pub use handshake::{HandshakeError, Identity, Introduction};
 pub use message::Message;
 pub use peer::{Input, Now, Output, Peer};

@@ -86,21 +86,21 @@ pub struct Peer {
     contact: Contact,
     macs: Macs,
     /// The upper 24 bits of every index of this peer.
-    index: u32,
-    last_index: u8,
+    pub(super) index: u32,
+    pub(super) last_index: u8,
     in_flight: Vec<Initiated>,
-    attempt: Option<Attempt>,
-    last_initiation_ms: Option<u64>,
-    last_stamp: Timestamp,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) last_initiation_ms: Option<u64>,
+    pub(super) last_stamp: Timestamp,
     /// The latest stamp that was accepted.
-    latest_seen: Timestamp,
+    pub(super) latest_seen: Timestamp,
     answered_ms: Option<u64>,
     jitter_ms: u64,
     keepalive_ms: u64,
-    sessions: Arc<Sessions>,
-    traffic: Arc<Traffic>,
-    handshakes: u64,
-    established_ms: Option<u64>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) handshakes: u64,
+    pub(super) established_ms: Option<u64>,
 }
 
 impl fmt::Debug for Peer {

@@ -53,6 +53,18 @@ impl ReplayWindow {
         self.next
     }
 
+    /// Takes the content out; from here on every counter counts as seen.
+    pub(super) fn close(&mut self) -> (Vec<u64>, u64) {
+        let content = (self.seen.to_vec(), self.next);
+        self.next = u64::MAX;
+        content
+    }
+
+    /// The window with this content; `None` if it is not as large.
+    pub(super) fn restore(seen: &[u64], next: u64) -> Option<Self> {
+        Some(Self { seen: seen.try_into().ok()?, next })
+    }
+
     /// Makes `counter`, which is not below `next`, the highest one.
     fn slide(&mut self, counter: u64) {
         let top = self.next.saturating_sub(1) / WORD_BITS;

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::handover::{HandoverError, SessionState};
 use super::limits::{HEADER_LEN, OVERHEAD, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME_MS, TAG_LEN};
 use super::replay::ReplayWindow;
 use super::traffic::Traffic;
@@ -123,6 +124,8 @@ pub struct Session {
     remote_index: u32,
     role: Role,
     born_ms: u64,
+    /// As bytes, for a successor; ring does not give them back.
+    keys: SessionKeys,
     seal_key: TransportKey,
     open_key: TransportKey,
     usage: Use,
@@ -169,6 +172,7 @@ impl Session {
             remote_index: agreed.remote_index,
             role: agreed.role,
             born_ms: agreed.born_ms,
+            keys: agreed.keys.clone(),
             seal_key: TransportKey(chacha20_poly1305(&agreed.keys.seal)),
             open_key: TransportKey(chacha20_poly1305(&agreed.keys.open)),
             usage: Use {
@@ -311,6 +315,38 @@ impl Session {
     /// When it last opened something authentic.
     pub fn opened_ms(&self) -> Option<u64> {
         Some(self.usage.opened_ms.load(Ordering::Relaxed)).filter(|&at| at != NEVER)
+    }
+
+    /// Takes out what a successor needs. From here on no counter is to be had and none is accepted.
+    pub(super) fn hand_over(&self) -> SessionState {
+        let (window_seen, window_next) = self.replay().close();
+        SessionState {
+            local_index: self.local_index,
+            remote_index: self.remote_index,
+            seal_key: self.keys.seal,
+            open_key: self.keys.open,
+            initiator: self.role == Role::Initiator,
+            in_use: self.usage.in_use.load(Ordering::Relaxed),
+            born_ms: self.born_ms,
+            sealed_ms: self.sealed_ms(),
+            opened_ms: self.opened_ms(),
+            next_counter: self.usage.next_counter.swap(REJECT_AFTER_MESSAGES, Ordering::Relaxed),
+            window_next,
+            window_seen,
+        }
+    }
+
+    /// The session of a former owner.
+    pub(super) fn take_up(state: &SessionState, traffic: Arc<Traffic>) -> Result<Self, HandoverError> {
+        let mut session = Self::new(&state.agreed(), traffic);
+        session.usage = Use {
+            next_counter: AtomicU64::new(state.next_counter),
+            sealed_ms: AtomicU64::new(state.sealed_ms.unwrap_or(NEVER)),
+            opened_ms: AtomicU64::new(state.opened_ms.unwrap_or(NEVER)),
+            in_use: AtomicBool::new(state.in_use),
+        };
+        session.replay = Mutex::new(state.window()?);
+        Ok(session)
     }
 }
 

@@ -102,6 +102,17 @@ impl Sessions {
         }
     }
 
+    /// Takes everything out: the sessions in the order in which they were made, and which is sealed with.
+    pub(super) fn take_out(&self) -> (Vec<Arc<Session>>, Option<u32>) {
+        let known = std::mem::take(&mut *self.write());
+        (known.all, known.current)
+    }
+
+    /// Puts in what [`Sessions::take_out`] took.
+    pub(super) fn put_in(&self, all: Vec<Arc<Session>>, current: Option<u32>) {
+        *self.write() = Known { all, current };
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,6 +10,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// A mark that is not set.
 const NEVER: u64 = u64::MAX;
 
@@ -25,6 +27,17 @@ pub struct Traffic {
     crossed_ms: AtomicU64,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
+}
+
+/// All marks at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Marks {
+    unanswered_since_ms: Option<u64>,
+    owed_since_ms: Option<u64>,
+    crossed_ms: Option<u64>,
+    sent_bytes: u64,
+    received_bytes: u64,
 }
 
 impl Default for Traffic {
@@ -85,6 +98,25 @@ impl Traffic {
     /// Bytes received in authentic messages, as on the wire.
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn marks(&self) -> Marks {
+        Marks {
+            unanswered_since_ms: self.unanswered_since_ms(),
+            owed_since_ms: self.owed_since_ms(),
+            crossed_ms: self.crossed_ms(),
+            sent_bytes: self.sent_bytes(),
+            received_bytes: self.received_bytes(),
+        }
+    }
+
+    pub(super) fn set_marks(&self, marks: &Marks) {
+        let set = |mark: &AtomicU64, at: Option<u64>| mark.store(at.unwrap_or(NEVER), Ordering::Relaxed);
+        set(&self.unanswered_since_ms, marks.unanswered_since_ms);
+        set(&self.owed_since_ms, marks.owed_since_ms);
+        set(&self.crossed_ms, marks.crossed_ms);
+        self.sent_bytes.store(marks.sent_bytes, Ordering::Relaxed);
+        self.received_bytes.store(marks.received_bytes, Ordering::Relaxed);
     }
 
     /// Nothing is waited for and nothing is owed.
