@@ -482,6 +482,34 @@ fn a_graceful_shutdown_sends_no_notification_and_keeps_the_routes() {
 }
 
 #[test]
+fn a_dead_path_ends_the_session_with_bfd_down_and_takes_the_routes_along() {
+    let mut world = pair((65001, 65002), UNICAST);
+    world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+    world.originate(1, net("203.0.113.0/24"), PathAttributes::default());
+    let mark = world.mark(1);
+    world.input(1, Input::PathDown { peer: PeerId(0), forwarding_is_dead: false });
+    assert!(world.best(1, net("198.51.100.0/24")).is_none(), "no graceful restart is waited for");
+    assert!(world.best(0, net("203.0.113.0/24")).is_none(), "nor at the other side");
+    let bfd_down = Notification::new(Notification::BFD_DOWN).into_hard_reset();
+    assert_eq!(world.downs(1, mark), [DownReason::Sent(bfd_down)]);
+    world.run(10_000);
+    assert_eq!(world.state(1, 0), State::Established, "it is tried again");
+    assert!(world.best(1, net("198.51.100.0/24")).is_some());
+}
+
+#[test]
+fn a_dead_path_ends_the_restart_of_a_peer_unless_bfd_shares_its_fate() {
+    for forwarding_is_dead in [false, true] {
+        let mut world = pair((65001, 65002), UNICAST);
+        world.originate(0, net("198.51.100.0/24"), PathAttributes::default());
+        world.kill(0);
+        assert!(world.best(1, net("198.51.100.0/24")).unwrap().stale);
+        world.input(1, Input::PathDown { peer: PeerId(0), forwarding_is_dead });
+        assert_eq!(world.best(1, net("198.51.100.0/24")).is_none(), forwarding_is_dead);
+    }
+}
+
+#[test]
 fn a_final_shutdown_takes_the_routes_along() {
     let mut world = pair((65001, 65002), UNICAST);
     world.originate(0, net("198.51.100.0/24"), PathAttributes::default());

@@ -399,6 +399,19 @@ object! {
         pub prefixes_max: u32 = 100_000,
         /// Waits for the neighbour to connect.
         pub passive: bool = false,
+        /// Whether packets cross is watched by BFD, and the session ends at once when they do not.
+        pub bfd: Option<Bfd>,
+    }
+}
+
+object! {
+    /// Bidirectional Forwarding Detection with a BGP neighbour on the same link (RFC 5880, RFC 5881). The
+    /// neighbour is missed after `multiplier` times the longer one of both sides' intervals; by default 0.9 s.
+    pub struct Bfd {
+        /// Milliseconds between packets, ours and, at the most often, the neighbour's.
+        pub interval_ms: u32 = 300,
+        /// So many packets lost in a row are a dead path.
+        pub multiplier: u8 = 3,
     }
 }
 

@@ -73,6 +73,18 @@ fn a_vni_out_of_range_is_refused() {
 }
 
 #[test]
+fn bfd_has_bounds_and_defaults_that_find_a_dead_path_within_a_second() {
+    let bfd = "bfd: { interval_ms: 50 }";
+    refused(bfd, "bfd: { interval_ms: 9 }", "peers.campus4.bfd.interval_ms", "from 10 to 60000");
+    refused(bfd, "bfd: { multiplier: 0 }", "peers.campus4.bfd.multiplier", "1 at least");
+    refused(bfd, "bfd: { echo: true }", "peers.campus4.bfd.echo", "unknown field");
+    let document = desired(&WHOLE.replacen(bfd, "bfd: {}", 1)).unwrap();
+    let (_, peer, _) = document.peers().next().unwrap();
+    let bfd = peer.bfd.as_ref().unwrap();
+    assert!(bfd.interval_ms * u32::from(bfd.multiplier) < 1_000);
+}
+
+#[test]
 fn hosts_may_keep_an_mtu_that_no_tunnel_carries() {
     for mtu in ["mtu: 1500", "mtu: 9000"] {
         assert!(desired(&WHOLE.replacen("mtu: 1370", mtu, 1)).is_ok(), "{mtu}");

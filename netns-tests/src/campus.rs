@@ -36,13 +36,15 @@ pub struct Setup {
     pub asn: u32,
     /// It offers graceful restart (RFC 4724).
     pub graceful: bool,
+    /// It watches its neighbour by BFD, 50 ms × 3; BIRD only.
+    pub bfd: bool,
     /// What it tells beside the server's networks.
     pub more: Vec<&'static str>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { asn: ASN, graceful: true, more: vec![] }
+        Self { asn: ASN, graceful: true, bfd: false, more: vec![] }
     }
 }
 
@@ -65,6 +67,7 @@ impl Campus {
     /// # Errors
     /// When it does not come up.
     pub fn start(software: Software, ns: &Ns, setup: Setup) -> Result<Self> {
+        ensure!(software == Software::Bird || !setup.bfd, "of FRR no bfdd is started here");
         let router = match software {
             Software::Bird => Router::Bird(Bird::start(ns, &bird_conf(&setup))?),
             Software::Frr => Router::Frr(Frr::start(ns, "hostname campus\n", &bgpd_conf(&setup))?),
@@ -119,6 +122,17 @@ impl Campus {
             Router::Bird(bird) => bird.established("watari4")? && bird.established("watari6")?,
             Router::Frr(frr) => frr.established("10.30.0.1")? && frr.established("fd30::1")?,
         })
+    }
+
+    /// What it says about its BFD sessions.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn bfd(&self) -> Result<String> {
+        match &self.router {
+            Router::Bird(bird) => bird.ask("show bfd sessions"),
+            Router::Frr(frr) => frr.ask("show bfd peers"),
+        }
     }
 
     /// All it says about its sessions, for a person.
@@ -177,6 +191,9 @@ impl Campus {
 fn bird_conf(setup: &Setup) -> String {
     let graceful = if setup.graceful { "on" } else { "off" };
     let asn = setup.asn;
+    let bfd = if setup.bfd { "bfd on;" } else { "" };
+    let watch = "interface \"*\" { min rx interval 50 ms; min tx interval 50 ms; multiplier 3; };";
+    let watch = if setup.bfd { format!("protocol bfd {{ {watch} }}") } else { String::new() };
     let family = |v6: bool| setup.more.iter().filter(move |prefix| prefix.contains(':') == v6);
     let statics =
         |v6: bool| family(v6).map(|prefix| format!("route {prefix} blackhole; ")).collect::<String>();
@@ -196,6 +213,7 @@ protocol bgp watari{number} {{
   connect retry time 2;
   error wait time 1, 2;
   graceful restart {graceful};
+  {bfd}
   ipv{number} {{ import all; export where net ~ [ {nets} ]; }};
 }}
 ",
@@ -207,6 +225,7 @@ protocol bgp watari{number} {{
         "router id 10.30.0.2;
 log stderr all;
 protocol device {{}}
+{watch}
 protocol direct {{ ipv4; ipv6; interface \"lan0\"; }}
 protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; }}
 protocol kernel {{ ipv6 {{ import none; export where source = RTS_BGP; }}; }}

@@ -137,6 +137,8 @@ pub enum Key {
     Probe(String),
     /// The measurement of what crosses a tunnel, by its name.
     PathMtu(String),
+    /// A BFD session, by the path of the object that it watches.
+    Bfd(String),
 }
 
 /// What an item is like.
@@ -325,6 +327,21 @@ pub enum Value {
         /// The largest size tried, bytes.
         max: u16,
     },
+    /// A BFD session over one hop.
+    Bfd {
+        /// The namespace that it is in.
+        ns: Ns,
+        /// Through this device.
+        device: String,
+        /// Our address.
+        local: IpAddr,
+        /// The neighbour's.
+        remote: IpAddr,
+        /// Milliseconds between packets.
+        interval_ms: u32,
+        /// So many lost in a row are a dead path.
+        multiplier: u8,
+    },
 }
 
 /// What is checked of what comes in by an attachment.
@@ -422,6 +439,7 @@ impl fmt::Display for Key {
             Self::Beacon(at) => write!(f, "beacon on {at}"),
             Self::Probe(tunnel) => write!(f, "probe of tunnel {tunnel}"),
             Self::PathMtu(tunnel) => write!(f, "path MTU of tunnel {tunnel}"),
+            Self::Bfd(owner) => write!(f, "BFD session of {owner}"),
         }
     }
 }

@@ -37,6 +37,26 @@ pub struct TunnelHealth {
     pub loss_percent: Option<f64>,
 }
 
+/// How a BFD session is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BfdHealth {
+    /// `up`, `init`, `down` or `admin_down` (RFC 5880 section 6.2).
+    pub state: &'static str,
+    /// Why it is in that state, e.g. `control_detection_time_expired`.
+    pub diagnostic: String,
+    /// Seconds since the state changed.
+    pub since_s: u64,
+    /// How often the state changed.
+    pub changes: u64,
+    /// Milliseconds without a packet after which the neighbour is missed; 0 while it is not heard.
+    pub detection_ms: u64,
+    /// The neighbour's BFD outlives its control plane (its C bit, RFC 5882 section 4.3).
+    pub neighbour_outlives_control_plane: bool,
+    /// What keeps it from sending.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// Why an item could not be made or removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
@@ -65,6 +85,8 @@ pub struct Observed {
     pub tunnels: BTreeMap<Name, TunnelHealth>,
     /// What crosses each tunnel, as measured.
     pub path_mtus: BTreeMap<Name, PathMtu>,
+    /// BFD sessions, by the path of the object that each watches.
+    pub bfd: BTreeMap<String, BfdHealth>,
     /// Seconds since the last handshake with each WireGuard peer, by device and key.
     pub handshakes: BTreeMap<String, BTreeMap<String, Option<u64>>>,
     /// What runs each WireGuard device.
@@ -91,6 +113,7 @@ impl Observed {
             device_mtus: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             path_mtus: BTreeMap::new(),
+            bfd: BTreeMap::new(),
             handshakes: BTreeMap::new(),
             engines: BTreeMap::new(),
             beacons: BTreeMap::new(),

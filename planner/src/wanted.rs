@@ -4,6 +4,7 @@ mod attachment;
 mod exit;
 mod gateway;
 mod node;
+mod peer;
 mod route;
 mod tenant;
 mod tunnel;
@@ -48,6 +49,7 @@ pub fn wanted(desired: &Desired, observed: &Observed) -> Wanted {
     making.tunnels();
     making.attachments();
     making.exits();
+    making.peers();
     making.routes();
     making.nodes();
     wanted

@@ -12,6 +12,7 @@
 //! * [`store`]: revisions, journal, audit and secrets on disk.
 //! * [`api`]: REST over a Unix socket and, when told, TCP with TLS.
 //! * [`loops`]: the loop guard, between the datapath's events and the plan.
+//! * [`link_watch`]: what `watari-link` says: paths that came, went or died.
 //! * [`nodes`]: machines that are attached, proved and measured.
 //! * [`explain`]: one packet traced, live drops, captures.
 //! * [`cli`]: the same for people, over the same API.
@@ -26,6 +27,7 @@ pub mod drivers;
 pub mod events;
 pub mod explain;
 pub mod facts;
+pub mod link_watch;
 pub mod loops;
 pub mod nodes;
 mod pace;

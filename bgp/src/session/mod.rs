@@ -236,6 +236,16 @@ impl Session {
         self.report(Some(reason), out);
     }
 
+    /// The path is down: an established connection ends with `notification`, and is tried again soon.
+    pub fn path_down(&mut self, notification: Notification, now: Instant, out: &mut Vec<Action>) {
+        let established = |c: &Conn| c.state == State::Established;
+        let Some(index) = self.conns.iter().position(established) else { return };
+        let reason = DownReason::Sent(notification.clone());
+        self.drop_conn(index, Some(notification), &reason, out);
+        self.after_loss(State::Established, now);
+        self.report(Some(reason), out);
+    }
+
     /// The peer does not read (RFC 9687): the connection ends with a reason, but nothing more is sent on it.
     pub fn abandon(&mut self, id: ConnId, notification: Notification, now: Instant, out: &mut Vec<Action>) {
         let Some(index) = self.index(id) else { return };

@@ -31,6 +31,15 @@ pub enum Input {
     /// So many octets of what [`Output::Send`] gave were handed to the kernel. Without these reports the
     /// speaker stops after [`super::SEND_CREDIT`] octets of updates: a slow peer delays only itself.
     Written(PeerId, ConnId, usize),
+    /// BFD found the path to the peer down (RFC 5882 §4.3): an established session ends with Cease / BFD Down
+    /// (RFC 9384) and its routes leave at once.
+    PathDown {
+        /// The peer.
+        peer: PeerId,
+        /// Its C bit was set: its forwarding is dead, and not its control plane alone. What is kept of it while it
+        /// restarts leaves as well.
+        forwarding_is_dead: bool,
+    },
     /// A route of our own; replaces an earlier one with the same key.
     Originate {
         /// Whose table.

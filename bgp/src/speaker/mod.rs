@@ -95,6 +95,7 @@ impl Speaker {
             }
             Input::Bytes(peer, conn, octets) => self.receive(peer, conn, &octets, now),
             Input::Written(peer, conn, octets) => self.written(peer, conn, octets, now),
+            Input::PathDown { peer, forwarding_is_dead } => self.path_down(peer, forwarding_is_dead, now),
             Input::Originate { instance, nlri, attrs } => self.originate(instance, nlri, *attrs),
             Input::Withdraw { instance, key } => {
                 if let Some(table) = self.tables.get_mut(&(instance, key.family())) {

@@ -89,6 +89,19 @@ impl Speaker {
         self.note_own_addresses();
     }
 
+    /// RFC 5882 §4.3.2: what BFD has found ends an established session. During a restart of the peer, when its
+    /// BFD shares the fate of its control plane, it says nothing that is not known.
+    pub(super) fn path_down(&mut self, peer: PeerId, forwarding_is_dead: bool, now: Instant) {
+        let notification = self.harden(peer, Notification::new(Notification::BFD_DOWN));
+        self.on_session(peer, now, |session, out| session.path_down(notification, now, out));
+        if forwarding_is_dead {
+            let stale = self.neighbors.get(&peer).map(|n| n.stale.clone()).unwrap_or_default();
+            for family in stale {
+                self.sweep_stale(peer, family);
+            }
+        }
+    }
+
     /// Wraps into a hard reset for a peer that would else keep our routes (RFC 8538 §3).
     pub(super) fn harden(&self, peer: PeerId, notification: Notification) -> Notification {
         let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());

@@ -88,6 +88,8 @@ notifications! {
     COLLISION = (6, 7, "connection collision resolution");
     /// No memory.
     OUT_OF_RESOURCES = (6, 8, "out of resources");
+    /// BFD found the path down (RFC 9384).
+    BFD_DOWN = (6, 10, "BFD down");
     /// Drop the routes, no graceful restart (RFC 8538 §3); data: the code, subcode and data within.
     HARD_RESET = (6, 9, "hard reset");
     /// ROUTE-REFRESH length (RFC 7313).

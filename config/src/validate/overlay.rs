@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::underlay::host_address;
 use super::{Check, Unique, at};
-use crate::document::{Family, Segment};
+use crate::document::{Bfd, Family, Segment};
 use crate::names::Name;
 use crate::read::Path;
 
@@ -134,6 +134,9 @@ fn peers(check: &mut Check<'_>) {
         if peer.restart_time_s == 0 || peer.restart_time_s > 4095 {
             check.add(&path.field("restart_time_s"), "must be from 1 to 4095 (RFC 4724 section 3)");
         }
+        if let Some(bfd) = &peer.bfd {
+            bfd_times(check, bfd, &path.field("bfd"));
+        }
         if !check.reference(&check.document.exits, "exit", &peer.exit, &path.field("exit")) {
             continue;
         }
@@ -155,6 +158,15 @@ fn peers(check: &mut Check<'_>) {
                 check.add(&path.field("families"), message);
             }
         }
+    }
+}
+
+fn bfd_times(check: &mut Check<'_>, bfd: &Bfd, path: &Path) {
+    if !(10..=60_000).contains(&bfd.interval_ms) {
+        check.add(&path.field("interval_ms"), "must be from 10 to 60000");
+    }
+    if bfd.multiplier == 0 {
+        check.add(&path.field("multiplier"), "must be 1 at least (RFC 5880 section 6.8.6)");
     }
 }
 

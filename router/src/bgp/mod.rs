@@ -129,6 +129,14 @@ impl Bgp {
         self.send(Command::Local(changes)).await
     }
 
+    /// BFD found the path to a neighbour down; see [`Input::PathDown`].
+    ///
+    /// # Errors
+    /// The task has ended.
+    pub async fn path_down(&self, peer: PeerId, forwarding_is_dead: bool) -> Result<(), Stopped> {
+        self.input(Input::PathDown { peer, forwarding_is_dead }).await
+    }
+
     /// Asks the speaker something; the time is the one that its own times are on.
     ///
     /// # Errors

@@ -159,6 +159,10 @@ impl Drivers {
                 self.engines.apply_path_mtu(name, &op.value, remove);
                 Ok(())
             }
+            Key::Bfd(name) => {
+                self.engines.apply_bfd(name, &op.value, remove);
+                Ok(())
+            }
             Key::Beacon(at) => {
                 self.engines.apply_beacon(at, &op.value, remove);
                 Ok(())
@@ -182,9 +186,9 @@ impl Drivers {
     /// # Errors
     /// What the engine said.
     pub fn flush(&mut self) -> Result<(), DriverError> {
-        let probes = self.engines.flush_probes();
+        let (probes, bfd) = (self.engines.flush_probes(), self.engines.flush_bfd());
         let path_mtus = self.engines.flush_path_mtus();
-        probes.and(path_mtus).and(self.engines.flush_beacons())
+        probes.and(bfd).and(path_mtus).and(self.engines.flush_beacons())
     }
 
     /// The connection to a namespace, made where there is none yet.

@@ -12,6 +12,8 @@
 //! * [`local`]: what the programs learnt. [`tables`], [`kernel`]: entries by key, and the comparison of whole tables.
 //! * `task`: wakes and takes; `settle`: carries what is dirty. `pace`: how often whole tables are walked.
 //!
+//! What BFD finds (`watari-link` tells it) ends the session with its neighbour.
+//!
 //! A hint may be lost and a table changed by somebody else, so whole tables are walked and compared, as often as a
 //! thousandth of a core allows (what the programs learnt: a five-hundredth), once a second at most and once a minute at
 //! least; at once, too, when a write has failed.
@@ -36,13 +38,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use watari_dataplane::{Adoption, Dataplane};
 
 use self::task::{Sources, Task};
 use crate::brain::Brain;
 use crate::drivers::DriverError;
+use crate::link_watch::PathDown;
 use crate::loops::LoopGuard;
 
 /// Where the facts are pinned up for whoever shows them.
@@ -79,6 +82,7 @@ pub fn spawn(
     maps: Arc<Dataplane>,
     board: Board,
     guard: Arc<LoopGuard>,
+    paths: mpsc::Receiver<PathDown>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, DriverError> {
     let ring = maps.events()?;
@@ -101,6 +105,6 @@ pub fn spawn(
         };
         let (bgp, updates) = crate::bgp::spawn(config);
         let task = Task::new(brain, maps, board, guard, bgp, is_restart).await;
-        task.run(Sources { stop, updates, ring }).await;
+        task.run(Sources { stop, updates, ring, paths }).await;
     }))
 }

@@ -42,6 +42,11 @@ impl Numbers {
         })
     }
 
+    /// The number of a neighbour that has one.
+    pub fn id(&self, path: &str) -> Option<PeerId> {
+        self.ids.get(path).copied()
+    }
+
     /// The neighbour of a number.
     pub fn path(&self, id: PeerId) -> Option<&str> {
         self.ids.iter().find(|(_, i)| **i == id).map(|(p, _)| p.as_str())

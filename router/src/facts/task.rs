@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use watari_bgp::evpn::mobility::DampingLimits;
 use watari_bgp::nlri::Key;
 use watari_bgp::speaker::{Best, RestartConfig, Source, SpeakerConfig};
@@ -30,6 +30,7 @@ use super::told::Told;
 use crate::bgp::{Batch, Bgp, PeerSettings, Updates};
 use crate::brain::Brain;
 use crate::drivers::DriverError;
+use crate::link_watch::PathDown;
 use crate::loops::LoopGuard;
 use crate::pace::Pace;
 
@@ -53,6 +54,8 @@ pub(super) struct Sources {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) updates: Updates,
     pub(super) ring: AsyncFd<RingEvents>,
+    /// What BFD found.
+    pub(super) paths: mpsc::Receiver<PathDown>,
 }
 
 /// The facts of this gateway.
@@ -179,6 +182,11 @@ impl Task {
                     }
                     Err(_) => break,
                 },
+                // Before what the lost session leads to.
+                Some(down) = sources.paths.recv() => {
+                    self.path_down(down).await;
+                    continue;
+                }
                 batch = sources.updates.next() => match batch {
                     Some(batch) => self.take(batch),
                     None => break,
@@ -267,6 +275,14 @@ impl Task {
             tracing::info!(?instance, ?family, "best paths are selected after the restart");
             self.awaiting.remove(&(instance, family));
         }
+    }
+
+    /// The session with a neighbour behind a dead path ends.
+    async fn path_down(&mut self, down: PathDown) {
+        let PathDown { path, forwarding_is_dead } = down;
+        let Some(peer) = self.numbers.id(&path) else { return };
+        self.brain.events().emit("bfd", path, "the path is down");
+        let _ = self.bgp.path_down(peer, forwarding_is_dead).await;
     }
 
     fn replace(&mut self, instance: InstanceId, key: Key, best: Option<Best>) {

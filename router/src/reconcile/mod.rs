@@ -33,8 +33,6 @@ use turn::Turns;
 /// How often the system is looked at where nothing rings: a bpf link that is detached rings nowhere.
 /// Often enough for a repair within a second; each look costs time that packets could have.
 const LOOK_EVERY: Duration = Duration::from_millis(750);
-/// How soon `watari-link` is called again when it does not answer.
-const LINK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a ringing is left to gather its companions.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -80,9 +78,9 @@ pub async fn spawn(
     let board = Board::default();
     let maps = drivers.datapath.maps()?.clone();
     let guard = Arc::new(LoopGuard::new(wakeup.clone()));
+    let paths = crate::link_watch::spawn(place.link_socket, wakeup.clone());
     let mut facts =
-        crate::facts::spawn(brain.clone(), maps.clone(), board.clone(), guard.clone(), stop.clone())?;
-    watch_link(place.link_socket, wakeup.clone());
+        crate::facts::spawn(brain.clone(), maps.clone(), board.clone(), guard.clone(), paths, stop.clone())?;
     let turns = Turns::new(brain.clone(), drivers, board, guard);
     let task = tokio::spawn(async move {
         tokio::select! {
@@ -119,25 +117,6 @@ async fn run(brain: Arc<Brain>, mut turns: Turns, wakeup: Arc<Notify>, mut stop:
         let desired: Arc<Desired> = head.borrow_and_update().desired.clone();
         turns.turn(&desired).await;
     }
-}
-
-/// Rings when `watari-link` says that a path came or went. Runs on a thread for as long as the daemon does.
-fn watch_link(socket: PathBuf, wakeup: Arc<Notify>) {
-    std::thread::spawn(move || {
-        loop {
-            if let Ok(mut events) =
-                watari_link::Client::connect(&socket).and_then(watari_link::Client::subscribe)
-            {
-                wakeup.notify_one();
-                while let Ok(event) = events.next(Duration::from_secs(3600)) {
-                    if event.is_some() {
-                        wakeup.notify_one();
-                    }
-                }
-            }
-            std::thread::sleep(LINK_AGAIN);
-        }
-    });
 }
 
 /// The plan for the stored document, made without a running daemon. Nothing is changed, loaded or started.

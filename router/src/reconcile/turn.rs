@@ -131,9 +131,7 @@ impl Turns {
             }
             match self.drivers.apply(op).await {
                 // They go to the engine together: whether they are there, the flush says.
-                Ok(()) if matches!(op.key, Key::Probe(_) | Key::PathMtu(_) | Key::Beacon(_)) => {
-                    probes.push(op)
-                }
+                Ok(()) if told_together(&op.key) => probes.push(op),
                 done => self.note(op, done, is_repair),
             }
         }
@@ -177,6 +175,7 @@ impl Turns {
         {
             objects.extend(peers.iter().map(|(path, object)| (path.clone(), object.clone())));
         }
+        show_bfd(observed, &mut shown);
         self.guard.report(desired, observed, self.brain.events());
         let before = self.brain.view().borrow().status.clone();
         self.report_changes(&before, &shown);
@@ -189,6 +188,7 @@ impl Turns {
             object.insert("loops".to_owned(), loops::shown(desired, observed));
             object.insert("tunnels".to_owned(), as_json(&observed.tunnels));
             object.insert("mtu".to_owned(), as_json(&explained(desired, observed)));
+            object.insert("bfd".to_owned(), as_json(&observed.bfd));
             object.insert("devices".to_owned(), as_json(&observed.devices));
         }
         self.brain.publish(View {
@@ -215,6 +215,26 @@ impl Turns {
             }
         }
     }
+}
+
+/// Adds its BFD session to each object that has one, or why there is none.
+fn show_bfd(observed: &Observed, shown: &mut Value) {
+    let Some(objects) = shown["objects"].as_object_mut() else { return };
+    let failed = observed.failures.iter().filter_map(|(key, failure)| match key {
+        Key::Bfd(path) => Some((path, json!({ "state": "error", "error": failure.message }))),
+        _ => None,
+    });
+    let sessions = observed.bfd.iter().map(|(path, health)| (path, as_json(health)));
+    for (path, bfd) in sessions.chain(failed) {
+        if let Some(object) = objects.get_mut(path) {
+            object["bfd"] = bfd;
+        }
+    }
+}
+
+/// What `watari-link` takes whole, at the end of a turn.
+fn told_together(key: &Key) -> bool {
+    matches!(key, Key::Probe(_) | Key::PathMtu(_) | Key::Bfd(_) | Key::Beacon(_))
 }
 
 /// The metric of a tunnel's route changes with the tunnel's health, its MTU and that of the overlay with the path's: our own

@@ -1,10 +1,11 @@
-//! WireGuard devices, path probes and beacons. One configuration, two engines: the kernel's where it has one, else
-//! `watari-link`, a process of its own that goes on without us. Probes and beacons are always the latter's.
+//! WireGuard devices, path probes, BFD sessions and beacons. One configuration, two engines: the kernel's where it has one, else
+//! `watari-link`, a process of its own that goes on without us. Probes, BFD and beacons are always the latter's.
 //!
 //! Which engine it is, is decided once, at the start. A device of the other one (the kernel has got WireGuard
 //! since, or the operator asked for user space) is removed before the right one is made under its name.
 
 mod beacons;
+mod bfd;
 mod genetlink;
 mod kernel;
 mod path_mtus;
@@ -12,7 +13,9 @@ mod user;
 
 use std::collections::BTreeMap;
 
-use watari_link::protocol::{BeaconConfig, BeaconStatus, PathState, ProbeConfig, ProbeStatus};
+use watari_link::protocol::{
+    BeaconConfig, BeaconStatus, BfdConfig, BfdStatus, PathState, ProbeConfig, ProbeStatus,
+};
 use watari_planner::item::{Key, PortAt, Value, Wireguard};
 use watari_planner::wanted::Wanted;
 use watari_planner::{Observed, TunnelHealth};
@@ -42,6 +45,9 @@ pub struct Engines {
     /// Likewise the beacons.
     beacons: BTreeMap<PortAt, BeaconConfig>,
     beacons_changed: bool,
+    /// Likewise the BFD sessions.
+    bfd: BTreeMap<String, BfdConfig>,
+    bfd_changed: bool,
 }
 
 impl Engines {
@@ -56,6 +62,8 @@ impl Engines {
             path_mtus: PathMtus::default(),
             beacons: BTreeMap::new(),
             beacons_changed: false,
+            bfd: BTreeMap::new(),
+            bfd_changed: false,
         }
     }
 
@@ -98,9 +106,25 @@ impl Engines {
                 self.path_mtus.as_before(observed);
             }
         }
+        match self.user.bfd() {
+            Ok(sessions) => self.observe_bfd(&sessions, observed),
+            Err(error) => tracing::warn!(%error, "the BFD sessions of watari-link could not be read"),
+        }
         match self.user.beacons() {
             Ok(beacons) => self.observe_beacons(&beacons, observed),
             Err(error) => tracing::warn!(%error, "the beacons of watari-link could not be read"),
+        }
+    }
+
+    fn observe_bfd(&mut self, sessions: &[BfdStatus], observed: &mut Observed) {
+        self.bfd.clear();
+        for session in sessions {
+            let name = session.config.name.clone();
+            // What no plan could have made reads as there and different.
+            let value = bfd::item(session).unwrap_or(Value::Present);
+            observed.system.insert(Key::Bfd(name.clone()), value);
+            observed.bfd.insert(name.clone(), bfd::health(session));
+            self.bfd.insert(name, session.config.clone());
         }
     }
 
@@ -251,6 +275,26 @@ impl Engines {
             Some(config) => drop(self.beacons.insert(at.clone(), config)),
             None => drop(self.beacons.remove(at)),
         }
+    }
+
+    /// Notes a BFD session; [`Engines::flush_bfd`] sends them all.
+    pub fn apply_bfd(&mut self, name: &str, value: &Value, remove: bool) {
+        self.bfd_changed = true;
+        match bfd::config(name, value).filter(|_| !remove) {
+            Some(config) => drop(self.bfd.insert(name.to_owned(), config)),
+            None => drop(self.bfd.remove(name)),
+        }
+    }
+
+    /// Sends the BFD sessions, if they changed.
+    ///
+    /// # Errors
+    /// What the engine said.
+    pub fn flush_bfd(&mut self) -> Result<(), DriverError> {
+        if std::mem::take(&mut self.bfd_changed) {
+            self.user.set_bfd(self.bfd.values().cloned().collect())?;
+        }
+        Ok(())
     }
 
     /// Sends the beacons, if they changed.

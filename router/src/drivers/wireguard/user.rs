@@ -9,8 +9,8 @@ use watari_config::validate::{PATH_MTU_PORT, PROBE_PORT};
 use watari_link::client::{Client, ClientError, REQUEST_TIMEOUT};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{
-    BeaconConfig, BeaconStatus, DeviceConfig, DeviceStatus, PathMtuConfig, PathMtuStatus, PathMtusConfig,
-    PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig,
+    BeaconConfig, BeaconStatus, BfdConfig, BfdStatus, DeviceConfig, DeviceStatus, PathMtuConfig,
+    PathMtuStatus, PathMtusConfig, PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig,
 };
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
 use watari_planner::{Engine, Observed};
@@ -155,6 +155,14 @@ impl UserEngine {
         self.look(Client::list_beacons)
     }
 
+    /// All BFD sessions of the engine.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(super) fn bfd(&mut self) -> Result<Vec<BfdStatus>, DriverError> {
+        self.look(|client| Ok(client.list_bfd()?.sessions))
+    }
+
     /// Makes a device be so.
     ///
     /// # Errors
@@ -210,6 +218,14 @@ impl UserEngine {
     /// When the engine refuses.
     pub(super) fn set_beacons(&mut self, beacons: Vec<BeaconConfig>) -> Result<(), DriverError> {
         self.with(REQUEST_TIMEOUT, |client| client.set_beacons(beacons.clone())).map(drop)
+    }
+
+    /// Makes the set of BFD sessions be so.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub(super) fn set_bfd(&mut self, sessions: Vec<BfdConfig>) -> Result<(), DriverError> {
+        self.with(REQUEST_TIMEOUT, |client| client.set_bfd(sessions.clone())).map(drop)
     }
 
     /// Ends the engine and removes its devices; one that does not run is not started for it.
