@@ -315,6 +315,11 @@ fn as_root_probes_tell_when_the_path_is_cut_and_when_it_is_back() {
     b.client().set_probes(probe("10.9.0.2", "10.9.0.1")).unwrap();
     wait_until("both are up", || [&a, &b].iter().all(|end| state(end).state == PathState::Up));
     assert!(state(&a).rtt_us.unwrap() > 0 && state(&a).answered > 0);
+    wait_until("each direction is measured", || {
+        let now = state(&a);
+        let measured = [now.jitter_out_us, now.jitter_in_us, now.delay_change_out_us, now.delay_change_in_us];
+        measured.iter().all(Option::is_some)
+    });
     assert!(a.client().set_probes(probe("10.9.0.1", "10.9.0.2")).unwrap().touched.is_empty());
 
     wire.b.ip(&["link", "set", "v0", "down"]);

@@ -35,6 +35,14 @@ pub struct TunnelHealth {
     pub rtt_us: Option<u64>,
     /// Share of probes lost lately, in percent.
     pub loss_percent: Option<f64>,
+    /// Jitter towards the far side in microseconds (RFC 3550 section 6.4.1).
+    pub jitter_out_us: Option<u64>,
+    /// Jitter from there to here.
+    pub jitter_in_us: Option<u64>,
+    /// How much longer than the best of late a packet takes towards the far side, in microseconds.
+    pub delay_change_out_us: Option<u64>,
+    /// The same from there to here.
+    pub delay_change_in_us: Option<u64>,
 }
 
 /// How a BFD session is.

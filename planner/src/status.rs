@@ -6,7 +6,7 @@ use serde::Serialize;
 use watari_config::Desired;
 use watari_config::desired::device;
 
-use crate::observed::{Engine, Observed};
+use crate::observed::{Engine, Observed, TunnelHealth};
 use crate::said::with_whom;
 use crate::wanted::{Wanted, place, wanted};
 
@@ -47,6 +47,9 @@ pub struct ObjectStatus {
     /// The same from the far gateway to here, as that one says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_mtu_back: Option<u16>,
+    /// What its probes measure, of a tunnel: round trip, loss, and each direction by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<TunnelHealth>,
     /// What runs the WireGuard device, of a tunnel that has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
@@ -91,6 +94,7 @@ fn present_objects(desired: &Desired) -> BTreeMap<String, ObjectStatus> {
         reason: None,
         retry_s: None,
         rtt_us: None,
+        path: None,
         path_mtu: None,
         path_mtu_back: None,
         engine: None,
@@ -143,6 +147,7 @@ fn tunnels(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String
         let health = observed.tunnels.get(name).cloned().unwrap_or_default();
         let Some(object) = objects.get_mut(&owner) else { continue };
         object.rtt_us = health.rtt_us;
+        object.path = observed.tunnels.get(name).cloned();
         let path = observed.path_mtus.get(name);
         object.path_mtu = path.and_then(|path| path.mtu);
         object.path_mtu_back = path.and_then(|path| path.far_mtu);

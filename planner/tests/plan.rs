@@ -75,7 +75,7 @@ fn after_a_plan_was_carried_out_nothing_is_left() {
     let status_now = status(&desired, &observed);
     assert!(status_now.settled);
     assert_eq!(status_now.objects["tunnels.ab-wg"].state, ObjectState::Down, "no probe has come back");
-    let up = TunnelHealth { up: true, rtt_us: Some(900), loss_percent: Some(0.0) };
+    let up = TunnelHealth { up: true, rtt_us: Some(900), loss_percent: Some(0.0), ..TunnelHealth::default() };
     observed.tunnels.insert("ab-wg".parse().unwrap(), up);
     carry_out(&plan(&desired, &observed), &mut observed);
     assert_eq!(status(&desired, &observed).objects["tunnels.ab-wg"].state, ObjectState::Up);
@@ -291,7 +291,7 @@ fn what_crosses_to_a_far_gateway_is_what_the_tunnel_in_use_carries() {
         Value::Remote { mtu, spoke: false } => mtu,
         ref other => panic!("{other:?}"),
     };
-    let up = || TunnelHealth { up: true, rtt_us: None, loss_percent: None };
+    let up = || TunnelHealth { up: true, ..TunnelHealth::default() };
     assert_eq!(mtu_with(&observed), 1370, "none is up: the least of 1420 and 1500, less VXLAN");
     let (wireguard, direct) = ("ab-wg".parse().unwrap(), "ab-l2vpn".parse().unwrap());
     observed.tunnels.insert(direct, up());

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::delay::OneWay;
 use crate::protocol::{PROBE_LOSS_WINDOW, PathState};
 
 /// Answers in a row after which a path is up.
@@ -33,8 +34,8 @@ pub(crate) struct Timing {
 pub(crate) enum Input {
     /// Time went on.
     Timer,
-    /// An answer to the request with this number came.
-    Answer { sequence: u64 },
+    /// An answer to the request with this number came; the far side's clock said this when it left.
+    Answer { sequence: u64, answered_at_ns: u64 },
 }
 
 /// What a prober wants done.
@@ -69,6 +70,10 @@ pub(crate) struct Prober {
     history: VecDeque<Sent>,
     received: u64,
     rtt: Option<Rtt>,
+    /// The delay towards the far side.
+    out: OneWay,
+    /// The delay from there to here.
+    back: OneWay,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +98,8 @@ impl Prober {
             history: VecDeque::with_capacity(HISTORY_MAX),
             received: 0,
             rtt: None,
+            out: OneWay::default(),
+            back: OneWay::default(),
         }
     }
 
@@ -118,7 +125,7 @@ impl Prober {
     pub(crate) fn handle(&mut self, now: Moment, input: Input) -> Vec<Output> {
         match input {
             Input::Timer => self.on_timer(now),
-            Input::Answer { sequence } => self.on_answer(now, sequence),
+            Input::Answer { sequence, answered_at_ns } => self.on_answer(now, sequence, answered_at_ns),
         }
     }
 
@@ -150,10 +157,12 @@ impl Prober {
         Output::Send { sequence: self.sequence }
     }
 
-    fn on_answer(&mut self, now: Moment, sequence: u64) -> Vec<Output> {
+    fn on_answer(&mut self, now: Moment, sequence: u64, answered_at_ns: u64) -> Vec<Output> {
         let Some(sent) = self.unanswered(sequence) else { return Vec::new() };
         sent.answered = true;
-        let sample = now.saturating_sub(sent.at);
+        let (asked_at, sample) = (sent.at, now.saturating_sub(sent.at));
+        self.out.take(nanos(asked_at), answered_at_ns);
+        self.back.take(answered_at_ns, nanos(now));
         self.received += 1;
         self.rtt = Some(Rtt::after(self.rtt, sample));
         self.last_answer = Some(now);
@@ -209,6 +218,11 @@ impl Prober {
         self.rtt.map(|rtt| (rtt.smoothed, rtt.deviation))
     }
 
+    /// The delay of each direction: towards the far side, and from there.
+    pub(crate) fn one_way(&self) -> (&OneWay, &OneWay) {
+        (&self.out, &self.back)
+    }
+
     /// Loss in permille over the last [`PROBE_LOSS_WINDOW`] probes that were answered or are too
     /// old for it.
     pub(crate) fn loss_permille(&self, now: Moment) -> u16 {
@@ -226,6 +240,11 @@ impl Prober {
         }
         (lost * 1000).checked_div(total).map_or(0, |permille| u16::try_from(permille).unwrap_or(1000))
     }
+}
+
+/// A moment as it stands in a probe.
+pub(crate) fn nanos(moment: Moment) -> u64 {
+    u64::try_from(moment.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Rtt {

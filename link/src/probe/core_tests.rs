@@ -9,6 +9,8 @@ const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
+/// How far the far side's clock is ahead.
+const FAR_CLOCK: Duration = Duration::from_secs(86_400);
 const TIMING: Timing = Timing { interval: ms(100), dead_after: ms(500) };
 
 /// prober ── request ──▶ (delay/2, lost if `carries` says so) ──▶ answer ──▶ prober
@@ -16,7 +18,10 @@ struct World {
     now: Moment,
     prober: Prober,
     delay: Duration,
-    in_flight: BTreeMap<(Moment, u64), ()>,
+    /// What the way there takes beside half of the delay.
+    late_out: Duration,
+    /// Answers under way, with the far clock's time in them.
+    in_flight: BTreeMap<(Moment, u64), u64>,
     changes: Vec<(Moment, PathState)>,
     sends: Vec<Moment>,
 }
@@ -28,6 +33,7 @@ impl World {
             now,
             prober: Prober::new(TIMING, now),
             delay: ms(20),
+            late_out: ms(0),
             in_flight: BTreeMap::new(),
             changes: Vec::new(),
             sends: Vec::new(),
@@ -40,7 +46,9 @@ impl World {
                 Output::Send { sequence } => {
                     self.sends.push(self.now);
                     if carries(self.now, sequence) {
-                        self.in_flight.insert((self.now + self.delay, sequence), ());
+                        let answered = self.now + self.delay / 2 + self.late_out;
+                        let arrival = (answered + self.delay / 2, sequence);
+                        self.in_flight.insert(arrival, nanos(answered + FAR_CLOCK));
                     }
                 }
                 Output::State(state) => self.changes.push((self.now, state)),
@@ -53,12 +61,12 @@ impl World {
         for turn in 0.. {
             assert!(turn < 100_000, "the prober does not let time go on");
             let timer = self.prober.next_deadline();
-            let arrival = self.in_flight.first_key_value().map(|(key, ())| *key);
+            let arrival = self.in_flight.first_key_value().map(|(key, at)| (*key, *at));
             match arrival {
-                Some((at, sequence)) if at <= timer && at <= end => {
+                Some(((at, sequence), answered_at_ns)) if at <= timer && at <= end => {
                     self.in_flight.remove(&(at, sequence));
                     self.now = self.now.max(at);
-                    self.take(Input::Answer { sequence }, &carries);
+                    self.take(Input::Answer { sequence, answered_at_ns }, &carries);
                 }
                 _ if timer <= end => {
                     self.now = self.now.max(timer);
@@ -134,16 +142,32 @@ fn probes_under_way_are_not_lost_yet() {
     assert_eq!(world.prober.loss_permille(world.now), 0);
 }
 
+fn answer(sequence: u64) -> Input {
+    Input::Answer { sequence, answered_at_ns: 0 }
+}
+
+#[test]
+fn the_direction_that_became_slower_is_told_from_the_other() {
+    let mut world = World::new();
+    world.run(ms(5_000), |_, _| true);
+    world.late_out = ms(15);
+    world.run(ms(7_000), |_, _| true);
+    let (out, back) = world.prober.one_way();
+    assert_eq!((out.change_us(), back.change_us()), (Some(15_000), Some(0)));
+    assert_eq!(back.jitter_us(), Some(0));
+    assert!(out.jitter_us().unwrap() < 15_000 / 16, "one step fades");
+}
+
 #[test]
 fn an_answer_counts_once_and_only_for_what_was_asked() {
     let mut prober = Prober::new(TIMING, ms(0));
     assert_eq!(prober.handle(ms(0), Input::Timer), [Output::Send { sequence: 1 }]);
     for sequence in [0, 2, 99, u64::MAX] {
-        assert!(prober.handle(ms(1), Input::Answer { sequence }).is_empty());
+        assert!(prober.handle(ms(1), answer(sequence)).is_empty());
     }
     assert_eq!(prober.received(), 0);
     for _ in 0..5 {
-        assert!(prober.handle(ms(10), Input::Answer { sequence: 1 }).is_empty());
+        assert!(prober.handle(ms(10), answer(1)).is_empty());
     }
     assert_eq!((prober.received(), prober.state()), (1, PathState::Down));
 }

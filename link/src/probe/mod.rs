@@ -1,7 +1,8 @@
 //! Path probes: does the far side hear us, and do we hear it? The protocol is [`core`] (state out
-//! of answers) and [`wire`] (bytes); [`shell`] is the thread with the sockets.
+//! of answers), [`delay`] (each direction's variation) and [`wire`] (bytes); [`shell`] is the thread with the sockets.
 
 mod core;
+mod delay;
 mod shell;
 mod wire;
 

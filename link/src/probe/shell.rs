@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::core::{AnswerBudget, Input, Moment, Output, Prober, Timing};
+use super::core::{AnswerBudget, Input, Moment, Output, Prober, Timing, nanos};
 use super::wire::{Kind, LENGTH, Probe};
 use crate::events::EventHub;
 use crate::lock;
@@ -308,7 +308,7 @@ impl Probes {
                 }
             }
             Kind::Answer if probe.nonce == self.nonce => {
-                let input = Input::Answer { sequence: probe.sequence };
+                let input = Input::Answer { sequence: probe.sequence, answered_at_ns: probe.answered_at_ns };
                 for output in path.prober.handle(now, input) {
                     if let Output::State(state) = output {
                         path.announce(state, &common.events);
@@ -367,6 +367,7 @@ impl Path {
 
     fn status(&self, now: Moment) -> ProbeStatus {
         let rtt = self.prober.rtt();
+        let (out, back) = self.prober.one_way();
         ProbeStatus {
             config: self.config.clone(),
             state: self.prober.state(),
@@ -374,6 +375,10 @@ impl Path {
             changes: self.prober.changes(),
             rtt_us: rtt.map(|(smoothed, _)| micros(smoothed)),
             rtt_var_us: rtt.map(|(_, deviation)| micros(deviation)),
+            jitter_out_us: out.jitter_us(),
+            jitter_in_us: back.jitter_us(),
+            delay_change_out_us: out.change_us(),
+            delay_change_in_us: back.change_us(),
             loss_permille: self.prober.loss_permille(now),
             sent: self.prober.sent(),
             received: self.prober.received(),
@@ -415,10 +420,6 @@ fn bind(place: &Place, port: u16) -> io::Result<UdpSocket> {
     socket.bind(&address.into())?;
     tracing::debug!(fd = socket.as_raw_fd(), ?place, "probe socket");
     Ok(socket.into())
-}
-
-fn nanos(moment: Moment) -> u64 {
-    u64::try_from(moment.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -150,6 +150,10 @@ impl Engines {
                 up: probe.state == PathState::Up,
                 rtt_us: probe.rtt_us,
                 loss_percent: Some(f64::from(probe.loss_permille) / 10.0),
+                jitter_out_us: probe.jitter_out_us,
+                jitter_in_us: probe.jitter_in_us,
+                delay_change_out_us: probe.delay_change_out_us,
+                delay_change_in_us: probe.delay_change_in_us,
             };
             if let Ok(tunnel) = config.name.parse() {
                 observed.tunnels.insert(tunnel, health);
