@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::beacon::BeaconShell;
 use crate::bfd::BfdShell;
-use crate::engine::{Engine, EngineError, LastEndpoints, TunError};
+use crate::engine::{Engine, EngineError, EngineOptions, LastEndpoints, TunError};
 use crate::events::EventHub;
 use crate::path_mtu::PathMtuShell;
 use crate::probe::ProbeShell;
@@ -32,7 +32,11 @@ pub(crate) struct Control {
 impl Control {
     /// Takes up what the state file says: interfaces are attached to, sockets bound, peers called.
     /// A device that cannot be taken up is logged and stays in the file, for the next try.
-    pub(crate) fn restore(file: StateFile, events: &Arc<EventHub>) -> io::Result<Self> {
+    pub(crate) fn restore(
+        file: StateFile,
+        events: &Arc<EventHub>,
+        options: EngineOptions,
+    ) -> io::Result<Self> {
         let state = match file.load() {
             Ok(state) => state,
             Err(error) => {
@@ -42,7 +46,7 @@ impl Control {
                 State::default()
             }
         };
-        let mut engine = Engine::new(Arc::clone(events));
+        let mut engine = Engine::new(Arc::clone(events), options);
         let nowhere = LastEndpoints::new();
         for (name, device) in &state.devices {
             let last = state.endpoints.get(name).unwrap_or(&nowhere);

@@ -22,6 +22,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sd_notify::NotifyState;
 
 use crate::control::Control;
+pub use crate::engine::{EngineOptions, Offload};
 use crate::events::EventHub;
 use crate::lock;
 use crate::protocol::{Hello, PROTOCOL_VERSION};
@@ -41,6 +42,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Its state file.
     pub state: PathBuf,
+    /// How its devices work.
+    pub engine: EngineOptions,
 }
 
 /// Why an engine did not run, or ended.
@@ -80,8 +83,8 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let _lock = take_lock(&options.socket)?;
     let started_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let events = Arc::new(EventHub::default());
-    let control =
-        Control::restore(StateFile::new(&options.state), &events).map_err(failed("restore the state"))?;
+    let control = Control::restore(StateFile::new(&options.state), &events, options.engine.clone())
+        .map_err(failed("restore the state"))?;
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|errno| failed("eventfd")(errno.into()))?;
     let hello = Hello {

@@ -407,12 +407,34 @@ pub struct DeviceStatus {
     /// The interface as the kernel has it now; absent if it is gone (somebody deleted it):
     /// set the device again to have it back.
     pub link: Option<LinkStatus>,
+    /// Offloads that the kernel gives and the engine uses.
+    #[serde(default)]
+    pub offloads: OffloadStatus,
     /// Peers, ordered by public key.
     pub peers: Vec<PeerStatus>,
     /// Packets dropped since the engine started, by reason, ordered by reason; zeroes left out.
     pub drops: Vec<DropCount>,
     /// The last thing that failed on this device, if it has not been mended since.
     pub error: Option<String>,
+}
+
+/// Which offloads of the kernel are in use on a device. One that is not is done by the engine, with
+/// more system calls and more work for the same packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OffloadStatus {
+    /// Every packet of the interface has a virtio header. The other three of the interface need it.
+    pub tun_header: bool,
+    /// The kernel leaves checksums of outgoing packets to the engine, and believes it those of arriving ones.
+    pub tun_checksum: bool,
+    /// TCP super-packets of up to 64 KiB cross the interface whole.
+    pub tun_tso: bool,
+    /// UDP super-packets cross the interface whole.
+    pub tun_uso: bool,
+    /// Most datagrams that one system call sends (`UDP_SEGMENT`); 1: one by one.
+    pub udp_segments_max: u16,
+    /// One system call may receive several datagrams (`UDP_GRO`).
+    pub udp_gro: bool,
 }
 
 /// What the kernel says about an interface.

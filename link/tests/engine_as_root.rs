@@ -13,7 +13,7 @@ use watari_link::daemon::lock_path;
 use watari_link::protocol::{
     DeviceConfig, Event, PathState, PeerConfig, ProbeConfig, ProbesConfig, RefusalCode,
 };
-use watari_link::{Client, ClientError, PrivateKey, PublicKey, spawn_detached};
+use watari_link::{Client, ClientError, PrivateKey, spawn_detached};
 
 /// How long after its start a restarted engine may take until packets cross again.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
@@ -57,52 +57,12 @@ fn as_root_the_outer_packets_may_be_ipv6() {
     assert_eq!(b.peer().endpoint, Some("[2001:db8::1]:51820".parse().unwrap()));
 }
 
-/// wireguard-go shares one folder of sockets between all namespaces: the name must be unique.
-fn wireguard_go(wire: &mut Wire, device: &str, own: &PrivateKey, far: PublicKey, psk: &str) {
-    let mut command = wire.b.command("wireguard-go");
-    let child = command.args(["-f", device]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    wire.keep(child.expect("wireguard-go"));
-    let socket = format!("/var/run/wireguard/{device}.sock");
-    wait_until("wireguard-go listens", || std::path::Path::new(&socket).exists());
-    let key_file = |name: &str, text: &str| {
-        let path = wire.folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let (own, psk) = (key_file("own", &own.reveal()), key_file("psk", psk));
-    let far = far.to_string();
-    wait_until("wg configures it", || {
-        let arguments = [
-            "set",
-            device,
-            "listen-port",
-            "51820",
-            "private-key",
-            &own,
-            "peer",
-            &far,
-            "preshared-key",
-            &psk,
-            "allowed-ips",
-            "10.9.0.1/32,fd09::1/128",
-            "endpoint",
-            "192.0.2.1:51820",
-        ];
-        wire.b.command("wg").args(arguments).output().unwrap().status.success()
-    });
-    wire.b.address(device);
-    wire.b.ip(&["link", "set", device, "up", "mtu", "1420"]);
-}
-
 #[test]
 fn as_root_it_interoperates_with_wireguard_go_whoever_begins() {
     for we_begin in [true, false] {
         let mut wire = Wire::new();
         let mut pair = Pair::new(&wire);
-        let device = format!("wtg{}", wire.tag);
-        let psk = pair.b.peers[0].preshared_key.as_ref().unwrap().reveal();
-        let far = pair.b.peers[0].public_key;
-        wireguard_go(&mut wire, &device, &pair.b.private_key, far, &psk);
+        let device = wire.wireguard_go(&pair);
         if !we_begin {
             pair.a.peers[0].endpoint = None;
         }

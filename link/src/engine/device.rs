@@ -8,18 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::EngineError;
 use super::allowed_ips::AllowedIps;
+use super::lane::Worker;
+use super::offers::EngineOptions;
 use super::peer::Peer;
 use super::plane::{Identity, Plane, Shared, View};
 use super::tun::Tun;
 use super::udp::UdpPair;
-use super::workers::{self, Worker};
+use super::workers;
 use crate::events::EventHub;
 use crate::key::PublicKey;
-use crate::protocol::{DeviceConfig, DeviceStatus, LinkStatus, PeerConfig};
+use crate::protocol::{DeviceConfig, DeviceStatus, LinkStatus, OffloadStatus, PeerConfig};
 use crate::{lock, netdev};
-
-/// Room for a handshake message that is sent outside the packet threads.
-const HANDSHAKE_ROOM: usize = 256;
 
 /// Last known endpoints of a device's peers, out of a former engine's state.
 pub(crate) type LastEndpoints = BTreeMap<PublicKey, SocketAddr>;
@@ -27,6 +26,7 @@ pub(crate) type LastEndpoints = BTreeMap<PublicKey, SocketAddr>;
 /// One running device.
 pub(super) struct Device {
     config: DeviceConfig,
+    options: Arc<EngineOptions>,
     shared: Arc<Shared>,
     tun_worker: Option<Worker>,
     udp_worker: Option<Worker>,
@@ -38,22 +38,25 @@ impl Device {
     pub(super) fn create(
         config: DeviceConfig,
         last: &LastEndpoints,
+        options: Arc<EngineOptions>,
         events: Arc<EventHub>,
         moved: Arc<AtomicBool>,
     ) -> Result<Self, EngineError> {
         let identity = Arc::new(Identity::new(&config.private_key));
-        let udp = Arc::new(bind(config.listen_port)?);
-        let (tun, _) = Tun::open(&config.name, &config.alias)?;
+        let udp = Arc::new(bind(config.listen_port, &options)?);
+        let (tun, _) = Tun::open(&config.name, &config.alias, &options)?;
         let tun = Arc::new(tun);
         let peers = Peers::build(&identity, None, &config, last)?;
-        let plane = peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp));
+        let plane = peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), config.mtu);
         let shared = Arc::new(Shared::new(config.name.clone(), plane, events, moved));
         let mut touched = Vec::new();
         mend_link(&config, tun.index(), &mut touched)?;
         let thread = |source| EngineError::system("start a thread", &config.name, source);
+        let threads = options.threads();
         let device = Self {
-            tun_worker: Some(workers::start_tun(&shared, Arc::clone(&tun)).map_err(thread)?),
-            udp_worker: Some(workers::start_udp(&shared, udp).map_err(thread)?),
+            options,
+            tun_worker: Some(workers::start_tun(&shared, Arc::clone(&tun), threads).map_err(thread)?),
+            udp_worker: Some(workers::start_udp(&shared, udp, threads).map_err(thread)?),
             _clock: workers::start_clock(&shared).map_err(thread)?,
             shared,
             config,
@@ -72,7 +75,7 @@ impl Device {
         let rebind = wanted.listen_port != self.config.listen_port;
         let udp = if rebind && wanted.listen_port != before.udp.port() {
             touched.push("listen_port".to_owned());
-            Arc::new(bind(wanted.listen_port)?)
+            Arc::new(bind(wanted.listen_port, &self.options)?)
         } else {
             Arc::clone(&before.udp)
         };
@@ -88,17 +91,19 @@ impl Device {
         mend_link(&wanted, tun.index(), &mut touched)?;
         let called = self.diff_peers(&wanted, &before, &peers, &mut touched);
         let old_udp = Arc::clone(&before.udp);
-        self.shared.replace_plane(peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp)));
+        self.shared.replace_plane(peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), wanted.mtu));
         self.config = wanted;
         let name = self.config.name.clone();
         let thread = |source| EngineError::system("start a thread", &name, source);
+        let threads = self.options.threads();
         if !Arc::ptr_eq(&udp, &old_udp) {
             self.udp_worker = None;
-            self.udp_worker = Some(workers::start_udp(&self.shared, udp).map_err(thread)?);
+            self.udp_worker = Some(workers::start_udp(&self.shared, udp, threads).map_err(thread)?);
         }
         if new_tun {
             self.tun_worker = None;
-            self.tun_worker = Some(workers::start_tun(&self.shared, Arc::clone(&tun)).map_err(thread)?);
+            self.tun_worker =
+                Some(workers::start_tun(&self.shared, Arc::clone(&tun), threads).map_err(thread)?);
             tun.set_persistent(true)?;
             self.shared.link_lost.store(false, Ordering::Release);
         }
@@ -128,7 +133,7 @@ impl Device {
                 Ok((Arc::clone(&before.tun), false))
             }
             _ => {
-                let (tun, _) = Tun::open(&wanted.name, &wanted.alias)?;
+                let (tun, _) = Tun::open(&wanted.name, &wanted.alias, &self.options)?;
                 touched.push("created".to_owned());
                 Ok((Arc::new(tun), true))
             }
@@ -184,12 +189,11 @@ impl Device {
 
     /// Calls the peers that fit, wherever it is known where they are.
     fn call(&self, fits: impl Fn(PublicKey) -> bool) {
-        let mut scratch = [0; HANDSHAKE_ROOM];
         let mut view = View::new(Arc::clone(&self.shared));
         self.shared.advance_clock();
         let context = view.context();
         for peer in context.plane.peers.values().filter(|peer| fits(peer.public_key())) {
-            peer.call(&context, &mut scratch);
+            peer.call(&context);
         }
     }
 
@@ -215,6 +219,8 @@ impl Device {
             }
             _ => None,
         };
+        self.shared.advance_clock();
+        let now_ms = self.shared.now_ms();
         let mut configs: Vec<&PeerConfig> = self.config.peers.iter().collect();
         configs.sort_by_key(|peer| peer.public_key);
         DeviceStatus {
@@ -225,9 +231,10 @@ impl Device {
             bound_port: plane.udp.port(),
             mtu: self.config.mtu,
             link,
+            offloads: offloads(&plane),
             peers: configs
                 .into_iter()
-                .filter_map(|config| Some(plane.peers.get(&config.public_key)?.status(config)))
+                .filter_map(|config| Some(plane.peers.get(&config.public_key)?.status(config, now_ms)))
                 .collect(),
             drops: self.shared.drops.read(),
             error: lock(&self.shared.error).clone(),
@@ -235,8 +242,20 @@ impl Device {
     }
 }
 
-fn bind(port: u16) -> Result<UdpPair, EngineError> {
-    UdpPair::bind(port).map_err(|source| EngineError::Bind { port, source })
+fn offloads(plane: &Plane) -> OffloadStatus {
+    let tun = plane.tun.offers();
+    OffloadStatus {
+        tun_header: tun.header,
+        tun_checksum: tun.checksum,
+        tun_tso: tun.tso,
+        tun_uso: tun.uso,
+        udp_segments_max: u16::try_from(plane.udp.segments_max()).unwrap_or(u16::MAX),
+        udp_gro: plane.udp.gro(),
+    }
+}
+
+fn bind(port: u16, options: &EngineOptions) -> Result<UdpPair, EngineError> {
+    UdpPair::bind(port, options).map_err(|source| EngineError::Bind { port, source })
 }
 
 fn sorted(peer: &PeerConfig) -> Vec<ipnet::IpNet> {
@@ -315,7 +334,8 @@ impl Peers {
         }
     }
 
-    fn into_plane(self, identity: Arc<Identity>, tun: Arc<Tun>, udp: Arc<UdpPair>) -> Plane {
-        Plane { identity, peers: self.by_key, by_index: self.by_index, allowed: self.allowed, tun, udp }
+    fn into_plane(self, identity: Arc<Identity>, tun: Arc<Tun>, udp: Arc<UdpPair>, mtu: u16) -> Plane {
+        let Self { by_key: peers, by_index, allowed } = self;
+        Plane { identity, peers, by_index, allowed, tun, udp, mtu: mtu.into() }
     }
 }

@@ -12,6 +12,10 @@ pub(crate) enum DropReason {
     NotIp,
     /// Out: no peer has the destination in its allowed-ips.
     NoPeer,
+    /// Out: a super-packet whose headers contradict each other, or of a kind that was not asked for.
+    MalformedSuper,
+    /// Out: too much waits for a session with the peer already, or it came to none.
+    NoSession,
     /// Out: the peer's endpoint is not known.
     NoEndpoint,
     /// Out: the UDP socket refused it.
@@ -28,15 +32,21 @@ pub(crate) enum DropReason {
     UnknownSession,
     /// In: not authentic, replayed, or too old.
     Refused,
+    /// In: authentic, and inside is no IP packet.
+    MalformedInside,
+    /// In: the network met congestion, and the packet inside has no way to tell (RFC 6040 §4.2).
+    Congestion,
     /// In: the source address is not in the peer's allowed-ips.
     SourceNotAllowed,
     /// In: the TUN interface refused it (down or gone).
     TunRefused,
 }
 
-const REASONS: [(DropReason, &str); 12] = [
+const REASONS: [(DropReason, &str); 16] = [
     (DropReason::NotIp, "not_ip"),
     (DropReason::NoPeer, "no_peer"),
+    (DropReason::MalformedSuper, "malformed_super"),
+    (DropReason::NoSession, "no_session"),
     (DropReason::NoEndpoint, "no_endpoint"),
     (DropReason::SendFailed, "send_failed"),
     (DropReason::Malformed, "malformed"),
@@ -45,6 +55,8 @@ const REASONS: [(DropReason, &str); 12] = [
     (DropReason::UnknownPeer, "unknown_peer"),
     (DropReason::UnknownSession, "unknown_session"),
     (DropReason::Refused, "refused"),
+    (DropReason::MalformedInside, "malformed_inside"),
+    (DropReason::Congestion, "congestion"),
     (DropReason::SourceNotAllowed, "source_not_allowed"),
     (DropReason::TunRefused, "tun_refused"),
 ];
@@ -54,8 +66,8 @@ const REASONS: [(DropReason, &str); 12] = [
 pub(super) struct DropCounters([AtomicU64; REASONS.len()]);
 
 impl DropCounters {
-    pub(super) fn count(&self, reason: DropReason) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count(&self, reason: DropReason, packets: u64) {
+        self.0[reason as usize].fetch_add(packets, Ordering::Relaxed);
     }
 
     /// What was dropped so far, ordered by the reason's name, zeroes left out.
@@ -82,7 +94,7 @@ mod tests {
         for (position, (reason, name)) in REASONS.iter().enumerate() {
             assert_eq!(*reason as usize, position, "{name}");
             let counters = DropCounters::default();
-            counters.count(*reason);
+            counters.count(*reason, 1);
             let read = counters.read();
             assert_eq!(read, [DropCount { reason: (*name).to_owned(), packets: 1 }]);
         }

@@ -1,23 +1,37 @@
 //! The WireGuard engine, packet by packet: what the kernel does where it has WireGuard, in user
-//! space where it has not. The protocol is boringtun's `noise` (handshake, timers, cookies,
-//! transport); interfaces, sockets, routing to peers and threads are ours.
+//! space where it has not. The protocol is [`crate::wg`]; interfaces, sockets, routing to peers and threads
+//! are here.
 //!
 //! ```text
-//!            ┌───────────── Device ──────────────┐
-//!  kernel ─▶ TUN ─▶ [tun thread] ─ allowed-ips ─▶ Peer ─ seal ─▶ UDP ─▶ network
-//!  kernel ◀─ TUN ◀─ allowed-ips ─ open ─ Peer ◀─ index ◀─ [udp thread] ◀─ UDP
-//!                                 Peer ◀─ [clock thread] every 100 ms
-//!            └─ all read one immutable Plane, replaced whole by SetDevice ─┘
+//!            ┌──────────────────────── Device ────────────────────────┐
+//!  kernel ─▶ TUN ─ super-packets ─▶ split ─ allowed-ips ─▶ seal ─ runs ─▶ UDP ─▶ network
+//!                                 [lane NAME-tun: a thread for each core]
+//!  kernel ◀─ TUN ◀─ super-packets ─ coalesce ◀─ allowed-ips ◀─ open ◀─ runs ─ UDP ◀─ network
+//!                                 [lane NAME-udp: a thread for each core]
+//!                   Peer ◀─ handshakes;  Peer ◀─ [NAME-clock] every 100 ms
+//!            └─ all read one immutable Plane, replaced whole by SetDevice ────┘
 //! ```
 //!
-//! [`Engine`] is the whole surface: another engine (batches, offloads, more cores) takes its place
-//! behind the same five calls.
+//! A packet costs the machine little as long as it is one of many: what the kernel hands over whole
+//! stays whole as far as possible ([`offload`]), is numbered, sealed and sent by the batch
+//! ([`outbound`]), received, opened and put together by the batch ([`inbound`]), and several cores share
+//! the work without changing the order ([`lane`]). Which offloads the kernel gives is tried, and told in the
+//! device's status.
 
 mod allowed_ips;
+#[cfg(test)]
+mod bench;
 mod device;
 mod drops;
+mod handshake;
+mod inbound;
+mod lane;
+mod offers;
+mod offload;
+mod outbound;
 mod peer;
 mod plane;
+mod spare;
 mod tun;
 mod udp;
 mod whole;
@@ -25,11 +39,13 @@ mod workers;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use device::Device;
 pub(crate) use device::LastEndpoints;
+pub use offers::{EngineOptions, Offload};
 pub(crate) use tun::TunError;
 
 use crate::events::EventHub;
@@ -68,14 +84,16 @@ impl EngineError {
 /// All devices of this process.
 pub(crate) struct Engine {
     devices: BTreeMap<String, Device>,
+    options: Arc<EngineOptions>,
     events: Arc<EventHub>,
     moved: Arc<AtomicBool>,
 }
 
 impl Engine {
     /// An engine without devices.
-    pub(crate) fn new(events: Arc<EventHub>) -> Self {
-        Self { devices: BTreeMap::new(), events, moved: Arc::new(AtomicBool::new(false)) }
+    pub(crate) fn new(events: Arc<EventHub>, options: EngineOptions) -> Self {
+        let moved = Arc::new(AtomicBool::new(false));
+        Self { devices: BTreeMap::new(), options: Arc::new(options), events, moved }
     }
 
     /// Makes a device be as wanted (it was validated); returns what was touched. `last` is where
@@ -93,7 +111,8 @@ impl Engine {
         }
         let name = wanted.name.clone();
         let (events, moved) = (Arc::clone(&self.events), Arc::clone(&self.moved));
-        self.devices.insert(name, Device::create(wanted, last, events, moved)?);
+        let device = Device::create(wanted, last, Arc::clone(&self.options), events, moved)?;
+        self.devices.insert(name, device);
         Ok(vec!["created".to_owned()])
     }
 
@@ -121,4 +140,24 @@ impl Engine {
     pub(crate) fn endpoints(&self) -> BTreeMap<String, LastEndpoints> {
         self.devices.iter().map(|(name, device)| (name.clone(), device.endpoints())).collect()
     }
+}
+
+/// Which address of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Source,
+    Destination,
+}
+
+/// An address of an IP packet that is known to have a whole header.
+fn inner_address(packet: &[u8], side: Side) -> IpAddr {
+    let second = usize::from(side == Side::Destination);
+    if packet[0] >> 4 == 4 {
+        let at = 12 + 4 * second;
+        return Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]).into();
+    }
+    let at = 8 + 16 * second;
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&packet[at..at + 16]);
+    Ipv6Addr::from(octets).into()
 }

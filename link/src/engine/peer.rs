@@ -1,35 +1,29 @@
-//! One peer: boringtun's `Tunn` (handshake, session keys, replay window, timers) and what is around
-//! it — where the peer is, what crossed, which session is in use.
+//! One peer: the protocol's machine ([`crate::wg::Peer`]) and what is around it — where the peer is, what
+//! waits for a session, what is known of the path to it.
 //!
-//! Whitepaper sections: messages §5.4, timers §6, cookies §5.3 (those are answered by the device
-//! before a message gets here).
-//!
-//! The persistent keepalive is kept here and not by boringtun, so that it can be changed without
-//! losing the session, and so that it brings back a peer whose handshakes expired (§6.4).
+//! Packet threads take a session and counters by the batch; the machine is locked for handshakes, for the
+//! first message of a session, for packets without one, and by the clock. What it wants sent is
+//! sent after its lock is given back.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Duration, Instant};
-
-use boringtun::noise::{Tunn, TunnResult};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::drops::DropReason;
+use super::outbound::OutBatch;
 use super::plane::{Context, Identity};
+use super::udp::{PathHint, Run};
 use crate::key::{PresharedKey, PublicKey};
 use crate::lock;
-use crate::path_mtu::must_stay_whole;
 use crate::protocol::{Event, PeerConfig, PeerStatus, SessionStatus};
+use crate::wg::{self, Input, Now, Output, Session, Sessions, Traffic};
 
-/// A new peer, or one of a restarted engine, is called again so long after the first call if it has
-/// not answered; after the last one boringtun's own rhythm (5 s) goes on. A call lost to an address
-/// resolution or to a far side that starts at the same moment must not cost 5 s.
-const CALL_AGAIN_MS: [u64; 4] = [250, 500, 1_000, 2_000];
-
-const INITIATION: u8 = 1;
-const RESPONSE: u8 = 2;
-const COOKIE_REPLY: u8 = 3;
-const DATA: u8 = 4;
+/// Most packets or super-packets that wait for a session, and their octets together. What waits longest
+/// goes first.
+const HELD_MAX: usize = 256;
+const HELD_BYTES_MAX: usize = 1 << 20;
 
 /// One peer of a device.
 pub(super) struct Peer {
@@ -38,10 +32,13 @@ pub(super) struct Peer {
     /// 24 bits; the session indices of this peer begin with them.
     index: u32,
     places: RwLock<Places>,
-    keepalive_s: AtomicU16,
-    rx_bytes: AtomicU64,
-    tx_bytes: AtomicU64,
-    noise: Mutex<Noise>,
+    sessions: Arc<Sessions>,
+    traffic: Arc<Traffic>,
+    machine: Mutex<wg::Peer>,
+    held: Mutex<Held>,
+    /// Something is held; what comes later has to wait for it.
+    holding: AtomicBool,
+    path: PathHint,
 }
 
 /// Where the peer is.
@@ -52,26 +49,11 @@ struct Places {
     current: Option<SocketAddr>,
 }
 
-struct Noise {
-    tunn: Tunn,
-    /// We answered a handshake; the session is in use once its first data message arrives.
-    unconfirmed: Option<u32>,
-    session: Option<Session>,
-    handshakes: u64,
-    /// On the device's coarse clock.
-    last_traffic_ms: u64,
-    calling: Option<Calling>,
-}
-
-struct Session {
-    local_index: u32,
-    made_at: Instant,
-}
-
-/// The quick calls after a start.
-struct Calling {
-    started_ms: u64,
-    calls: usize,
+/// What waits for a session, as it was read from the interface.
+#[derive(Default)]
+struct Held {
+    reads: VecDeque<Vec<u8>>,
+    bytes: usize,
 }
 
 impl Peer {
@@ -82,14 +64,9 @@ impl Peer {
         config: &PeerConfig,
         last_endpoint: Option<SocketAddr>,
     ) -> Self {
-        let tunn = Tunn::new(
-            identity.secret.clone(),
-            x25519_dalek::PublicKey::from(*config.public_key.as_bytes()),
-            config.preshared_key.as_ref().map(PresharedKey::to_bytes),
-            None,
-            index,
-            Some(Arc::clone(&identity.unlimited)),
-        );
+        let own = Arc::clone(&identity.keys);
+        let mut machine = wg::Peer::new(own, config.public_key, config.preshared_key.as_ref(), index);
+        machine.set_keepalive(config.keepalive_s);
         Self {
             public_key: config.public_key,
             preshared_key: config.preshared_key.clone(),
@@ -98,17 +75,12 @@ impl Peer {
                 configured: config.endpoint,
                 current: last_endpoint.or(config.endpoint),
             }),
-            keepalive_s: AtomicU16::new(config.keepalive_s),
-            rx_bytes: AtomicU64::new(0),
-            tx_bytes: AtomicU64::new(0),
-            noise: Mutex::new(Noise {
-                tunn,
-                unconfirmed: None,
-                session: None,
-                handshakes: 0,
-                last_traffic_ms: 0,
-                calling: None,
-            }),
+            sessions: Arc::clone(machine.sessions()),
+            traffic: Arc::clone(machine.traffic()),
+            machine: Mutex::new(machine),
+            held: Mutex::default(),
+            holding: AtomicBool::new(false),
+            path: PathHint::default(),
         }
     }
 
@@ -131,146 +103,189 @@ impl Peer {
     }
 
     fn places(&self) -> Places {
-        *self.places.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self.places.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_places(&self, change: impl FnOnce(&mut Places)) {
-        change(&mut self.places.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+        change(&mut self.places.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Moves the peer to a newly configured endpoint and calls it there.
+    /// Moves the peer to a newly configured endpoint.
     pub(super) fn configure_endpoint(&self, endpoint: Option<SocketAddr>) {
         self.set_places(|places| {
             places.configured = endpoint;
             places.current = endpoint.or(places.current);
         });
+        self.path.forget();
     }
 
     /// Seconds; 0 is never.
     pub(super) fn configure_keepalive(&self, seconds: u16) {
-        self.keepalive_s.store(seconds, Ordering::Relaxed);
+        lock(&self.machine).set_keepalive(seconds);
+    }
+
+    /// What opens messages for this index of the peer.
+    pub(super) fn opening(&self, local_index: u32, context: &Context<'_>) -> Option<Arc<Session>> {
+        self.sessions.opening(local_index, context.now_ms())
+    }
+
+    /// The session that a batch is sealed with and the first of so many counters. `None`: the packets have to
+    /// be held.
+    pub(super) fn sending(&self, context: &Context<'_>, messages: u64) -> Option<(Arc<Session>, u64)> {
+        // What was held leaves first; whoever sends it has the lock.
+        if self.holding.load(Ordering::Acquire) && !lock(&self.held).reads.is_empty() {
+            return None;
+        }
+        self.take_counters(context, messages)
+    }
+
+    /// As [`Peer::sending`], for what was held.
+    pub(super) fn take_counters(&self, context: &Context<'_>, messages: u64) -> Option<(Arc<Session>, u64)> {
+        let session = self.sessions.sealing(context.now_ms())?;
+        let counter = session.take_counters(messages)?;
+        Some((session, counter))
+    }
+
+    /// Keeps packets until there is a session, and asks for one.
+    pub(super) fn hold<'a>(self: &Arc<Self>, context: &Context<'_>, reads: impl Iterator<Item = &'a [u8]>) {
+        let mut held = lock(&self.held);
+        for read in reads {
+            held.bytes += read.len();
+            held.reads.push_back(read.to_vec());
+            while held.reads.len() > HELD_MAX || held.bytes > HELD_BYTES_MAX {
+                held.bytes -= held.reads.pop_front().map_or(0, |oldest| oldest.len());
+                context.drop_packet(DropReason::NoSession);
+            }
+        }
+        self.holding.store(true, Ordering::Release);
+        if self.sessions.sealing(context.now_ms()).is_some() {
+            // It came while the packets were on their way here.
+            self.send_held(context, &mut held);
+        } else {
+            drop(held);
+            self.drive(context, Input::Want, None);
+        }
+    }
+
+    fn send_held(self: &Arc<Self>, context: &Context<'_>, held: &mut Held) {
+        held.bytes = 0;
+        if !held.reads.is_empty() {
+            OutBatch::new().send_held(context, self, held.reads.drain(..));
+        }
+        self.holding.store(false, Ordering::Release);
+    }
+
+    /// Sends sealed messages of one size, the last of which may be shorter.
+    pub(super) fn send_run(&self, context: &Context<'_>, bytes: &[u8], segment: usize, ecn: u8) {
+        let messages = bytes.len().div_ceil(segment);
+        let Some(to) = self.endpoint() else {
+            return context.drop_packets(DropReason::NoEndpoint, messages);
+        };
+        let run = Run { bytes, segment, to, ecn };
+        if let Err((lost, error)) = context.plane.udp.send_run(&run, &self.path) {
+            tracing::trace!(device = context.device(), %to, %error, lost, "not sent");
+            context.drop_packets(DropReason::SendFailed, lost);
+        }
+    }
+
+    /// Sends one sealed message that must not be fragmented on its way.
+    pub(super) fn send_whole(&self, context: &Context<'_>, message: &[u8]) {
+        let Some(to) = self.endpoint() else { return context.drop_packet(DropReason::NoEndpoint) };
+        if let Err(error) = context.plane.udp.send_whole(message, to) {
+            tracing::trace!(device = context.device(), %to, %error, "not sent");
+            context.drop_packet(DropReason::SendFailed);
+        }
     }
 
     /// Calls the peer now, if it is known where it is, and quickly again until it answers.
-    pub(super) fn call(&self, context: &Context<'_>, scratch: &mut [u8]) {
+    pub(super) fn call(self: &Arc<Self>, context: &Context<'_>) {
+        if self.endpoint().is_some() {
+            self.drive(context, Input::Call, None);
+        }
+    }
+
+    /// Takes a handshake message that came from there, and does what follows.
+    pub(super) fn handshake(self: &Arc<Self>, context: &Context<'_>, input: Input<'_>, from: SocketAddr) {
+        self.drive(context, input, Some(from));
+    }
+
+    /// The far side has begun to use the session.
+    pub(super) fn confirmed(self: &Arc<Self>, context: &Context<'_>, session: &Session) {
+        self.drive(context, Input::Confirmed(session.local_index()), None);
+    }
+
+    /// What time brings: retransmissions, rekeying, keepalives, expiry (whitepaper §6).
+    pub(super) fn tick(self: &Arc<Self>, context: &Context<'_>) {
+        self.drive(context, Input::Tick, None);
+    }
+
+    /// The path may carry other sizes by this time.
+    pub(super) fn forget_path(&self) {
+        self.path.forget();
+    }
+
+    fn drive(self: &Arc<Self>, context: &Context<'_>, input: Input<'_>, from: Option<SocketAddr>) {
+        let moves = !matches!(input, Input::CookieReply(_));
+        let mut outputs = Vec::new();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Now { ms: context.now_ms(), unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) };
+        let result = lock(&self.machine).handle(input, now, &mut random, &mut outputs);
+        if let Err(error) = result {
+            tracing::trace!(peer = %self.public_key, %error, "handshake");
+            if from.is_some() {
+                context.drop_packet(DropReason::Refused);
+            }
+        } else if let Some(from) = from.filter(|_| moves) {
+            self.heard_from(context, from);
+        }
+        for output in outputs {
+            self.act(context, &output, from);
+        }
+    }
+
+    fn act(self: &Arc<Self>, context: &Context<'_>, output: &Output, from: Option<SocketAddr>) {
+        let places = self.places();
+        match output {
+            Output::Initiation { message, attempt } => {
+                // The last known endpoint and the configured one in turns: either may be stale.
+                let configured = places.configured.filter(|_| attempt % 2 == 1);
+                self.transmit(context, message, configured.or(places.current));
+            }
+            Output::Response(message) => self.transmit(context, message, from.or(places.current)),
+            Output::Keepalive(message) => self.transmit(context, message, places.current),
+            Output::Ready(_) => self.ready(context),
+            Output::GaveUp => {
+                let mut held = lock(&self.held);
+                context.drop_packets(DropReason::NoSession, held.reads.len());
+                *held = Held::default();
+                self.holding.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    fn ready(self: &Arc<Self>, context: &Context<'_>) {
+        self.send_held(context, &mut lock(&self.held));
         let Some(endpoint) = self.endpoint() else { return };
-        let mut noise = lock(&self.noise);
-        noise.calling = Some(Calling { started_ms: context.now_ms(), calls: 0 });
-        self.initiate(context, &mut noise, endpoint, scratch);
+        tracing::debug!(device = context.device(), peer = %self.public_key, %endpoint, "handshake");
+        let device = context.device().to_owned();
+        context.publish(&Event::Handshake { device, public_key: self.public_key, endpoint });
     }
 
-    fn initiate(&self, context: &Context<'_>, noise: &mut Noise, to: SocketAddr, scratch: &mut [u8]) {
-        noise.last_traffic_ms = context.now_ms();
-        if let TunnResult::WriteToNetwork(message) = noise.tunn.format_handshake_initiation(scratch, true) {
-            self.transmit(context, message, to);
-        }
-    }
-
-    /// Seals one packet of the TUN interface and sends it; without a session it waits inside
-    /// boringtun (256 packets at most) and a handshake begins.
-    pub(super) fn outbound(&self, context: &Context<'_>, packet: &[u8], scratch: &mut [u8]) {
-        let Some(endpoint) = self.endpoint() else {
-            return context.drop_packet(DropReason::NoEndpoint);
-        };
-        let mut noise = lock(&self.noise);
-        noise.last_traffic_ms = context.now_ms();
-        let result = noise.tunn.encapsulate(packet, scratch);
-        drop(noise);
-        match result {
-            TunnResult::WriteToNetwork(message) if must_stay_whole(packet) => {
-                self.sent(context, message, endpoint, context.plane.udp.send_whole(message, endpoint));
-            }
-            TunnResult::WriteToNetwork(message) => self.transmit(context, message, endpoint),
-            TunnResult::Err(_) => context.drop_packet(DropReason::Refused),
-            _ => {}
-        }
-    }
-
-    /// Opens one message of the network; what comes out goes to the TUN interface or back.
-    pub(super) fn inbound(
-        self: &Arc<Self>,
-        context: &Context<'_>,
-        message: &[u8],
-        from: SocketAddr,
-        scratch: &mut [u8],
-    ) {
-        let kind = message[0];
-        let mut noise = lock(&self.noise);
-        let result = noise.tunn.decapsulate(None, message, scratch);
-        if let TunnResult::Err(error) = &result {
-            tracing::trace!(peer = %self.public_key, ?error, "message refused");
-            return context.drop_packet(DropReason::Refused);
-        }
-        if kind == COOKIE_REPLY {
-            return;
-        }
-        noise.last_traffic_ms = context.now_ms();
-        self.rx_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
-        self.heard_from(context, from);
-        let established = noise.note(kind, message, &result);
-        match result {
-            TunnResult::WriteToNetwork(reply) => self.transmit(context, reply, from),
-            TunnResult::WriteToTunnelV4(packet, source) => {
-                self.deliver(context, packet, source.into());
-            }
-            TunnResult::WriteToTunnelV6(packet, source) => {
-                self.deliver(context, packet, source.into());
-            }
-            TunnResult::Done | TunnResult::Err(_) => {}
-        }
-        if established {
-            self.flush(context, &mut noise, from, scratch);
-            drop(noise);
-            tracing::debug!(device = context.device(), peer = %self.public_key, %from, "handshake");
-            context.publish(&Event::Handshake {
-                device: context.device().to_owned(),
-                public_key: self.public_key,
-                endpoint: from,
-            });
-        }
-    }
-
-    /// Sends what waited for the session.
-    fn flush(&self, context: &Context<'_>, noise: &mut Noise, to: SocketAddr, scratch: &mut [u8]) {
-        while let TunnResult::WriteToNetwork(message) = noise.tunn.decapsulate(None, &[], scratch) {
-            self.transmit(context, message, to);
-        }
-    }
-
-    fn deliver(self: &Arc<Self>, context: &Context<'_>, packet: &[u8], source: IpAddr) {
-        let owner = context.plane.allowed.lookup(source);
-        if !owner.is_some_and(|owner| Arc::ptr_eq(owner, self)) {
-            return context.drop_packet(DropReason::SourceNotAllowed);
-        }
-        if let Err(error) = context.plane.tun.send(packet) {
-            tracing::trace!(device = context.device(), %error, "TUN refused a packet");
-            context.drop_packet(DropReason::TunRefused);
-        }
-    }
-
-    fn transmit(&self, context: &Context<'_>, message: &[u8], to: SocketAddr) {
-        self.sent(context, message, to, context.plane.udp.send(message, to));
-    }
-
-    fn sent(&self, context: &Context<'_>, message: &[u8], to: SocketAddr, result: std::io::Result<()>) {
-        match result {
-            Ok(()) => {
-                self.tx_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
-            }
-            Err(error) => {
-                tracing::trace!(device = context.device(), %to, %error, "not sent");
-                context.drop_packet(DropReason::SendFailed);
-            }
+    fn transmit(&self, context: &Context<'_>, message: &[u8], to: Option<SocketAddr>) {
+        let Some(to) = to else { return };
+        if let Err(error) = context.plane.udp.send(message, to) {
+            tracing::trace!(device = context.device(), %to, %error, "not sent");
+            context.drop_packet(DropReason::SendFailed);
         }
     }
 
     /// An authenticated message came from there (whitepaper §2.1).
-    fn heard_from(&self, context: &Context<'_>, from: SocketAddr) {
-        let before = self.endpoint();
-        if before == Some(from) {
+    pub(super) fn heard_from(&self, context: &Context<'_>, from: SocketAddr) {
+        if self.endpoint() == Some(from) {
             return;
         }
         self.set_places(|places| places.current = Some(from));
+        self.path.forget();
         context.endpoint_moved();
         tracing::info!(device = context.device(), peer = %self.public_key, %from, "endpoint moved");
         context.publish(&Event::Roamed {
@@ -280,44 +295,10 @@ impl Peer {
         });
     }
 
-    /// What time brings: retransmissions, rekeying, keepalives, expiry (whitepaper §6).
-    pub(super) fn tick(&self, context: &Context<'_>, scratch: &mut [u8]) {
-        let places = self.places();
-        let mut noise = lock(&self.noise);
-        let result = noise.tunn.update_timers(scratch);
-        let Some(endpoint) = places.current else { return };
-        if let TunnResult::WriteToNetwork(message) = result {
-            noise.last_traffic_ms = context.now_ms();
-            self.transmit(context, message, endpoint);
-        }
-        if let Some(call) = noise.next_call(context.now_ms()) {
-            // The last known endpoint and the configured one in turns: either may be stale.
-            let to = if call % 2 == 1 { places.configured.unwrap_or(endpoint) } else { endpoint };
-            self.initiate(context, &mut noise, to, scratch);
-        }
-        self.keep_alive(context, &mut noise, endpoint, scratch);
-    }
-
-    fn keep_alive(&self, context: &Context<'_>, noise: &mut Noise, endpoint: SocketAddr, scratch: &mut [u8]) {
-        let seconds = u64::from(self.keepalive_s.load(Ordering::Relaxed));
-        if seconds == 0 || context.now_ms() < noise.last_traffic_ms + seconds * 1_000 {
-            return;
-        }
-        noise.last_traffic_ms = context.now_ms();
-        let result = if noise.has_session() {
-            noise.tunn.encapsulate(&[], scratch)
-        } else {
-            noise.tunn.format_handshake_initiation(scratch, false)
-        };
-        if let TunnResult::WriteToNetwork(message) = result {
-            self.transmit(context, message, endpoint);
-        }
-    }
-
-    /// The peer as it is, under the configuration it has.
-    pub(super) fn status(&self, config: &PeerConfig) -> PeerStatus {
-        let noise = lock(&self.noise);
-        let age = noise.session.as_ref().map(|session| millis(session.made_at.elapsed()));
+    /// The peer as it is, under the configuration it has, at a time of the device's clock.
+    pub(super) fn status(&self, config: &PeerConfig, now_ms: u64) -> PeerStatus {
+        let machine = lock(&self.machine);
+        let age_ms = |since: u64| now_ms.saturating_sub(since);
         let mut allowed_ips = config.allowed_ips.clone();
         allowed_ips.sort_unstable();
         PeerStatus {
@@ -327,71 +308,19 @@ impl Peer {
             endpoint: self.endpoint(),
             allowed_ips,
             keepalive_s: config.keepalive_s,
-            handshakes: noise.handshakes,
-            last_handshake_age_ms: age,
-            rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
-            tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
-            session: match &noise.session {
-                Some(session) if noise.has_session() => Some(SessionStatus {
-                    local_index: session.local_index,
-                    age_ms: millis(session.made_at.elapsed()),
-                }),
-                _ => None,
-            },
+            handshakes: machine.handshakes(),
+            last_handshake_age_ms: machine.established_ms().map(age_ms),
+            rx_bytes: self.traffic.received_bytes(),
+            tx_bytes: self.traffic.sent_bytes(),
+            session: self.sessions.sealing(now_ms).map(|session| SessionStatus {
+                local_index: session.local_index(),
+                age_ms: age_ms(session.born_ms()),
+            }),
         }
     }
 }
 
-impl Noise {
-    fn has_session(&self) -> bool {
-        self.tunn.time_since_last_handshake().is_some()
-    }
-
-    /// Follows the handshake by the messages that boringtun accepted. True: a session is now in
-    /// use that was not before.
-    fn note(&mut self, kind: u8, message: &[u8], result: &TunnResult<'_>) -> bool {
-        match (kind, result) {
-            (INITIATION, TunnResult::WriteToNetwork(reply)) => {
-                self.unconfirmed = index_at(reply, 4);
-                false
-            }
-            (RESPONSE, _) => self.establish(index_at(message, 8)),
-            (DATA, _) if self.unconfirmed.is_some() && index_at(message, 4) == self.unconfirmed => {
-                let index = self.unconfirmed.take();
-                self.establish(index)
-            }
-            _ => false,
-        }
-    }
-
-    fn establish(&mut self, local_index: Option<u32>) -> bool {
-        let Some(local_index) = local_index else { return false };
-        self.calling = None;
-        self.session = Some(Session { local_index, made_at: Instant::now() });
-        self.handshakes += 1;
-        true
-    }
-
-    /// The number of the quick call that is due now, if one is.
-    fn next_call(&mut self, now_ms: u64) -> Option<usize> {
-        let calling = self.calling.as_mut()?;
-        let Some(after_ms) = CALL_AGAIN_MS.get(calling.calls) else {
-            self.calling = None;
-            return None;
-        };
-        if now_ms < calling.started_ms + after_ms {
-            return None;
-        }
-        calling.calls += 1;
-        Some(calling.calls)
-    }
-}
-
-fn index_at(message: &[u8], offset: usize) -> Option<u32> {
-    let bytes = message.get(offset..offset + 4)?;
-    Some(u32::from_le_bytes(bytes.try_into().ok()?))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Random bytes of the system, for keys. Without them nothing may go on.
+pub(super) fn random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the system's random source");
 }

@@ -1,13 +1,11 @@
 //! What the packet threads of a device look at: an immutable [`Plane`] that is replaced whole when
-//! the configuration changes. A thread keeps its own reference and looks at one number per packet
-//! to see whether there is a newer one; no lock is taken for a packet but its peer's.
+//! the configuration changes. A lane keeps its own reference and looks at one number per batch
+//! to see whether there is a newer one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
-
-use boringtun::noise::rate_limiter::RateLimiter;
 
 use super::allowed_ips::AllowedIps;
 use super::drops::{DropCounters, DropReason};
@@ -17,31 +15,20 @@ use super::udp::UdpPair;
 use crate::events::EventHub;
 use crate::key::{PrivateKey, PublicKey};
 use crate::protocol::Event;
-
-/// Handshake messages per second of one device; above it a sender has to show by a cookie that its
-/// address is its own (whitepaper §5.3).
-const HANDSHAKES_PER_SECOND: u64 = 100;
+use crate::wg;
 
 /// Who we are on a device.
 pub(super) struct Identity {
-    pub(super) secret: x25519_dalek::StaticSecret,
-    pub(super) public: x25519_dalek::PublicKey,
-    /// Checks every handshake message once, before it is known whose it is.
-    pub(super) limiter: RateLimiter,
-    /// What the peers' own check uses: it must not count a message a second time.
-    pub(super) unlimited: Arc<RateLimiter>,
+    pub(super) keys: Arc<wg::Identity>,
+    /// Judges every handshake message once, before it is known whose it is.
+    pub(super) gate: Mutex<wg::Gate>,
 }
 
 impl Identity {
     pub(super) fn new(key: &PrivateKey) -> Self {
-        let secret = key.to_secret();
-        let public = x25519_dalek::PublicKey::from(&secret);
-        Self {
-            limiter: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
-            unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
-            secret,
-            public,
-        }
+        let keys = Arc::new(wg::Identity::new(key));
+        let gate = Mutex::new(wg::Gate::new(keys.public_key()));
+        Self { keys, gate }
     }
 }
 
@@ -53,6 +40,8 @@ pub(super) struct Plane {
     pub(super) allowed: AllowedIps<Arc<Peer>>,
     pub(super) tun: Arc<Tun>,
     pub(super) udp: Arc<UdpPair>,
+    /// Of the interface, in octets: nothing is padded beyond it.
+    pub(super) mtu: usize,
 }
 
 /// What the threads of a device share, besides the plane of the moment.
@@ -66,6 +55,8 @@ pub(super) struct Shared {
     events: Arc<EventHub>,
     /// Set when an endpoint moved, for whoever stores endpoints.
     moved: Arc<AtomicBool>,
+    /// There is a core for a second thread in a lane.
+    pub(super) helpers: AtomicBool,
     /// Set when the interface was deleted under us.
     pub(super) link_lost: AtomicBool,
     pub(super) error: Mutex<Option<String>>,
@@ -82,6 +73,7 @@ impl Shared {
             clock_ms: AtomicU64::new(0),
             events,
             moved,
+            helpers: AtomicBool::new(false),
             link_lost: AtomicBool::new(false),
             error: Mutex::new(None),
         }
@@ -106,6 +98,11 @@ impl Shared {
         self.clock_ms.store(elapsed, Ordering::Relaxed);
     }
 
+    /// The coarse clock: milliseconds since the device began, as of the last tick.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock_ms.load(Ordering::Relaxed)
+    }
+
     pub(super) fn publish(&self, event: &Event) {
         self.events.publish(event);
     }
@@ -125,14 +122,24 @@ impl View {
         Self { shared, generation, plane }
     }
 
-    /// The plane of this moment.
+    /// The plane of this moment, with what else handling a packet may use.
     pub(super) fn context(&mut self) -> Context<'_> {
+        self.look();
+        Context { shared: &self.shared, plane: &self.plane }
+    }
+
+    /// The plane of this moment.
+    pub(super) fn plane(&mut self) -> Arc<Plane> {
+        self.look();
+        Arc::clone(&self.plane)
+    }
+
+    fn look(&mut self) {
         let generation = self.shared.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.plane = self.shared.plane();
             self.generation = generation;
         }
-        Context { shared: &self.shared, plane: &self.plane }
     }
 }
 
@@ -147,13 +154,17 @@ impl Context<'_> {
         &self.shared.name
     }
 
-    /// The coarse clock: milliseconds since the device began, as of the last tick.
+    /// The coarse clock of the device.
     pub(super) fn now_ms(&self) -> u64 {
-        self.shared.clock_ms.load(Ordering::Relaxed)
+        self.shared.now_ms()
     }
 
     pub(super) fn drop_packet(&self, reason: DropReason) {
-        self.shared.drops.count(reason);
+        self.shared.drops.count(reason, 1);
+    }
+
+    pub(super) fn drop_packets(&self, reason: DropReason, packets: usize) {
+        self.shared.drops.count(reason, packets as u64);
     }
 
     pub(super) fn publish(&self, event: &Event) {

@@ -4,14 +4,21 @@
 //! An interface of the wanted name that is no TUN, or that does not carry our alias, belongs to
 //! somebody else: it is refused and not touched. A new interface becomes persistent only after it
 //! carries the alias, so no crash leaves one behind that we would not know again.
+//!
+//! It is attached with a virtio header before every packet, so that super-packets and unfinished
+//! checksums cross it ([`super::offload`]). What the kernel does not offer is not asked for again;
+//! [`TunOffers`] says what it does.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::offers::{EngineOptions, Offload};
+use super::offload::coalesce::{PARTS_MAX, Pieces};
+use super::offload::virtio;
 use crate::netdev;
 
 /// How long to wait for the kernel to let go of the interface of a process that just died.
@@ -43,21 +50,45 @@ mod ioctl {
         libc::ifreq
     );
     nix::ioctl_write_int_bad!(set_persist, nix::request_code_write!(b'T', 203, size_of::<libc::c_int>()));
+    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
+    nix::ioctl_write_ptr_bad!(
+        set_header_size,
+        nix::request_code_write!(b'T', 216, size_of::<libc::c_int>()),
+        libc::c_int
+    );
 }
 
-/// An open TUN interface: packets without any header before them, one per read and write, never
+/// `TUN_F_*` of `linux/if_tun.h`.
+const F_CHECKSUM: libc::c_int = 0x01;
+const F_TSO: libc::c_int = 0x02 | 0x04;
+/// CWR in the first segment of a super-packet only, which is what splitting does anyway.
+const F_TSO_ECN: libc::c_int = 0x08;
+const F_USO: libc::c_int = 0x20 | 0x40;
+
+/// What the kernel gives on the interface, and we use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct TunOffers {
+    /// Every packet has a virtio header.
+    pub(super) header: bool,
+    pub(super) checksum: bool,
+    pub(super) tso: bool,
+    pub(super) uso: bool,
+}
+
+/// An open TUN interface: a virtio header and one packet or super-packet per read and write, never
 /// blocking.
 #[derive(Debug)]
 pub(super) struct Tun {
     file: File,
     name: String,
     index: u32,
+    offers: TunOffers,
 }
 
 impl Tun {
     /// Attaches to the interface of that name and alias, or makes it. Not yet persistent if made.
     /// True: it was made.
-    pub(super) fn open(name: &str, alias: &str) -> Result<(Self, bool), TunError> {
+    pub(super) fn open(name: &str, alias: &str, options: &EngineOptions) -> Result<(Self, bool), TunError> {
         let system = |action| {
             let name = name.to_owned();
             move |source| TunError::System { action, name, source }
@@ -73,14 +104,16 @@ impl Tun {
                 return Err(TunError::Foreign { name, found, wanted });
             }
         }
-        let file = attach(name)?;
+        let (file, header) = attach(name, options.allows(Offload::TunHeader))?;
+        let offers = set_offloads(&file, header, options).map_err(system("set offloads"))?;
         let link = netdev::find(name)
             .map_err(system("look up"))?
             .ok_or_else(|| system("look up")(io::ErrorKind::NotFound.into()))?;
         if before.is_none() {
             netdev::set_alias(link.index, alias).map_err(system("set alias"))?;
         }
-        Ok((Self { file, name: name.to_owned(), index: link.index }, before.is_none()))
+        tracing::debug!(device = name, ?offers, "TUN");
+        Ok((Self { file, name: name.to_owned(), index: link.index, offers }, before.is_none()))
     }
 
     /// Whether the interface outlives this process.
@@ -97,14 +130,37 @@ impl Tun {
         self.index
     }
 
-    /// Takes one packet that the kernel routed here; `WouldBlock` if there is none.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(buffer)
+    /// What the kernel gives on it.
+    pub(super) fn offers(&self) -> TunOffers {
+        self.offers
     }
 
-    /// Gives one packet to the kernel, as if it had arrived on the interface.
-    pub(super) fn send(&self, packet: &[u8]) -> io::Result<()> {
-        (&self.file).write(packet).map(drop)
+    /// Takes one packet or super-packet that the kernel routed here, behind its virtio header: the
+    /// result is the length of both. `WouldBlock` if there is none.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.offers.header {
+            return (&self.file).read(buffer);
+        }
+        let (header, packet) = buffer.split_at_mut(virtio::HEADER);
+        header.fill(0);
+        Ok(virtio::HEADER + (&self.file).read(packet)?)
+    }
+
+    /// Gives one packet or super-packet to the kernel, as if it had arrived on the interface. Its
+    /// pieces lie in `buffer`. Without headers on the interface it must be a plain packet.
+    pub(super) fn send(&self, header: virtio::Header, buffer: &[u8], pieces: Pieces<'_>) -> io::Result<()> {
+        let header = header.to_bytes();
+        let mut slices = [IoSlice::new(&[]); PARTS_MAX + 1];
+        let mut count = 0;
+        if self.offers.header {
+            slices[0] = IoSlice::new(&header);
+            count = 1;
+        }
+        for ((at, length), slice) in pieces.zip(&mut slices[count..]) {
+            *slice = IoSlice::new(&buffer[at..at + length]);
+            count += 1;
+        }
+        (&self.file).write_vectored(&slices[..count]).map(drop)
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -117,7 +173,34 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADFD)
 }
 
-fn attach(name: &str) -> Result<File, TunError> {
+/// Asks for what may be used, and for less where the kernel refuses. A persistent interface keeps
+/// what its former engine asked for: what is not wanted is taken back.
+fn set_offloads(file: &File, header: bool, options: &EngineOptions) -> io::Result<TunOffers> {
+    if header {
+        let size = libc::c_int::try_from(virtio::HEADER).unwrap_or_default();
+        // SAFETY: the descriptor is an attached TUN; the kernel reads one int.
+        unsafe { ioctl::set_header_size(file.as_raw_fd(), &raw const size) }?;
+    }
+    let allowed = |offload, flags| if header && options.allows(offload) { flags } else { 0 };
+    let checksum = allowed(Offload::TunChecksum, F_CHECKSUM);
+    let tso = allowed(Offload::TunTso, F_TSO | F_TSO_ECN);
+    let uso = allowed(Offload::TunUso, F_USO);
+    for wanted in [checksum | tso | uso, checksum | tso, checksum, 0] {
+        // SAFETY: the descriptor is an attached TUN; the argument is a plain integer.
+        match unsafe { ioctl::set_offload(file.as_raw_fd(), wanted) } {
+            Ok(_) => {
+                let has = |flags| wanted & flags == flags && flags != 0;
+                return Ok(TunOffers { header, checksum: has(F_CHECKSUM), tso: has(F_TSO), uso: has(F_USO) });
+            }
+            Err(nix::Error::EINVAL) if wanted != 0 => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Err(io::ErrorKind::InvalidInput.into())
+}
+
+/// Attaches; the second is whether packets have a virtio header.
+fn attach(name: &str, header: bool) -> Result<(File, bool), TunError> {
     let system = |action, source| TunError::System { action, name: name.to_owned(), source };
     let file = OpenOptions::new()
         .read(true)
@@ -130,14 +213,14 @@ fn attach(name: &str) -> Result<File, TunError> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI;
-    request.ifr_ifru.ifru_flags =
-        i16::try_from(flags).map_err(|_| system("attach", io::ErrorKind::InvalidInput.into()))?;
     let deadline = Instant::now() + BUSY_WAIT_MAX;
     loop {
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | if header { libc::IFF_VNET_HDR } else { 0 };
+        request.ifr_ifru.ifru_flags =
+            i16::try_from(flags).map_err(|_| system("attach", io::ErrorKind::InvalidInput.into()))?;
         // SAFETY: the descriptor is open and the request outlives the call.
         match unsafe { ioctl::set_iff(file.as_raw_fd(), &raw const request) } {
-            Ok(_) => return Ok(file),
+            Ok(_) => return Ok((file, header)),
             Err(nix::Error::EBUSY) if Instant::now() < deadline => thread::sleep(BUSY_POLL),
             Err(nix::Error::EBUSY) => return Err(TunError::Busy(name.to_owned())),
             Err(nix::Error::EINVAL) => return Err(TunError::NotTun(name.to_owned())),

@@ -149,12 +149,48 @@ impl Wire {
 
     /// Starts an engine in a host and waits until it answers.
     pub(crate) fn engine(&self, host: &Host) -> Running {
+        self.engine_with(host, &[])
+    }
+
+    /// Starts an engine with more arguments.
+    pub(crate) fn engine_with(&self, host: &Host, arguments: &[&str]) -> Running {
         let name = &host.namespace;
         let socket = self.folder.path().join(format!("{name}.sock"));
         let state = self.folder.path().join(format!("{name}.state"));
-        let mut running = Running { namespace: name.clone(), socket, state, child: None };
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut running = Running { namespace: name.clone(), socket, state, arguments, child: None };
         running.start();
         running
+    }
+
+    /// Starts wireguard-go as end b of the pair; the name of its interface. It shares one folder of
+    /// sockets between all namespaces, so the name is unique.
+    pub(crate) fn wireguard_go(&mut self, pair: &Pair) -> String {
+        let device = format!("wtg{}", self.tag);
+        let mut command = self.b.command("wireguard-go");
+        let child = command.args(["-f", &device]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.keep(child.expect("wireguard-go"));
+        let socket = format!("/var/run/wireguard/{device}.sock");
+        wait_until("wireguard-go listens", || std::path::Path::new(&socket).exists());
+        let key_file = |name: &str, text: &str| {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, text).expect("key file");
+            path.display().to_string()
+        };
+        let peer = &pair.b.peers[0];
+        let psk = peer.preshared_key.as_ref().expect("preshared key").reveal();
+        let (own, psk) = (key_file("own", &pair.b.private_key.reveal()), key_file("psk", &psk));
+        let far = peer.public_key.to_string();
+        wait_until("wg configures it", || {
+            let keys = ["set", &device, "listen-port", "51820", "private-key", &own, "peer", &far];
+            let rest = ["preshared-key", &psk, "allowed-ips", "10.9.0.1/32,fd09::1/128"];
+            let mut command = self.b.command("wg");
+            command.args(keys).args(rest).args(["endpoint", "192.0.2.1:51820"]);
+            command.output().expect("wg").status.success()
+        });
+        self.b.address(&device);
+        self.b.ip(&["link", "set", &device, "up", "mtu", "1420"]);
+        device
     }
 
     /// Two engines with one device each that know each other; addresses are on, a session is made.
@@ -220,6 +256,8 @@ pub(crate) struct Running {
     namespace: String,
     pub(crate) socket: PathBuf,
     pub(crate) state: PathBuf,
+    /// Besides socket and state.
+    pub(crate) arguments: Vec<String>,
     child: Option<Child>,
 }
 
@@ -228,7 +266,7 @@ impl Running {
     pub(crate) fn start(&mut self) {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_watari-link")]);
-        command.arg("--socket").arg(&self.socket).arg("--state").arg(&self.state);
+        command.arg("--socket").arg(&self.socket).arg("--state").arg(&self.state).args(&self.arguments);
         let log = File::options().create(true).append(true).open(self.state.with_extension("log"));
         command.stdin(Stdio::null()).stderr(log.expect("log"));
         // A test that is killed takes its engines along.

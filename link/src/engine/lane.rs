@@ -1,0 +1,343 @@
+//! A lane: packets of one direction of a device go through several threads and leave in the order
+//! they came.
+//!
+//! ```text
+//!            one thread at a time           side by side         one thread at a time
+//!  packets ─▶ fill (a numbered batch) ─────▶ work (ciphers) ─────▶ finish, in the order of numbers
+//!               the leader                    any thread            whoever completes the head
+//! ```
+//!
+//! One thread does all three for its batch, so with little to do nothing is handed over and nobody is
+//! woken. Only a leader that leaves more behind than fits its batch wakes another, which leads then; and only
+//! while there is a core for it ([`Stages::helpers`]).
+//! A thread that is done before its turn leaves its batch to whoever completes the one before, and goes
+//! on with another one.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::lock;
+
+/// What a lane does with its batches.
+pub(super) trait Stages: Send + Sync + 'static {
+    /// Packets on their way, with all buffers that they need.
+    type Batch: Send;
+
+    /// A batch with its buffers.
+    fn batch(&self) -> Self::Batch;
+
+    /// Takes what is there into the batch. Called by one thread at a time; the order of the calls is the
+    /// order of the packets.
+    fn fill(&self, batch: &mut Self::Batch) -> Fill;
+
+    /// Waits until there may be something; false when the lane has to end.
+    fn wait(&self, stop: &EventFd) -> bool;
+
+    /// Whether a thread beside the leader is worth its while now.
+    fn helpers(&self) -> bool;
+
+    /// Does what can be done side by side with other batches.
+    fn work(&self, batch: &mut Self::Batch);
+
+    /// Does what has to be done in order. Called by one thread at a time.
+    fn finish(&self, batch: &mut Self::Batch);
+}
+
+/// What a leader found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// Nothing.
+    Nothing,
+    /// All there was.
+    All,
+    /// As much as fits; more may be there.
+    Part,
+    /// The lane has ended.
+    End,
+}
+
+/// Running threads. Dropping it stops them and waits for their end.
+pub(super) struct Worker {
+    stop: Arc<EventFd>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// One thread with one task.
+    pub(super) fn start(name: &str, run: impl FnOnce(&EventFd) + Send + 'static) -> io::Result<Self> {
+        let stop = stop_signal()?;
+        let seen = Arc::clone(&stop);
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&seen))?;
+        Ok(Self { stop, threads: vec![thread] })
+    }
+
+    /// A lane of so many threads, at least one.
+    pub(super) fn lane<S: Stages>(name: &str, threads: usize, stages: S) -> io::Result<Self> {
+        let mut worker = Self { stop: stop_signal()?, threads: Vec::new() };
+        let lane = Arc::new(Lane::new(stages, threads.max(1)));
+        for number in 0..threads.max(1) {
+            let name = if number == 0 { name.to_owned() } else { format!("{name}{number}") };
+            let (lane, stop) = (Arc::clone(&lane), Arc::clone(&worker.stop));
+            worker.threads.push(thread::Builder::new().name(name).spawn(move || lane.run(&stop))?);
+        }
+        Ok(worker)
+    }
+}
+
+fn stop_signal() -> io::Result<Arc<EventFd>> {
+    Ok(Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // An eventfd is full after 2^64 - 2 writes; this is the first.
+        let _ = self.stop.write(1);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a packet thread had panicked");
+            }
+        }
+    }
+}
+
+struct Lane<S: Stages> {
+    stages: S,
+    head: Mutex<Head>,
+    vacant: Condvar,
+    tail: Mutex<Tail<S::Batch>>,
+    freed: Condvar,
+}
+
+/// Who leads.
+#[derive(Default)]
+struct Head {
+    led: bool,
+    /// Threads that wait to lead.
+    idle: usize,
+    /// Threads that have taken a batch and not yet come back.
+    working: usize,
+    ended: bool,
+    /// Number of the next batch.
+    next: u64,
+}
+
+struct Tail<B> {
+    /// Number of the batch whose turn it is.
+    turn: u64,
+    /// Somebody is finishing it.
+    busy: bool,
+    /// Done before their turn: as many places as there are batches, by number.
+    early: Vec<Option<B>>,
+    free: Vec<B>,
+    starved: usize,
+}
+
+impl<S: Stages> Lane<S> {
+    fn new(stages: S, threads: usize) -> Self {
+        // One in every hand and as many that wait for their turn; a single thread never waits.
+        let batches = if threads == 1 { 1 } else { threads * 2 };
+        let free = (0..batches).map(|_| stages.batch()).collect();
+        let early = (0..batches).map(|_| None).collect();
+        Self {
+            stages,
+            head: Mutex::default(),
+            vacant: Condvar::new(),
+            tail: Mutex::new(Tail { turn: 0, busy: false, early, free, starved: 0 }),
+            freed: Condvar::new(),
+        }
+    }
+
+    fn run(&self, stop: &EventFd) {
+        let mut batch = self.free_batch();
+        while let Some(number) = self.lead(&mut batch, stop) {
+            self.stages.work(&mut batch);
+            batch = match self.hand_in(number, batch) {
+                Some(batch) => batch,
+                None => self.free_batch(),
+            };
+            lock(&self.head).working -= 1;
+        }
+    }
+
+    /// Becomes the leader, fills the batch and lets another lead; the number of the batch. `None`: the lane
+    /// has ended.
+    fn lead(&self, batch: &mut S::Batch, stop: &EventFd) -> Option<u64> {
+        let mut head = lock(&self.head);
+        while !head.ended && (head.led || head.working > 0 && !self.stages.helpers()) {
+            head.idle += 1;
+            head = wait(&self.vacant, head);
+            head.idle -= 1;
+        }
+        if head.ended {
+            return None;
+        }
+        head.led = true;
+        drop(head);
+        let filled = loop {
+            match self.stages.fill(batch) {
+                Fill::Nothing if self.stages.wait(stop) => {}
+                Fill::Nothing => break Fill::End,
+                filled => break filled,
+            }
+        };
+        let mut head = lock(&self.head);
+        head.led = false;
+        if filled == Fill::End {
+            head.ended = true;
+            drop(head);
+            self.vacant.notify_all();
+            return None;
+        }
+        let number = head.next;
+        head.next += 1;
+        head.working += 1;
+        let wake = filled == Fill::Part && head.idle > 0 && self.stages.helpers();
+        drop(head);
+        if wake {
+            self.vacant.notify_one();
+        }
+        Some(number)
+    }
+
+    /// Finishes the batch, and those that waited for it; or leaves it to whoever is before. A free
+    /// batch, if there is one.
+    fn hand_in(&self, number: u64, batch: S::Batch) -> Option<S::Batch> {
+        let mut tail = lock(&self.tail);
+        if tail.busy || tail.turn != number {
+            let place = tail.place(number);
+            tail.early[place] = Some(batch);
+            return tail.free.pop();
+        }
+        tail.busy = true;
+        let mut batch = batch;
+        loop {
+            drop(tail);
+            self.stages.finish(&mut batch);
+            tail = lock(&self.tail);
+            tail.turn += 1;
+            let place = tail.place(tail.turn);
+            match tail.early[place].take() {
+                Some(next) => {
+                    tail.free.push(std::mem::replace(&mut batch, next));
+                    if tail.starved > 0 {
+                        self.freed.notify_one();
+                    }
+                }
+                None => {
+                    tail.busy = false;
+                    return Some(batch);
+                }
+            }
+        }
+    }
+
+    fn free_batch(&self) -> S::Batch {
+        let mut tail = lock(&self.tail);
+        loop {
+            if let Some(batch) = tail.free.pop() {
+                return batch;
+            }
+            tail.starved += 1;
+            tail = wait(&self.freed, tail);
+            tail.starved -= 1;
+        }
+    }
+}
+
+impl<B> Tail<B> {
+    fn place(&self, number: u64) -> usize {
+        usize::try_from(number % self.early.len() as u64).unwrap_or(0)
+    }
+}
+
+fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::mpsc::{Sender, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Numbers 0.. in batches of up to seven; some take long.
+    struct Numbers {
+        next: AtomicU64,
+        last: u64,
+        filling: AtomicBool,
+        finishing: AtomicBool,
+        out: Mutex<Sender<u64>>,
+    }
+
+    impl Stages for Numbers {
+        type Batch = Vec<u64>;
+
+        fn batch(&self) -> Vec<u64> {
+            Vec::new()
+        }
+
+        fn fill(&self, batch: &mut Vec<u64>) -> Fill {
+            assert!(!self.filling.swap(true, Ordering::SeqCst), "two leaders");
+            batch.clear();
+            let first = self.next.load(Ordering::Relaxed);
+            let count = (1 + first % 7).min(self.last - first);
+            batch.extend(first..first + count);
+            self.next.store(first + count, Ordering::Relaxed);
+            self.filling.store(false, Ordering::SeqCst);
+            if count == 0 { Fill::Nothing } else { Fill::Part }
+        }
+
+        fn wait(&self, stop: &EventFd) -> bool {
+            let fd = std::os::fd::AsFd::as_fd(stop);
+            let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE).unwrap();
+            false
+        }
+
+        fn helpers(&self) -> bool {
+            // Now and then there are none.
+            self.next.load(Ordering::Relaxed) % 512 < 400
+        }
+
+        fn work(&self, batch: &mut Vec<u64>) {
+            // Uneven, so that batches overtake each other.
+            let rounds = if batch[0].is_multiple_of(5) { 20_000 } else { 10 };
+            for round in 0..rounds {
+                std::hint::black_box(round);
+            }
+        }
+
+        fn finish(&self, batch: &mut Vec<u64>) {
+            assert!(!self.finishing.swap(true, Ordering::SeqCst), "two finish");
+            let out = lock(&self.out);
+            for number in batch.iter() {
+                out.send(*number).unwrap();
+            }
+            self.finishing.store(false, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn everything_leaves_once_and_in_order_with_any_number_of_threads() {
+        for threads in 1..=4 {
+            let (out, arrived) = channel();
+            let numbers = Numbers {
+                next: AtomicU64::new(0),
+                last: 20_000,
+                filling: AtomicBool::new(false),
+                finishing: AtomicBool::new(false),
+                out: Mutex::new(out),
+            };
+            let worker = Worker::lane("numbers", threads, numbers).unwrap();
+            for expected in 0..20_000 {
+                assert_eq!(arrived.recv_timeout(Duration::from_secs(20)), Ok(expected), "{threads} threads");
+            }
+            drop(worker);
+        }
+    }
+}
