@@ -99,7 +99,13 @@ fn listen(
     let mut events = Client::connect(socket)?.subscribe()?;
     let mut client = Client::connect(socket)?;
     let engine = (client.hello().pid, client.hello().started_at_ms);
-    let missed = heard.look(engine, &client.list_bfd()?.sessions);
+    let sessions = match client.list_bfd() {
+        Ok(status) => status.sessions,
+        // An engine of a former version, which lives on while the daemon is replaced, has none.
+        Err(ClientError::Refused(_)) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let missed = heard.look(engine, &sessions);
     drop(client);
     wakeup.notify_one();
     for down in missed {

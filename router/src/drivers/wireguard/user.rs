@@ -10,7 +10,7 @@ use watari_link::client::{Client, ClientError, REQUEST_TIMEOUT};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{
     BeaconConfig, BeaconStatus, BfdConfig, BfdStatus, DeviceConfig, DeviceStatus, PathMtuConfig,
-    PathMtuStatus, PathMtusConfig, PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig,
+    PathMtuStatus, PathMtusConfig, PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig, RefusalCode,
 };
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
 use watari_planner::{Engine, Observed};
@@ -155,12 +155,16 @@ impl UserEngine {
         self.look(Client::list_beacons)
     }
 
-    /// All BFD sessions of the engine.
+    /// All BFD sessions of the engine; none of one that does not know the word, because it is of a former version and
+    /// lives on while the daemon is replaced.
     ///
     /// # Errors
     /// When it does not answer.
     pub(super) fn bfd(&mut self) -> Result<Vec<BfdStatus>, DriverError> {
-        self.look(|client| Ok(client.list_bfd()?.sessions))
+        self.look(|client| match client.list_bfd() {
+            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Malformed => Ok(Vec::new()),
+            other => Ok(other?.sessions),
+        })
     }
 
     /// Makes a device be so.
