@@ -47,6 +47,8 @@ mod attack_tests;
 #[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
+mod oracle_timer_tests;
+#[cfg(test)]
 mod simulation_tests;
 #[cfg(test)]
 mod world;

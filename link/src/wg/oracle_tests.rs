@@ -3,10 +3,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
+use mock_instant::MockClock;
 
 use super::world::{Node, key};
 use super::{HANDSHAKES_PER_SECOND, Input};
@@ -152,6 +154,8 @@ fn boringtun_renews_a_session_and_we_follow() {
     we_are_called(&mut ours, &mut oracle, 0);
     exchange(&mut ours, &mut oracle, 0);
     let first = ours.peer.sessions().sealing(0).unwrap();
+    // Its time stamps follow this clock.
+    MockClock::advance(Duration::from_millis(50));
     let initiation = network(oracle.format_handshake_initiation(&mut [0; 2_048], true));
     let response = ours.receive(&initiation, 50).unwrap().remove(0);
     assert_eq!(ours.peer.sessions().sealing(50).unwrap().local_index(), first.local_index());
