@@ -17,7 +17,7 @@ use std::{
     process::Stdio,
 };
 
-use rig::{frames::*, netns::*, sites::*, *};
+use rig::{frames::*, netns::*, sequence::*, sites::*, *};
 use watari_dataplane::*;
 
 #[test]
@@ -35,6 +35,36 @@ fn root_the_vxlan_device_does_the_same() {
     let bench = Bench::with("vxd", Join { own_encap: false, ..Join::ROOMY });
     at_full_size(&bench);
     assert_eq!(bench.a.counter("encapsulated") + bench.b.counter("decapsulated"), 0);
+}
+
+#[test]
+fn root_what_is_for_a_host_of_this_machine_waits_in_no_queue() {
+    let bench = Bench::new("near");
+    let ports = [(&bench.a, 10), (&bench.b, 20)].map(|(gateway, vid)| {
+        let port = Port { flags: Port::NEAR, ..Port::segment(1, L2) };
+        let key = PortKey::vlan(gateway.index("t"), vid);
+        gateway.rig.dataplane.ports.upsert(&key, &port).unwrap();
+        port_name(&key)
+    });
+    at_full_size(&bench);
+    for (gateway, port) in [&bench.a, &bench.b].into_iter().zip(&ports) {
+        // The device itself has sent what goes by the queue: answers, copies of a flood.
+        let device = gateway.space.run("cat /sys/class/net/t/statistics/tx_packets");
+        let (device, port) = (device.trim().parse::<i128>().unwrap(), gateway.counter(&format!("{port} tx")));
+        assert!(port > 1000 && device < port / 10, "{device} by the device of {port}");
+    }
+    // From one processor, since the kernel keeps no order between two; and on by another, so that packets come in batches.
+    let mut tee = bench.a.space.command("tee /sys/class/net/t/queues/rx-0/rps_cpus");
+    let mut tee = tee.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    tee.stdin.take().unwrap().write_all(b"2").unwrap();
+    assert!(tee.wait().unwrap().success());
+    let mut one = nix::sched::CpuSet::new();
+    one.set(0).unwrap();
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).unwrap();
+    let stream = Sequence::start(&bench.host_a, &bench.host_b, "10.0.0.11", 20_000);
+    wait_until("datagrams of many lives of a flow", || stream.arrived() > 10_000);
+    let arrivals = stream.stop();
+    assert_eq!((arrivals.lost, arrivals.doubled, arrivals.late), (0, 0, 0), "{arrivals:?}");
 }
 
 fn at_full_size(bench: &Bench) {

@@ -138,6 +138,39 @@ fn quiet(gateway: &Gateway, ports: &[&str]) -> Result<Vec<Port>> {
     })
 }
 
+/// Frames that the device itself has sent.
+fn sent_by_device(gateway: &Gateway, device: &str) -> Result<u64> {
+    let text = gateway.ns().ip(&format!("-s -j link show {device}"))?;
+    let links: Value = serde_json::from_str(&text)?;
+    links[0]["stats64"]["tx"]["packets"].as_u64().context("tx packets")
+}
+
+#[test]
+fn root_a_host_of_this_machine_is_reached_past_the_queue_of_a_device_that_has_none() -> Result<()> {
+    let Hosts { topology, gateway, host_d, .. } = &hosts()?;
+    let host_a = &topology.a.host;
+    reaches(host_a, HOST_D)?;
+    let frame = build::ethernet(host_d.mac("eth0")?, host_a.mac("eth0")?, EXPERIMENTAL, &[0x5a; 486]);
+    let seen = Capture::start(host_d, "eth0", |frame| ethertype(frame) == EXPERIMENTAL.to_be_bytes())?;
+    let before = sent_by_device(gateway, "access0")?;
+    let mut sent = 0;
+    let mut send_forty = || -> Result<()> {
+        sent += 40;
+        (0..40).try_for_each(|_| inject(host_a, "eth0", &frame))?;
+        wait_until(SOON, "the frames", || Ok(ensure!(seen.count() == sent, "{} of {sent}", seen.count())))
+    };
+    send_forty()?;
+    let past = sent_by_device(gateway, "access0")? - before;
+    ensure!(past < 20, "the device has sent {past}");
+    gateway.ns().exec("tc qdisc add dev access0 root pfifo")?;
+    wait_until(SOON, "the device to see all of them", || {
+        let before = sent_by_device(gateway, "access0")?;
+        send_forty()?;
+        ensure!(sent_by_device(gateway, "access0")? - before >= 40, "they still pass its queue");
+        Ok(())
+    })
+}
+
 #[test]
 fn root_each_attachment_counts_what_crossed_it_and_no_other() -> Result<()> {
     let Hosts { topology, gateway, host_c, host_d, .. } = &hosts()?;

@@ -268,6 +268,8 @@ pub enum Value {
         vni: Vni,
         /// It would close a loop: nothing passes but beacons.
         blocked: bool,
+        /// Its device is among [`crate::Observed::near_devices`].
+        near: bool,
         /// What is checked of what comes in there.
         guard: PortGuard,
     },

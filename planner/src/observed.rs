@@ -86,6 +86,8 @@ pub struct Observed {
     pub devices: BTreeSet<String>,
     /// Those among them that take an aggregate which the programs have decapsulated: veth.
     pub plain_devices: BTreeSet<String>,
+    /// Veths without a queue whose other end is in another namespace: containers and guests of the gateway's own machine.
+    pub near_devices: BTreeSet<String>,
     /// MTU of each device of the gateway's namespace, bytes.
     #[serde(skip)]
     pub device_mtus: BTreeMap<String, u32>,
@@ -118,6 +120,7 @@ impl Observed {
             system: System::new(),
             devices: BTreeSet::new(),
             plain_devices: BTreeSet::new(),
+            near_devices: BTreeSet::new(),
             device_mtus: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             path_mtus: BTreeMap::new(),

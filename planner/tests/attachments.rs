@@ -94,6 +94,28 @@ fn each_kind_of_tag_is_a_port_of_its_own() {
 }
 
 #[test]
+fn ports_follow_a_veth_whose_other_end_comes_near_or_leaves() {
+    let desired = desired(&text());
+    let near = |system: &System| -> Vec<String> {
+        let ports = system.iter().filter_map(|(key, value)| match (key, value) {
+            (Key::Port(at), Value::SegmentPort { near: true, .. }) => Some(at.to_string()),
+            _ => None,
+        });
+        ports.collect()
+    };
+    let mut observed = settled(&desired);
+    assert!(near(&observed.system).is_empty());
+    observed.near_devices.insert("eth1".to_owned());
+    let made = plan(&desired, &observed);
+    assert_eq!(made.ops.len(), 4, "the ports of eth1 and nothing else: {:#?}", made.ops);
+    carry_out(&made, &mut observed.system);
+    assert_eq!(near(&observed.system).len(), 4);
+    observed.near_devices.clear();
+    carry_out(&plan(&desired, &observed), &mut observed.system);
+    assert!(near(&observed.system).is_empty());
+}
+
+#[test]
 fn the_tables_of_a_guard_are_there_before_the_port_and_go_after_it() {
     let guarded = desired(&text());
     let made = plan(&guarded, &bare());

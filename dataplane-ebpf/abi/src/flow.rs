@@ -77,4 +77,6 @@ impl Flow {
     pub const WHOLE: u8 = 1;
     /// [`Flow::flags`]: the outer header is IPv6's.
     pub const OUTER_V6: u8 = 2;
+    /// [`Flow::flags`]: the port is [`crate::Port::NEAR`].
+    pub const NEAR: u8 = 4;
 }

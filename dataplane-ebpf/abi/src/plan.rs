@@ -131,6 +131,8 @@ impl Port {
     pub const BLOCKED: u8 = 1;
     /// [`Port::flags`], `Cross`: a `direct` tunnel comes out of the wire here.
     pub const TUNNEL: u8 = 2;
+    /// [`Port::flags`], `Segment`: the device is a veth without a queue whose other end is in another network namespace.
+    pub const NEAR: u8 = 4;
 
     /// [`Port::guard`]: the source MAC must be in `guard_macs`.
     pub const GUARD_MAC: u16 = 1;

@@ -116,7 +116,7 @@ impl Pkt {
     #[inline(always)]
     pub fn to_place(&self, place: Place) -> Decision {
         match place {
-            Place::Port(port) => self.to_port(&port),
+            Place::Port(port) => self.to_host(&port, self.goes_near(&port)),
             Place::Node(ifindex) => {
                 let ethertype = self.meta().ethertype;
                 if ethertype != IPV4 && ethertype != IPV6 {

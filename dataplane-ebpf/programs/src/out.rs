@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use watari_abi::{
-    Config, Counter, DropReason, IpBytes, Meta, PortKey, Remote, Report, Scratch, Stage, Verdict,
+    Config, Counter, DropReason, Hook, IpBytes, Meta, Port, PortKey, Remote, Report, Scratch, Stage, Verdict,
 };
 
 use crate::{explain::Seen, headers::same_ip, maps, skb::Skb};
@@ -116,11 +116,35 @@ impl Pkt {
     /// Out by a port, with its tags.
     #[inline(always)]
     pub fn to_port(&self, port: &PortKey) -> Decision {
+        self.ready_for(port)?;
+        Ok(self.skb.redirect(port.ifindex))
+    }
+
+    /// Out by a port to a host that is known to be there. `near`: the port is [`Port::NEAR`], so the packet goes on at the
+    /// other end of the veth at once, where it would wait in a queue between the two.
+    #[inline(always)]
+    pub fn to_host(&self, port: &PortKey, near: bool) -> Decision {
+        self.ready_for(port)?;
+        Ok(if near { self.skb.redirect_peer(port.ifindex) } else { self.skb.redirect(port.ifindex) })
+    }
+
+    /// Counted, shown and tagged.
+    #[inline(always)]
+    fn ready_for(&self, port: &PortKey) -> Result<(), DropReason> {
         self.count_tx(port);
         self.sample(Seen::Out, port);
         self.report(Verdict::PORT, |report| report.port = *port);
-        self.tag(port)?;
-        Ok(self.skb.redirect(port.ifindex))
+        self.tag(port)
+    }
+
+    /// Whether a packet for this port goes on at its other end. Not what came from a device without Ethernet headers: the
+    /// kernel has no place for the one that was put before it.
+    #[inline(always)]
+    pub fn goes_near(&self, port: &PortKey) -> bool {
+        let hook = self.meta().hook;
+        let ethernet = [Hook::Trunk, Hook::Interface, Hook::Vxlan].iter().any(|one| *one as u8 == hook);
+        // SAFETY: read at once; plan entries are replaced whole.
+        ethernet && unsafe { maps::ports.get(port) }.is_some_and(|port| port.flags & Port::NEAR != 0)
     }
 
     /// Out by a wire, encapsulated.

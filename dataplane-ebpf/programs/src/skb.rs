@@ -8,9 +8,9 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::{
         bpf_clone_redirect, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
-        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_get_tunnel_key,
-        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
-        bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+        bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -209,6 +209,17 @@ impl Skb {
     pub fn redirect(self, ifindex: u32) -> i32 {
         // SAFETY: no pointers.
         unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+    /// Hands the packet to the other end of a veth, once the program has ended, as arrived there and meant for it. The other
+    /// end must be in another namespace.
+    #[inline(always)]
+    pub fn redirect_peer(self, ifindex: u32) -> i32 {
+        const PACKET_HOST: u32 = 0;
+        // SAFETY: no pointers but the context.
+        unsafe {
+            bpf_skb_change_type(self.0, PACKET_HOST);
+            bpf_redirect_peer(ifindex, 0) as i32
+        }
     }
     /// Whether a socket of this machine pays for the packet until it is gone.
     #[inline(always)]

@@ -25,6 +25,8 @@ pub struct Arrivals {
     pub sent: u64,
     pub lost: u64,
     pub doubled: u64,
+    /// Arrived after one that was sent later.
+    pub late: u64,
     pub seconds: f64,
 }
 
@@ -84,9 +86,16 @@ impl Sequence {
         }
         self.ended.store(true, Ordering::Relaxed);
         let mut times = vec![0_u32; sent as usize];
-        self.receiver.join().unwrap().iter().for_each(|number| times[*number as usize] += 1);
+        let numbers = self.receiver.join().unwrap();
+        numbers.iter().for_each(|number| times[*number as usize] += 1);
+        let mut newest = 0;
+        let late = numbers.iter().filter(|number| {
+            newest = newest.max(**number);
+            newest > **number
+        });
+        let late = late.count() as u64;
         let count = |is: fn(u32) -> bool| times.iter().filter(|n| is(**n)).count() as u64;
-        Arrivals { sent, lost: count(|n| n == 0), doubled: count(|n| n > 1), seconds }
+        Arrivals { sent, lost: count(|n| n == 0), doubled: count(|n| n > 1), late, seconds }
     }
 }
 

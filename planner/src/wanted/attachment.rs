@@ -25,7 +25,12 @@ impl Making<'_> {
             let looped = self.observed.loops.get(&at).is_some_and(|verdict| verdict.blocked);
             let blocked = attachment.loop_guard && looped;
             let guard = self.guard(&owner, &at, attachment.guard.as_ref());
-            self.want(&owner, Key::Port(at.clone()), Value::SegmentPort { tenant, vni, blocked, guard });
+            let near = self.observed.near_devices.contains(&at.device);
+            self.want(
+                &owner,
+                Key::Port(at.clone()),
+                Value::SegmentPort { tenant, vni, blocked, near, guard },
+            );
             self.want(&owner, Key::Hook(at.device.clone(), self.hook(&at.device)), Value::Present);
             if attachment.loop_guard {
                 let port_id = port_id(self.desired.gateway_name(), &at);

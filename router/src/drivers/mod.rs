@@ -115,7 +115,9 @@ impl Drivers {
         observed.devices = links.iter().map(|l| l.name.clone()).collect();
         observed.device_mtus = links.iter().map(|l| (l.name.clone(), l.mtu)).collect();
         let plain = links.iter().filter(|l| l.kind.as_deref() == Some("veth"));
-        observed.plain_devices = plain.map(|l| l.name.clone()).collect();
+        observed.plain_devices = plain.clone().map(|l| l.name.clone()).collect();
+        let near = plain.filter(|l| l.crosses && l.queueless);
+        observed.near_devices = near.map(|l| l.name.clone()).collect();
         links::observe(&dumps, &self.place.alias(), system);
         addresses::observe(&dumps, &self.place.alias(), system);
         let names: BTreeMap<u32, String> =

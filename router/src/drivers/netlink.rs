@@ -43,6 +43,10 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// `veth`, `vxlan` and so on.
     pub kind: Option<String>,
+    /// Its other end, or the device beneath it, is in another namespace.
+    pub crosses: bool,
+    /// What it sends waits in no queue: its queueing discipline is `noqueue`.
+    pub queueless: bool,
     /// UDP port, of a VXLAN device.
     pub vxlan_port: Option<u16>,
 }
@@ -255,6 +259,8 @@ fn link(message: &LinkMessage) -> Link {
         up: message.header.flags.contains(LinkFlags::Up),
         mac: None,
         kind: None,
+        crosses: false,
+        queueless: false,
         vxlan_port: None,
     };
     for attribute in &message.attributes {
@@ -263,6 +269,8 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+            LinkAttribute::LinkNetNsId(_) => link.crosses = true,
+            LinkAttribute::Qdisc(kind) => link.queueless = kind == "noqueue",
             LinkAttribute::LinkInfo(infos) => link_info(infos, &mut link),
             _ => {}
         }

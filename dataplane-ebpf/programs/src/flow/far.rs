@@ -62,5 +62,5 @@ fn uncovered(p: &Pkt, config: &Config, flow: &Flow, (outer_v4, v4): (bool, bool)
     }
     p.meta().port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
     counted(p);
-    p.to_port(&flow.out)
+    p.to_host(&flow.out, flow.flags & Flow::NEAR != 0)
 }

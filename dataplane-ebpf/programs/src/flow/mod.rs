@@ -181,9 +181,10 @@ impl Pkt {
         // SAFETY: read at once; plan entries are replaced whole.
         let segment = unsafe { maps::segments.get(self.meta().vni) };
         let whole = segment.is_some_and(|segment| segment.flags & Segment::PLAIN_DEVICES != 0);
+        let near = self.goes_near(port);
         let Some(flow) = self.place() else { return };
         flow.kind = Flow::TO_PORT;
-        flow.flags = if whole { Flow::WHOLE } else { 0 };
+        flow.flags = if whole { Flow::WHOLE } else { 0 } | if near { Flow::NEAR } else { 0 };
         flow.out = *port;
     }
 

@@ -33,7 +33,7 @@ pub fn known(p: &Pkt, config: &Config, header: &Header) -> Seen {
     }
     let (packets, length) = counted(p);
     if flow.kind == Flow::TO_PORT {
-        return gone(p, p.to_port(&flow.out));
+        return gone(p, p.to_host(&flow.out, flow.flags & Flow::NEAR != 0));
     }
     let vxlan = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
     p.count_tx_of(&vxlan, packets, length);

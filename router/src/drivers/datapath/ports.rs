@@ -49,6 +49,7 @@ pub(super) fn port_value(port: &Port, names: &Names) -> Value {
             tenant: vni(port.tenant),
             vni: vni(port.vni),
             blocked: port.flags & Port::BLOCKED != 0,
+            near: port.flags & Port::NEAR != 0,
             guard: guard(port),
         },
         Some(PortKind::Core) => Value::TenantPort { tenant: vni(port.tenant), nodes: false },
@@ -68,10 +69,13 @@ pub(super) fn port_value(port: &Port, names: &Names) -> Value {
 
 pub(super) fn map_port(value: &Value, indices: &Indices) -> Result<Port, DriverError> {
     Ok(match value {
-        Value::SegmentPort { tenant, vni, blocked, guard } => {
+        Value::SegmentPort { tenant, vni, blocked, near, guard } => {
             let mut port = Port::segment(tenant.get(), vni.get());
             if *blocked {
                 port.flags |= Port::BLOCKED;
+            }
+            if *near {
+                port.flags |= Port::NEAR;
             }
             set_guard(&mut port, guard);
             port

@@ -54,9 +54,9 @@ proptest! {
     }
 
     #[test]
-    fn an_attachment_comes_back(tenant in vni(), vni in vni(), blocked: bool, guard in guard()) {
+    fn an_attachment_comes_back(tenant in vni(), vni in vni(), blocked: bool, near: bool, guard in guard()) {
         let (indices, names) = devices();
-        let value = Value::SegmentPort { tenant, vni, blocked, guard };
+        let value = Value::SegmentPort { tenant, vni, blocked, near, guard };
         prop_assert_eq!(port_value(&map_port(&value, &indices).unwrap(), &names), value);
     }
 
@@ -97,7 +97,7 @@ fn an_entry_that_is_not_whole_is_written_again() {
     let (indices, names) = devices();
     let one = Vni::new(1).unwrap();
     let guard = PortGuard { storm_rate: 1000, ..PortGuard::default() };
-    let value = Value::SegmentPort { tenant: one, vni: one, blocked: false, guard };
+    let value = Value::SegmentPort { tenant: one, vni: one, blocked: false, near: false, guard };
     let port = map_port(&value, &indices).unwrap();
     assert_eq!((port.storm_rate, port.storm_burst), (1000, 100));
     assert_ne!(port_value(&Port { storm_burst: 1, ..port }, &names), value);
