@@ -139,12 +139,15 @@ impl UserEngine {
         self.look(|client| Ok(client.list_probes()?.probes))
     }
 
-    /// All paths of the engine whose MTU is measured.
+    /// All paths of the engine whose MTU is measured; none of one of a former version, as with BFD.
     ///
     /// # Errors
-    /// When it does not answer, or is of a version that measures none.
+    /// When it does not answer.
     pub(super) fn path_mtus(&mut self) -> Result<Vec<PathMtuStatus>, DriverError> {
-        self.look(|client| Ok(client.list_path_mtus()?.paths))
+        self.look(|client| match client.list_path_mtus() {
+            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Malformed => Ok(Vec::new()),
+            other => Ok(other?.paths),
+        })
     }
 
     /// All beacons of the engine.
