@@ -157,7 +157,10 @@ fn root_a_host_of_this_machine_is_reached_past_the_queue_of_a_device_that_has_no
     let mut send_forty = || -> Result<()> {
         sent += 40;
         (0..40).try_for_each(|_| inject(host_a, "eth0", &frame))?;
-        wait_until(SOON, "the frames", || Ok(ensure!(seen.count() == sent, "{} of {sent}", seen.count())))
+        wait_until(SOON, "the frames", || -> Result<()> {
+            ensure!(seen.count() == sent, "{} of {sent}", seen.count());
+            Ok(())
+        })
     };
     send_forty()?;
     let past = sent_by_device(gateway, "access0")? - before;

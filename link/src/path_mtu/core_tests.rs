@@ -310,7 +310,9 @@ proptest! {
             prop_assert!(took <= (CONFIRMATION + round * 4) * 2, "{took:?}");
             world.run(ms(pause));
         }
-        world.run(RAISE + ms(6_000));
+        // A search that is under way ends, one byte more is tried, and all above it is searched: eight volleys of three rounds each.
+        let round = world.path.delay * 2 + world.path.jitter * 3 + ROUND_MIN + SLACK;
+        world.run(RAISE + CONFIRMATION + round * 24 * 2);
         prop_assert_eq!(world.search.mtu(), Some(world.path.mtu.min(9000)));
     }
 
