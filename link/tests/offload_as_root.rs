@@ -259,6 +259,29 @@ fn as_root_an_interface_of_an_engine_with_other_offloads_is_taken_up() {
 }
 
 #[test]
+fn as_root_datagrams_that_waited_for_a_session_arrive() {
+    let wire = Wire::new();
+    let (mut a, mut b) = tunnel_with(&wire, &[]);
+    let bound =
+        |host: &Host, address| host.inside(move || UdpSocket::bind(address).expect("bind")).join().unwrap();
+    let (sender, receiver) = (bound(&wire.a, "10.9.0.1:7000"), bound(&wire.b, "10.9.0.2:7000"));
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    b.kill();
+    a.kill();
+    a.start();
+    wait_until("the interface takes one", || sender.send_to(&[0; 100], "10.9.0.2:7000").is_ok());
+    for number in 1..5 {
+        sender.send_to(&[number; 100], "10.9.0.2:7000").unwrap();
+    }
+    b.start();
+    for number in 0..5 {
+        let mut datagram = [0xff; 200];
+        let length = receiver.recv(&mut datagram).expect("what was held");
+        assert_eq!(datagram[..length], [number; 100]);
+    }
+}
+
+#[test]
 fn as_root_bulk_crosses_to_and_from_wireguard_go() {
     let mut wire = Wire::new();
     let pair = Pair::new(&wire);

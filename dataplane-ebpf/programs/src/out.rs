@@ -138,13 +138,16 @@ impl Pkt {
     }
 
     /// Whether a packet for this port goes on at its other end. Not what came from a device without Ethernet headers: the
-    /// kernel has no place for the one that was put before it.
+    /// kernel has no place for the one that was put before it. Nor what gets two tags: before 6.12 the kernel takes the inner
+    /// one for a part of the Ethernet header.
     #[inline(always)]
     pub fn goes_near(&self, port: &PortKey) -> bool {
         let hook = self.meta().hook;
         let ethernet = [Hook::Trunk, Hook::Interface, Hook::Vxlan].iter().any(|one| *one as u8 == hook);
         // SAFETY: read at once; plan entries are replaced whole.
-        ethernet && unsafe { maps::ports.get(port) }.is_some_and(|port| port.flags & Port::NEAR != 0)
+        ethernet
+            && port.inner == 0
+            && unsafe { maps::ports.get(port) }.is_some_and(|port| port.flags & Port::NEAR != 0)
     }
 
     /// Out by a wire, encapsulated.

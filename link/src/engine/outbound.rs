@@ -15,6 +15,7 @@ use nix::sys::eventfd::EventFd;
 use super::drops::DropReason;
 use super::lane::{Fill, Stages};
 use super::offload::split::{Split, SplitError};
+use super::offload::virtio::Gso;
 use super::offload::{ecn, virtio};
 use super::peer::Peer;
 use super::plane::{Context, Plane, Shared, View};
@@ -200,8 +201,12 @@ impl OutBatch {
         self.used += length.next_multiple_of(16);
         let read = &mut self.input[begin..begin + length];
         let parsed = virtio::Header::parse(read).ok_or(SplitError::Malformed).and_then(|header| {
-            let packet = &mut read[virtio::HEADER..];
-            Ok((Split::new(&header, packet)?, &*packet))
+            let split = Split::new(&header, &mut read[virtio::HEADER..])?;
+            if header.gso == Gso::None {
+                // Its checksum is complete: who has to wait for a session comes by here again.
+                read[..virtio::HEADER].copy_from_slice(&virtio::Header::PLAIN.to_bytes());
+            }
+            Ok((split, &read[virtio::HEADER..]))
         });
         let (split, packet) = match parsed {
             Ok(parsed) => parsed,
@@ -267,7 +272,6 @@ impl OutBatch {
             let group = &mut self.groups[packet.group];
             let Some(session) = &group.session else { continue };
             let octets = &self.input[packet.at..packet.at + packet.length];
-            let mtu = if packet.whole { packet.length } else { mtu };
             for index in 0..packet.split.count() {
                 let message = &mut self.output[at..];
                 let length = packet.split.write(octets, index, &mut message[HEADER_LEN..]);

@@ -225,7 +225,9 @@ impl Peer {
     }
 
     fn drive(self: &Arc<Self>, context: &Context<'_>, input: Input<'_>, from: Option<SocketAddr>) {
-        let moves = !matches!(input, Input::CookieReply(_));
+        // An initiation may be a recorded one, which an engine that has just started cannot know: the peer has moved once
+        // it uses the session that we answered with.
+        let moves = !matches!(input, Input::CookieReply(_) | Input::Initiation(_));
         let mut outputs = Vec::new();
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = Now { ms: context.now_ms(), unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) };

@@ -27,7 +27,11 @@ impl WholeSender {
     pub(super) fn open() -> Self {
         let open = |domain| {
             let raw = Some(Protocol::from(libc::IPPROTO_RAW));
-            let opened = Socket::new(domain, Type::from(libc::SOCK_RAW), raw);
+            let opened = Socket::new(domain, Type::from(libc::SOCK_RAW), raw).and_then(|socket| {
+                // Whoever sends a probe seals everybody's packets: it does not wait for room.
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            });
             opened.inspect_err(|error| tracing::warn!(%error, ?domain, "path MTU: no raw socket")).ok()
         };
         Self { v4: open(Domain::IPV4), v6: open(Domain::IPV6) }

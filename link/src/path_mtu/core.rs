@@ -279,7 +279,12 @@ impl Search {
             self.high = self.range.max.saturating_add(1);
             (self.phase, self.next_round) = (Phase::Search, now);
         }
-        if matches!(self.phase, Phase::Base | Phase::Error) {
+        let is_raised = self.phase == Phase::Complete && self.mtu.is_some_and(|mtu| size > mtu);
+        if is_raised {
+            // The path was silent while the search was under way.
+            self.next_round = now;
+        }
+        if is_raised || matches!(self.phase, Phase::Base | Phase::Error) {
             self.phase = Phase::Search;
         }
         // Less than the base was announced for want of anything better.

@@ -288,6 +288,29 @@ fn a_late_answer_counts_too() {
     assert_eq!((world.search.mtu(), world.search.black_holes()), (Some(1500), 0));
 }
 
+#[test]
+fn a_path_that_is_silent_in_the_middle_of_a_search_is_searched_to_the_end() {
+    for after in (0..3_000).step_by(50) {
+        let mut world = World::new(RANGE, GOOD);
+        world.run(ms(2_000));
+        world.path.mtu = 1432;
+        world.run(ms(after));
+        world.path.loss = 1000;
+        world.run(ms(4_000));
+        world.path.loss = 0;
+        world.run(RAISE * 2 + ms(6_000));
+        assert_eq!((world.search.mtu(), world.search.phase()), (Some(1432), Phase::Complete), "{after} ms");
+    }
+    let mut world = World::new(RANGE, GOOD);
+    world.run(ms(2_000));
+    (world.path.mtu, world.path.loss) = (9000, 1000);
+    world.run(ms(4_000));
+    world.search.set_range(JUMBO, world.now);
+    world.path.loss = 0;
+    world.run(RAISE * 2 + ms(6_000));
+    assert_eq!(world.search.mtu(), Some(9000), "a range that grew meanwhile");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 

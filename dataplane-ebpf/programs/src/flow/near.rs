@@ -13,7 +13,7 @@ use crate::{
     out::{Decision, Pkt},
     skb::RECOMPUTE_CSUM,
     stages::encap::{ENCAP_V4, ENCAP_V6, source_port},
-    tos::outer_tos,
+    tos::{ECN_MASK, outer_tos},
 };
 
 #[inline(always)]
@@ -37,7 +37,7 @@ pub fn known(p: &Pkt, config: &Config, header: &Header) -> Seen {
     }
     let vxlan = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
     p.count_tx_of(&vxlan, packets, length);
-    gone(p, encapsulated(p, flow, header.hash, outer_tos(config, header.tos)))
+    gone(p, encapsulated(p, config, flow, header.hash, outer_tos(config, header.tos)))
 }
 
 /// The packet crosses, each segment of it. An aggregate of UDP may be one of a tunnel, which is not encapsulated again
@@ -54,20 +54,23 @@ fn fits(p: &Pkt, header: &Header, mtu: u32) -> bool {
 
 /// Writes the outer header, as `stages::encap` has done for the packet before.
 #[inline(always)]
-fn encapsulated(p: &Pkt, flow: &Flow, hash: u32, tos: u8) -> Decision {
+fn encapsulated(p: &Pkt, config: &Config, flow: &Flow, hash: u32, tos: u8) -> Decision {
     let out = flow.out;
     p.report(Verdict::VTEP, |report| {
         report.port = out;
         report.vni = flow.vni;
         report.vtep = flow.vtep;
     });
+    let v4 = flow.flags & Flow::OUTER_V6 == 0;
+    let (bytes, flags) = if v4 { (BYTES_V4, ENCAP_V4) } else { (BYTES_V6, ENCAP_V6) };
+    if p.skb.adjust_room(bytes as i32, flags).is_err() {
+        return through_device(p, config, flow, tos);
+    }
     let tos = u64::from(tos);
-    if flow.flags & Flow::OUTER_V6 == 0 {
-        p.skb.adjust_room(BYTES_V4 as i32, ENCAP_V4)?;
+    if v4 {
         write_v4(p, flow, hash, tos);
         store::<BYTES_V4>(p)?;
     } else {
-        p.skb.adjust_room(BYTES_V6 as i32, ENCAP_V6)?;
         write_v6(p, flow, hash, tos);
         store::<BYTES_V6>(p)?;
     }
@@ -75,6 +78,15 @@ fn encapsulated(p: &Pkt, flow: &Flow, hash: u32, tos: u8) -> Decision {
     p.count_tx(&out);
     p.tag(&out)?;
     Ok(p.onto_wire(out.ifindex))
+}
+
+/// For what the kernel's helper does not encapsulate: a packet that counts as encapsulated already, because a container
+/// tunnels of its own or a network card says so. The VXLAN device does, as in `stages::encap`.
+#[inline(always)]
+fn through_device(p: &Pkt, config: &Config, flow: &Flow, tos: u8) -> Decision {
+    p.count(Counter::ThroughDevice, 1);
+    p.skb.set_tunnel_key(flow.vni, &config.local_vtep, &flow.vtep, tos & !ECN_MASK)?;
+    Ok(p.skb.redirect(config.vxlan_ifindex))
 }
 
 #[inline(always)]

@@ -185,7 +185,7 @@ fn words(ip: &IpBytes) -> [u32; 4] {
 }
 
 /// Writes the outer headers and sends the packet out on the wire. `None` for what the kernel's helper does not encapsulate:
-/// a super-frame that is encapsulated already.
+/// what counts as encapsulated already.
 #[inline(always)]
 pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, DropReason> {
     let vxlan = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
