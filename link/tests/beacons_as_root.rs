@@ -43,8 +43,10 @@ fn decode(at: Duration, frame: &[u8]) -> Option<Seen> {
 /// Everything that is sent to the group of beacons and comes out at a host, from the moment this returns.
 fn watch(wire: &mut Wire) -> Arc<Mutex<Vec<Seen>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let arguments =
-        ["-i", "v0", "-Q", "in", "--immediate-mode", "-U", "-w", "-", "ether dst 03:57:54:00:00:01"];
+    // Room for a burst of hundreds: by default each frame takes the place of the largest, and the last ones find none.
+    let room = "-s 256 -B 16384 --immediate-mode -U -w -";
+    let arguments = ["-i", "v0", "-Q", "in"].into_iter().chain(room.split(' '));
+    let arguments = arguments.chain(["ether dst 03:57:54:00:00:01"]);
     let mut command = wire.b.command("tcpdump");
     let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut out = child.stdout.take().unwrap();
