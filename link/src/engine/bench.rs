@@ -11,9 +11,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use nix::sys::eventfd::EventFd;
-
-use super::lane::{Fill, Stages, Worker};
+use super::lane::{Fill, Signal, Stages, Worker};
 use super::offload::classify::{classify, ip_len};
 use super::offload::coalesce::Coalescer;
 use super::offload::properties::PacketSpec;
@@ -82,8 +80,8 @@ impl Stages for Memory {
         Fill::Part
     }
 
-    fn wait(&self, stop: &EventFd) -> bool {
-        super::workers::wait(stop, &[], nix::poll::PollTimeout::NONE)
+    fn wait(&self, signal: &Signal) -> bool {
+        super::workers::wait(signal, &[], nix::poll::PollTimeout::NONE)
     }
 
     fn helpers(&self) -> bool {

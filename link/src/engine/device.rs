@@ -30,7 +30,7 @@ pub(super) struct Device {
     shared: Arc<Shared>,
     tun_worker: Option<Worker>,
     udp_worker: Option<Worker>,
-    _clock: Worker,
+    clock: Worker,
 }
 
 impl Device {
@@ -57,7 +57,7 @@ impl Device {
             options,
             tun_worker: Some(workers::start_tun(&shared, Arc::clone(&tun), threads).map_err(thread)?),
             udp_worker: Some(workers::start_udp(&shared, udp, threads).map_err(thread)?),
-            _clock: workers::start_clock(&shared).map_err(thread)?,
+            clock: workers::start_clock(&shared).map_err(thread)?,
             shared,
             config,
         };
@@ -96,11 +96,13 @@ impl Device {
         let name = self.config.name.clone();
         let thread = |source| EngineError::system("start a thread", &name, source);
         let threads = self.options.threads();
-        if !Arc::ptr_eq(&udp, &old_udp) {
+        if !Arc::ptr_eq(&udp, &old_udp) || self.udp_worker.is_none() {
             self.udp_worker = None;
             self.udp_worker = Some(workers::start_udp(&self.shared, udp, threads).map_err(thread)?);
         }
-        if new_tun {
+        // An old socket is closed, and its port free, only when no lane holds on to the former plane.
+        self.workers().for_each(Worker::nudge);
+        if new_tun || self.tun_worker.is_none() {
             self.tun_worker = None;
             self.tun_worker =
                 Some(workers::start_tun(&self.shared, Arc::clone(&tun), threads).map_err(thread)?);
@@ -185,6 +187,10 @@ impl Device {
         }
         touched.sort();
         called
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &Worker> {
+        [&self.tun_worker, &self.udp_worker].into_iter().flatten().chain([&self.clock])
     }
 
     /// Calls the peers that fit, wherever it is known where they are.

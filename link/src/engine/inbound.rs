@@ -9,15 +9,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::poll::PollTimeout;
-use nix::sys::eventfd::EventFd;
 
 use super::drops::DropReason;
 use super::handshake;
-use super::lane::{Fill, Stages};
+use super::lane::{Fill, Signal, Stages};
 use super::offload::classify::{Class, classify, ip_len};
 use super::offload::coalesce::Coalescer;
 use super::offload::ecn;
@@ -41,6 +40,8 @@ pub(super) struct Inbound {
     view: Mutex<View>,
     shared: Arc<Shared>,
     udp: Arc<UdpPair>,
+    /// Fills so far: each begins with the other address family.
+    fills: AtomicUsize,
 }
 
 /// Datagrams of the network on their way in.
@@ -93,11 +94,16 @@ enum Outcome {
 impl Inbound {
     pub(super) fn new(shared: &Arc<Shared>, udp: Arc<UdpPair>) -> Self {
         let view = Mutex::new(View::new(Arc::clone(shared)));
-        Self { view, shared: Arc::clone(shared), udp }
+        Self { view, shared: Arc::clone(shared), udp, fills: AtomicUsize::new(0) }
     }
 
     fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
         [&self.udp.v4, &self.udp.v6].into_iter().flatten()
+    }
+
+    /// The sockets in the order of this fill: neither family can keep the other out, however much arrives.
+    fn sockets_in_turn(&self) -> impl Iterator<Item = &UdpSocket> {
+        in_turn(self.fills.fetch_add(1, Ordering::Relaxed), &self.udp.v4, &self.udp.v6)
     }
 }
 
@@ -120,7 +126,7 @@ impl Stages for Inbound {
         batch.plane = Some(lock(&self.view).plane());
         let mut used = 0;
         let mut filled = Fill::All;
-        for socket in self.sockets() {
+        for socket in self.sockets_in_turn() {
             loop {
                 if used + RECEIVE_BYTES_MAX > batch.buffer.len() || batch.receives.len() == RECEIVES_MAX {
                     filled = Fill::Part;
@@ -133,22 +139,25 @@ impl Stages for Inbound {
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // What an earlier send ran into is reported here; it is not about this packet.
-                    Err(error) => tracing::trace!(%error, "UDP socket"),
+                    Err(error) => {
+                        tracing::trace!(%error, "UDP socket");
+                        break;
+                    }
                 }
             }
         }
         if batch.receives.is_empty() { Fill::Nothing } else { filled }
     }
 
-    fn wait(&self, stop: &EventFd) -> bool {
-        let mut fds = [stop.as_fd(); 2];
+    fn wait(&self, signal: &Signal) -> bool {
+        let mut fds = [signal.as_fd(); 2];
         let mut count = 0;
         for (fd, socket) in fds.iter_mut().zip(self.sockets()) {
             *fd = socket.as_fd();
             count += 1;
         }
         let fds: &[BorrowedFd<'_>] = &fds[..count];
-        wait(stop, fds, PollTimeout::NONE)
+        wait(signal, fds, PollTimeout::NONE)
     }
 
     fn helpers(&self) -> bool {
@@ -345,6 +354,12 @@ impl InBatch {
     }
 }
 
+/// Both, the first one first in every second turn.
+fn in_turn<'a, T>(turn: usize, a: &'a Option<T>, b: &'a Option<T>) -> impl Iterator<Item = &'a T> {
+    let pair = if turn.is_multiple_of(2) { [a, b] } else { [b, a] };
+    pair.into_iter().flatten()
+}
+
 /// The place of a session in the table of the batch.
 fn know(sessions: &mut Vec<Known>, context: &Context<'_>, index: u32) -> Option<usize> {
     let found = sessions.iter().rposition(|known| known.session.local_index() == index);
@@ -355,4 +370,17 @@ fn know(sessions: &mut Vec<Known>, context: &Context<'_>, index: u32) -> Option<
     let session = peer.opening(index, context)?;
     sessions.push(Known { session, peer, heard: None, bytes: 0, data: false });
     Some(sessions.len() - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_family_is_always_first() {
+        let turns: Vec<Vec<i32>> =
+            (0..4).map(|turn| in_turn(turn, &Some(4), &Some(6)).copied().collect()).collect();
+        assert_eq!(turns, [[4, 6], [6, 4], [4, 6], [6, 4]]);
+        assert_eq!(in_turn(0, &None, &Some(6)).collect::<Vec<_>>(), [&6]);
+    }
 }

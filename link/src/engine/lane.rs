@@ -14,6 +14,8 @@
 //! on with another one.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -33,8 +35,8 @@ pub(super) trait Stages: Send + Sync + 'static {
     /// order of the packets.
     fn fill(&self, batch: &mut Self::Batch) -> Fill;
 
-    /// Waits until there may be something; false when the lane has to end.
-    fn wait(&self, stop: &EventFd) -> bool;
+    /// Waits until there may be something, or the signal comes; false when the lane has to end.
+    fn wait(&self, signal: &Signal) -> bool;
 
     /// Whether a thread beside the leader is worth its while now.
     fn helpers(&self) -> bool;
@@ -59,42 +61,79 @@ pub(super) enum Fill {
     End,
 }
 
+/// What ends the threads of a worker, or makes one that waits look around. A thread under load never waits: it asks
+/// [`Signal::is_ended`].
+pub(super) struct Signal {
+    event: EventFd,
+    ended: AtomicBool,
+}
+
+impl Signal {
+    fn new() -> io::Result<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { event, ended: AtomicBool::new(false) })
+    }
+
+    /// True once the threads have to end.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Takes note of having been woken.
+    pub(super) fn clear(&self) {
+        // Nothing to read: another thread was quicker.
+        let _ = self.event.read();
+    }
+
+    fn wake(&self) {
+        // An eventfd that is full is readable, which is all that is wanted.
+        let _ = self.event.write(1);
+    }
+}
+
+impl AsFd for Signal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
 /// Running threads. Dropping it stops them and waits for their end.
 pub(super) struct Worker {
-    stop: Arc<EventFd>,
+    signal: Arc<Signal>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Worker {
     /// One thread with one task.
-    pub(super) fn start(name: &str, run: impl FnOnce(&EventFd) + Send + 'static) -> io::Result<Self> {
-        let stop = stop_signal()?;
-        let seen = Arc::clone(&stop);
+    pub(super) fn start(name: &str, run: impl FnOnce(&Signal) + Send + 'static) -> io::Result<Self> {
+        let signal = Arc::new(Signal::new()?);
+        let seen = Arc::clone(&signal);
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&seen))?;
-        Ok(Self { stop, threads: vec![thread] })
+        Ok(Self { signal, threads: vec![thread] })
     }
 
     /// A lane of so many threads, at least one.
     pub(super) fn lane<S: Stages>(name: &str, threads: usize, stages: S) -> io::Result<Self> {
-        let mut worker = Self { stop: stop_signal()?, threads: Vec::new() };
+        let mut worker = Self { signal: Arc::new(Signal::new()?), threads: Vec::new() };
         let lane = Arc::new(Lane::new(stages, threads.max(1)));
         for number in 0..threads.max(1) {
             let name = if number == 0 { name.to_owned() } else { format!("{name}{number}") };
-            let (lane, stop) = (Arc::clone(&lane), Arc::clone(&worker.stop));
-            worker.threads.push(thread::Builder::new().name(name).spawn(move || lane.run(&stop))?);
+            let (lane, signal) = (Arc::clone(&lane), Arc::clone(&worker.signal));
+            worker.threads.push(thread::Builder::new().name(name).spawn(move || lane.run(&signal))?);
         }
         Ok(worker)
     }
-}
 
-fn stop_signal() -> io::Result<Arc<EventFd>> {
-    Ok(Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
+    /// Makes a thread that waits look around: what it holds on to may have been replaced.
+    pub(super) fn nudge(&self) {
+        self.signal.wake();
+    }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // An eventfd is full after 2^64 - 2 writes; this is the first.
-        let _ = self.stop.write(1);
+        self.signal.ended.store(true, Ordering::Release);
+        self.signal.wake();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a packet thread had panicked");
@@ -150,9 +189,9 @@ impl<S: Stages> Lane<S> {
         }
     }
 
-    fn run(&self, stop: &EventFd) {
+    fn run(&self, signal: &Signal) {
         let mut batch = self.free_batch();
-        while let Some(number) = self.lead(&mut batch, stop) {
+        while let Some(number) = self.lead(&mut batch, signal) {
             self.stages.work(&mut batch);
             batch = match self.hand_in(number, batch) {
                 Some(batch) => batch,
@@ -164,7 +203,7 @@ impl<S: Stages> Lane<S> {
 
     /// Becomes the leader, fills the batch and lets another lead; the number of the batch. `None`: the lane
     /// has ended.
-    fn lead(&self, batch: &mut S::Batch, stop: &EventFd) -> Option<u64> {
+    fn lead(&self, batch: &mut S::Batch, signal: &Signal) -> Option<u64> {
         let mut head = lock(&self.head);
         while !head.ended && (head.led || head.working > 0 && !self.stages.helpers()) {
             head.idle += 1;
@@ -177,8 +216,12 @@ impl<S: Stages> Lane<S> {
         head.led = true;
         drop(head);
         let filled = loop {
+            // What is still to come is for a successor; what was filled is finished by whoever filled it.
+            if signal.is_ended() {
+                break Fill::End;
+            }
             match self.stages.fill(batch) {
-                Fill::Nothing if self.stages.wait(stop) => {}
+                Fill::Nothing if self.stages.wait(signal) => {}
                 Fill::Nothing => break Fill::End,
                 filled => break filled,
             }
@@ -259,7 +302,7 @@ fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
     use std::sync::mpsc::{Sender, channel};
     use std::time::Duration;
 
@@ -292,11 +335,8 @@ mod tests {
             if count == 0 { Fill::Nothing } else { Fill::Part }
         }
 
-        fn wait(&self, stop: &EventFd) -> bool {
-            let fd = std::os::fd::AsFd::as_fd(stop);
-            let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
-            nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE).unwrap();
-            false
+        fn wait(&self, signal: &Signal) -> bool {
+            crate::engine::workers::wait(signal, &[], nix::poll::PollTimeout::NONE)
         }
 
         fn helpers(&self) -> bool {
@@ -338,6 +378,31 @@ mod tests {
                 assert_eq!(arrived.recv_timeout(Duration::from_secs(20)), Ok(expected), "{threads} threads");
             }
             drop(worker);
+        }
+    }
+
+    #[test]
+    fn a_lane_that_is_never_idle_ends_when_it_is_told_to_and_finishes_what_it_took() {
+        for threads in [1, 3] {
+            let (out, arrived) = channel();
+            let numbers = Numbers {
+                next: AtomicU64::new(0),
+                last: u64::MAX,
+                filling: AtomicBool::new(false),
+                finishing: AtomicBool::new(false),
+                out: Mutex::new(out),
+            };
+            let worker = Worker::lane("numbers", threads, numbers).unwrap();
+            assert_eq!(arrived.recv_timeout(Duration::from_secs(20)), Ok(0));
+            // In a thread of its own, so that a lane that goes on for ever fails instead of hanging.
+            let (ended, has_ended) = channel();
+            thread::spawn(move || {
+                drop(worker);
+                ended.send(()).unwrap();
+            });
+            has_ended.recv_timeout(Duration::from_secs(20)).expect("the lane ends under load");
+            let rest: Vec<u64> = arrived.iter().collect();
+            assert!(rest.iter().copied().eq(1..=rest.len() as u64), "in order and without a gap");
         }
     }
 }

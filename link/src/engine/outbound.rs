@@ -8,12 +8,13 @@
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use nix::poll::PollTimeout;
-use nix::sys::eventfd::EventFd;
 
 use super::drops::DropReason;
-use super::lane::{Fill, Stages};
+use super::lane::{Fill, Signal, Stages};
 use super::offload::split::{Split, SplitError};
 use super::offload::virtio::Gso;
 use super::offload::{ecn, virtio};
@@ -39,6 +40,9 @@ const OUTPUT_BYTES: usize = 256 << 10;
 /// A super-packet whose messages would take more is dropped: cut so small that it gains nothing, it would
 /// only cost memory.
 const MESSAGES_BYTES_MAX: usize = 1 << 20;
+
+/// Pause before the interface is read again after it failed for a reason that is not known.
+const READ_AGAIN: Duration = Duration::from_millis(50);
 
 /// The stages of the lane.
 pub(super) struct Outbound {
@@ -99,15 +103,22 @@ impl Outbound {
         Self { view, shared: Arc::clone(shared), tun }
     }
 
-    fn lose_link(&self, error: &io::Error) {
+    /// A read failed that nothing is known to fail with: said once, and tried again after a pause.
+    fn complain(&self, error: &io::Error) {
+        let reason = format!("reading the interface: {error}");
+        let mut told = lock(&self.shared.error);
+        if told.as_ref() != Some(&reason) {
+            tracing::warn!(device = self.shared.name(), reason, "TUN");
+            *told = Some(reason);
+        }
+        drop(told);
+        thread::sleep(READ_AGAIN);
+    }
+
+    fn lose_link(&self, reason: &str) {
         let shared = &self.shared;
-        let reason = if tun::is_gone(error) {
-            "the interface was deleted".to_owned()
-        } else {
-            format!("reading the interface: {error}")
-        };
         tracing::warn!(device = shared.name(), reason, "link lost");
-        *lock(&shared.error) = Some(reason);
+        *lock(&shared.error) = Some(reason.to_owned());
         shared.link_lost.store(true, Ordering::Release);
         shared.publish(&Event::LinkLost { device: shared.name().to_owned() });
     }
@@ -135,9 +146,14 @@ impl Stages for Outbound {
                     break if batch.used == 0 { Fill::Nothing } else { Fill::All };
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.lose_link(&error);
+                Err(error) if tun::is_gone(&error) => {
+                    self.lose_link("the interface was deleted");
                     return Fill::End;
+                }
+                // Whatever it is, it is tried again: a lane that has ended carries nothing.
+                Err(error) => {
+                    self.complain(&error);
+                    break if batch.used == 0 { Fill::Nothing } else { Fill::All };
                 }
             }
         };
@@ -146,8 +162,8 @@ impl Stages for Outbound {
         filled
     }
 
-    fn wait(&self, stop: &EventFd) -> bool {
-        wait(stop, &[self.tun.as_fd()], PollTimeout::NONE)
+    fn wait(&self, signal: &Signal) -> bool {
+        wait(signal, &[self.tun.as_fd()], PollTimeout::NONE)
     }
 
     fn helpers(&self) -> bool {

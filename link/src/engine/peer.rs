@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,6 +24,10 @@ use crate::wg::{self, Input, Now, Output, Session, Sessions, Traffic};
 /// goes first.
 const HELD_MAX: usize = 256;
 const HELD_BYTES_MAX: usize = 1 << 20;
+/// Octets that wait at all peers of a device together.
+const HELD_DEVICE_BYTES_MAX: usize = 64 << 20;
+/// Time between two lines in the log about a peer that moves, in ms.
+const ROAMED_AGAIN_MS: u64 = 1_000;
 
 /// One peer of a device.
 pub(super) struct Peer {
@@ -39,6 +43,8 @@ pub(super) struct Peer {
     /// Something is held; what comes later has to wait for it.
     holding: AtomicBool,
     path: PathHint,
+    /// When it was last logged that it moved, on the device's clock.
+    roamed_ms: AtomicU64,
 }
 
 /// Where the peer is.
@@ -50,10 +56,49 @@ struct Places {
 }
 
 /// What waits for a session, as it was read from the interface.
-#[derive(Default)]
 struct Held {
     reads: VecDeque<Vec<u8>>,
     bytes: usize,
+    /// Octets that wait at all peers of the device.
+    device_bytes: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn new(device_bytes: &Arc<AtomicUsize>) -> Self {
+        Self { reads: VecDeque::new(), bytes: 0, device_bytes: Arc::clone(device_bytes) }
+    }
+
+    fn push(&mut self, read: &[u8]) {
+        self.bytes += read.len();
+        self.device_bytes.fetch_add(read.len(), Ordering::Relaxed);
+        self.reads.push_back(read.to_vec());
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.reads.len() > HELD_MAX
+            || self.bytes > HELD_BYTES_MAX
+            || self.device_bytes.load(Ordering::Relaxed) > HELD_DEVICE_BYTES_MAX
+    }
+
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let read = self.reads.pop_front()?;
+        self.bytes -= read.len();
+        self.device_bytes.fetch_sub(read.len(), Ordering::Relaxed);
+        Some(read)
+    }
+
+    /// Takes everything out.
+    fn take(&mut self) -> VecDeque<Vec<u8>> {
+        self.device_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = 0;
+        std::mem::take(&mut self.reads)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.take();
+    }
 }
 
 impl Peer {
@@ -78,9 +123,10 @@ impl Peer {
             sessions: Arc::clone(machine.sessions()),
             traffic: Arc::clone(machine.traffic()),
             machine: Mutex::new(machine),
-            held: Mutex::default(),
+            held: Mutex::new(Held::new(&identity.held_bytes)),
             holding: AtomicBool::new(false),
             path: PathHint::default(),
+            roamed_ms: AtomicU64::new(0),
         }
     }
 
@@ -150,10 +196,8 @@ impl Peer {
     pub(super) fn hold<'a>(self: &Arc<Self>, context: &Context<'_>, reads: impl Iterator<Item = &'a [u8]>) {
         let mut held = lock(&self.held);
         for read in reads {
-            held.bytes += read.len();
-            held.reads.push_back(read.to_vec());
-            while held.reads.len() > HELD_MAX || held.bytes > HELD_BYTES_MAX {
-                held.bytes -= held.reads.pop_front().map_or(0, |oldest| oldest.len());
+            held.push(read);
+            while held.is_too_much() && held.pop().is_some() {
                 context.drop_packet(DropReason::NoSession);
             }
         }
@@ -168,9 +212,9 @@ impl Peer {
     }
 
     fn send_held(self: &Arc<Self>, context: &Context<'_>, held: &mut Held) {
-        held.bytes = 0;
-        if !held.reads.is_empty() {
-            OutBatch::new().send_held(context, self, held.reads.drain(..));
+        let reads = held.take();
+        if !reads.is_empty() {
+            OutBatch::new().send_held(context, self, reads.into_iter());
         }
         self.holding.store(false, Ordering::Release);
     }
@@ -258,8 +302,7 @@ impl Peer {
             Output::Ready(_) => self.ready(context),
             Output::GaveUp => {
                 let mut held = lock(&self.held);
-                context.drop_packets(DropReason::NoSession, held.reads.len());
-                *held = Held::default();
+                context.drop_packets(DropReason::NoSession, held.take().len());
                 self.holding.store(false, Ordering::Release);
             }
         }
@@ -289,7 +332,11 @@ impl Peer {
         self.set_places(|places| places.current = Some(from));
         self.path.forget();
         context.endpoint_moved();
-        tracing::info!(device = context.device(), peer = %self.public_key, %from, "endpoint moved");
+        // Two senders with one key move it with every packet.
+        let now_ms = context.now_ms();
+        if now_ms.saturating_sub(self.roamed_ms.swap(now_ms, Ordering::Relaxed)) >= ROAMED_AGAIN_MS {
+            tracing::info!(device = context.device(), peer = %self.public_key, %from, "endpoint moved");
+        }
         context.publish(&Event::Roamed {
             device: context.device().to_owned(),
             public_key: self.public_key,
@@ -325,4 +372,28 @@ impl Peer {
 /// Random bytes of the system, for keys. Without them nothing may go on.
 pub(super) fn random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the system's random source");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_for_each_peer_and_for_the_device() {
+        let device_bytes = Arc::new(AtomicUsize::new(0));
+        let mut peers: Vec<Held> = (0..100).map(|_| Held::new(&device_bytes)).collect();
+        for peer in &mut peers {
+            for _ in 0..40 {
+                peer.push(&[0; 60_000]);
+                while peer.is_too_much() && peer.pop().is_some() {}
+            }
+            assert!(peer.bytes <= HELD_BYTES_MAX);
+        }
+        let all: usize = peers.iter().map(|peer| peer.bytes).sum();
+        assert_eq!(all, device_bytes.load(Ordering::Relaxed));
+        assert!((HELD_DEVICE_BYTES_MAX - 60_000..=HELD_DEVICE_BYTES_MAX).contains(&all), "{all}");
+        assert_eq!(peers[0].take().len(), HELD_BYTES_MAX / 60_000);
+        drop(peers);
+        assert_eq!(device_bytes.load(Ordering::Relaxed), 0, "a peer that goes gives back what it had");
+    }
 }

@@ -3,7 +3,7 @@
 //! to see whether there is a newer one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
@@ -22,13 +22,15 @@ pub(super) struct Identity {
     pub(super) keys: Arc<wg::Identity>,
     /// Judges every handshake message once, before it is known whose it is.
     pub(super) gate: Mutex<wg::Gate>,
+    /// Octets that wait for a session at all peers together.
+    pub(super) held_bytes: Arc<AtomicUsize>,
 }
 
 impl Identity {
     pub(super) fn new(key: &PrivateKey) -> Self {
         let keys = Arc::new(wg::Identity::new(key));
         let gate = Mutex::new(wg::Gate::new(keys.public_key()));
-        Self { keys, gate }
+        Self { keys, gate, held_bytes: Arc::default() }
     }
 }
 

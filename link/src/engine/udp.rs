@@ -140,46 +140,56 @@ impl UdpPair {
         self.whole.send(packet, self.port, to)
     }
 
-    /// Sends one datagram, waiting a moment if the socket's buffer is full.
+    /// Sends a handshake message, cookie or keepalive, and waits for nothing: whoever sends one has other peers to see to. Where
+    /// data fills the socket's buffer it leaves by the raw socket, which has a buffer of its own.
     pub(super) fn send(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
         let run = Run { bytes: packet, segment: packet.len(), to, ecn: 0 };
-        self.send_at_once(&run, packet, packet.len().max(1))
+        match send_message(self.socket(to)?, &run, packet, false) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.send_whole(packet, to),
+            result => result,
+        }
     }
 
     /// Sends a run. The result is how many datagrams could not be sent, and why the last of them.
     pub(super) fn send_run(&self, run: &Run<'_>, hint: &PathHint) -> Result<(), (usize, io::Error)> {
         let mut failed = None;
         let mut rest = run.bytes;
+        let mut most = self.segments_max();
         while !rest.is_empty() {
             let several = if run.segment >= hint.alone_from.load(Ordering::Relaxed) {
                 1
             } else {
-                self.segments_max().min(SEND_BYTES_MAX / run.segment).max(1)
+                most.min(SEND_BYTES_MAX / run.segment).max(1)
             };
             let (now, later) = rest.split_at(rest.len().min(several * run.segment));
             match self.send_at_once(run, now, run.segment) {
+                // So many it takes, and more it refused: that is the kernel's limit, not the path's.
+                Ok(()) if now.len().div_ceil(run.segment) == most => {
+                    self.segments.fetch_min(most, Ordering::Relaxed);
+                }
                 Ok(()) => {}
                 // It goes again in smaller pieces.
-                Err(error) if now.len() > run.segment && self.learn(&error, several, run.segment, hint) => {
-                    continue;
-                }
-                Err(error) => {
-                    let lost = now.len().div_ceil(run.segment);
-                    failed = Some((failed.map_or(0, |(count, _)| count) + lost, error));
-                }
+                Err(error) if now.len() > run.segment => match self.learn(&error, several, run.segment, hint)
+                {
+                    Some(fewer) => {
+                        most = fewer;
+                        continue;
+                    }
+                    None => failed = Some(lost(failed, now, run.segment, error)),
+                },
+                Err(error) => failed = Some(lost(failed, now, run.segment, error)),
             }
             rest = later;
         }
         failed.map_or(Ok(()), Err)
     }
 
-    /// Draws the conclusion of a refused run; false if the refusal is not about there being several.
-    fn learn(&self, error: &io::Error, several: usize, segment: usize, hint: &PathHint) -> bool {
+    /// Draws the conclusion of a refused run: how many to try together instead. `None`: the refusal is not about there
+    /// being several.
+    fn learn(&self, error: &io::Error, several: usize, segment: usize, hint: &PathHint) -> Option<usize> {
         match error.raw_os_error() {
-            // An older kernel; or, where not even those are too many, too long for the path.
-            Some(libc::EINVAL) if several > SEGMENTS_MAX[1] => {
-                self.segments.store(SEGMENTS_MAX[1], Ordering::Relaxed);
-            }
+            // An older kernel, or too long for the path: fewer tell which.
+            Some(libc::EINVAL) if several > SEGMENTS_MAX[1] => return Some(SEGMENTS_MAX[1]),
             Some(libc::EINVAL | libc::EMSGSIZE) => {
                 hint.alone_from.fetch_min(segment, Ordering::Relaxed);
             }
@@ -189,14 +199,18 @@ impl UdpPair {
                     tracing::warn!(port = self.port, %error, "UDP_SEGMENT is refused and not used any more");
                 }
             }
-            _ => return false,
+            _ => return None,
         }
-        true
+        Some(self.segments_max())
+    }
+
+    fn socket(&self, to: SocketAddr) -> io::Result<&UdpSocket> {
+        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        Ok(socket.as_ref().ok_or(io::ErrorKind::Unsupported)?)
     }
 
     fn send_at_once(&self, run: &Run<'_>, bytes: &[u8], segment: usize) -> io::Result<()> {
-        let socket = if run.to.is_ipv4() { &self.v4 } else { &self.v6 };
-        let socket = socket.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let socket = self.socket(run.to)?;
         let several = bytes.len() > segment;
         match send_message(socket, run, bytes, several) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -206,6 +220,16 @@ impl UdpPair {
             result => result,
         }
     }
+}
+
+/// One more failure of a run: how many datagrams it cost so far, and why the last of them.
+fn lost(
+    before: Option<(usize, io::Error)>,
+    bytes: &[u8],
+    segment: usize,
+    error: io::Error,
+) -> (usize, io::Error) {
+    (before.map_or(0, |(count, _)| count) + bytes.len().div_ceil(segment), error)
 }
 
 /// Room for control messages, aligned as their headers are.
@@ -447,12 +471,16 @@ mod tests {
         let pair = pair(&[]);
         let hint = PathHint::default();
         let refused = |code| io::Error::from_raw_os_error(code);
-        assert!(pair.learn(&refused(libc::EINVAL), 128, 32, &hint));
-        assert_eq!((pair.segments_max(), hint.alone_from.load(Ordering::Relaxed)), (64, usize::MAX));
-        assert!(pair.learn(&refused(libc::EMSGSIZE), 44, 1_452, &hint));
-        assert_eq!((pair.segments_max(), hint.alone_from.load(Ordering::Relaxed)), (64, 1_452));
-        assert!(!pair.learn(&refused(libc::ENETUNREACH), 44, 1_452, &hint));
-        assert!(pair.learn(&refused(libc::EIO), 44, 1_452, &hint));
+        let learnt = || (pair.segments_max(), hint.alone_from.load(Ordering::Relaxed));
+        // Too many for the kernel, or each too long for the path: nothing is concluded before fewer were tried.
+        assert_eq!(pair.learn(&refused(libc::EINVAL), 128, 32, &hint), Some(64));
+        assert_eq!(learnt(), (128, usize::MAX));
+        assert_eq!(pair.learn(&refused(libc::EINVAL), 64, 1_452, &hint), Some(128));
+        assert_eq!(learnt(), (128, 1_452));
+        assert_eq!(pair.learn(&refused(libc::EMSGSIZE), 44, 1_400, &hint), Some(128));
+        assert_eq!(learnt(), (128, 1_400));
+        assert_eq!(pair.learn(&refused(libc::ENETUNREACH), 44, 1_452, &hint), None);
+        assert_eq!(pair.learn(&refused(libc::EIO), 44, 1_452, &hint), Some(1));
         assert_eq!(pair.segments_max(), 1);
     }
 }

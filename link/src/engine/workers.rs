@@ -8,10 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 
 use super::inbound::Inbound;
-use super::lane::Worker;
+use super::lane::{Signal, Worker};
 use super::outbound::Outbound;
 use super::plane::{Shared, View};
 use super::spare::Spare;
@@ -36,11 +35,11 @@ pub(super) fn start_udp(shared: &Arc<Shared>, udp: Arc<UdpPair>, threads: usize)
 /// Starts the clock.
 pub(super) fn start_clock(shared: &Arc<Shared>) -> io::Result<Worker> {
     let mut view = View::new(Arc::clone(shared));
-    Worker::start(&format!("{}-clock", shared.name()), move |stop| {
+    Worker::start(&format!("{}-clock", shared.name()), move |signal| {
         let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
         let mut ticks = 0_u64;
         let mut spare = Spare::new();
-        while wait(stop, &[], timeout) {
+        while wait(signal, &[], timeout) {
             let context = view.context();
             context.shared.advance_clock();
             if let Some(helpers) = spare.look() {
@@ -57,16 +56,21 @@ pub(super) fn start_clock(shared: &Arc<Shared>) -> io::Result<Worker> {
     })
 }
 
-/// Waits for one of the descriptors or the timeout; false when the thread has to end.
-pub(super) fn wait(stop: &EventFd, fds: &[BorrowedFd<'_>], timeout: PollTimeout) -> bool {
+/// Waits for one of the descriptors, the signal or the timeout; false when the thread has to end.
+pub(super) fn wait(signal: &Signal, fds: &[BorrowedFd<'_>], timeout: PollTimeout) -> bool {
     let readable = PollFlags::POLLIN;
-    // At most the stop signal and one socket per address family.
-    let mut polled = [(); 3].map(|()| PollFd::new(stop.as_fd(), readable));
+    // At most the signal and one socket per address family.
+    let mut polled = [(); 3].map(|()| PollFd::new(signal.as_fd(), readable));
     for (slot, fd) in polled[1..].iter_mut().zip(fds) {
         *slot = PollFd::new(*fd, readable);
     }
     match poll(&mut polled[..=fds.len()], timeout) {
-        Ok(_) | Err(nix::Error::EINTR) => !polled[0].any().unwrap_or(false),
+        Ok(_) | Err(nix::Error::EINTR) => {
+            if polled[0].any().unwrap_or(false) {
+                signal.clear();
+            }
+            !signal.is_ended()
+        }
         Err(error) => {
             tracing::error!(%error, "poll");
             false

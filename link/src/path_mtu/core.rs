@@ -258,7 +258,8 @@ impl Search {
     fn on_refused(&mut self, now: Moment, sequence: u64, outputs: &mut Vec<Output>) {
         let Some(sent) = self.unanswered(sequence) else { return };
         sent.fate = Fate::Refused;
-        if let Some(size) = sent.size {
+        // The size in use is given up with its round, when it is known which smaller one crosses instead.
+        if let Some(size) = sent.size.filter(|size| self.mtu.is_none_or(|mtu| *size > mtu)) {
             self.fails(size, now, outputs);
         }
     }
@@ -315,9 +316,14 @@ impl Search {
         }
         // The small one goes last: if it was not answered, nothing can be said of the others.
         let lives = sent.iter().any(|probe| probe.size.is_none() && probe.fate == Fate::Answered);
-        let lost = sent.iter().filter(|probe| lives && probe.fate == Fate::Unknown);
-        for size in lost.filter_map(|probe| probe.size) {
-            self.loses(size, now, outputs);
+        for probe in sent.iter().filter(|_| lives) {
+            let Some(size) = probe.size else { continue };
+            match probe.fate {
+                Fate::Unknown => self.loses(size, 1, now, outputs),
+                // No chance: once more, for what crosses instead to be asked for.
+                Fate::Refused => self.loses(size, MAX_PROBES - 1, now, outputs),
+                Fate::Answered => {}
+            }
         }
         if self.is_in_doubt() {
             self.next_round = now;
@@ -335,13 +341,13 @@ impl Search {
         }
     }
 
-    fn loses(&mut self, size: u16, now: Moment, outputs: &mut Vec<Output>) {
+    fn loses(&mut self, size: u16, times: u8, now: Moment, outputs: &mut Vec<Output>) {
         let is_open = size < self.high && self.low.is_none_or(|low| size > low);
         if !is_open && self.mtu != Some(size) {
             return;
         }
         let losses = self.losses.entry(size).or_insert(0);
-        *losses += 1;
+        *losses = losses.saturating_add(times);
         if *losses >= MAX_PROBES {
             self.fails(size, now, outputs);
         }

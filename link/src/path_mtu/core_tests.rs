@@ -188,6 +188,24 @@ fn the_fall_is_to_the_largest_known_to_cross_and_not_to_the_base() {
 }
 
 #[test]
+fn a_device_that_takes_less_is_not_a_reason_to_fall_to_the_base() {
+    for device in [1499, 1400] {
+        let mut world = World::new(RANGE, GOOD);
+        world.run(ms(2_000));
+        world.device = device;
+        let began = world.now;
+        while world.search.mtu() == Some(1500) {
+            assert!(world.now < began + CONFIRMATION + ms(400), "still 1500 over a device of {device}");
+            world.run(ms(1));
+        }
+        let fallen = world.search.mtu().unwrap();
+        assert!(fallen > BASE_V4 && fallen <= device, "{fallen} over a device of {device}");
+        world.run(ms(3_000));
+        assert_eq!((world.search.mtu(), world.search.black_holes()), (Some(device), 1));
+    }
+}
+
+#[test]
 fn a_path_that_grows_is_noticed_by_one_byte_more() {
     let mut world = World::new(JUMBO, Path { mtu: 1400, ..GOOD });
     world.run(ms(3_000));

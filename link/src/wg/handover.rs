@@ -45,7 +45,6 @@ pub struct PeerState {
     pub(super) taken_ms: u64,
     pub(super) sessions: Vec<SessionState>,
     pub(super) current: Option<u32>,
-    pub(super) last_index: u8,
     pub(super) last_stamp: [u8; 12],
     pub(super) latest_seen: [u8; 12],
     pub(super) last_initiation_ms: Option<u64>,
@@ -113,7 +112,6 @@ impl super::Peer {
             taken_ms: now.ms,
             sessions: sessions.iter().map(|session| session.hand_over()).collect(),
             current,
-            last_index: self.last_index,
             last_stamp: *self.last_stamp.as_bytes(),
             latest_seen: *self.latest_seen.as_bytes(),
             last_initiation_ms: self.last_initiation_ms,
@@ -141,7 +139,6 @@ impl super::Peer {
             sessions.push(Arc::new(super::Session::take_up(session, Arc::clone(&self.traffic))?));
         }
         self.sessions.put_in(sessions, state.current);
-        self.last_index = state.last_index;
         self.last_stamp = super::Timestamp::from_bytes(state.last_stamp);
         self.latest_seen = super::Timestamp::from_bytes(state.latest_seen);
         self.last_initiation_ms = state.last_initiation_ms;

@@ -87,7 +87,6 @@ pub struct Peer {
     macs: Macs,
     /// The upper 24 bits of every index of this peer.
     pub(super) index: u32,
-    pub(super) last_index: u8,
     in_flight: Vec<Initiated>,
     pub(super) attempt: Option<Attempt>,
     pub(super) last_initiation_ms: Option<u64>,
@@ -123,7 +122,6 @@ impl Peer {
             identity,
             macs: Macs::new(&public_key),
             index: index << 8,
-            last_index: 0,
             in_flight: Vec::with_capacity(IN_FLIGHT),
             attempt: None,
             last_initiation_ms: None,
@@ -237,7 +235,7 @@ impl Peer {
             attempt.made_one(now.ms, self.jitter_ms);
         }
         let stamp = Timestamp::after(&self.last_stamp, now.unix_ns);
-        let local_index = self.take_index();
+        let local_index = self.take_index(random);
         let ephemeral = secret(random);
         let (mut message, initiated) =
             self.contact.initiate(&self.identity, local_index, ephemeral, &stamp)?;
@@ -259,11 +257,14 @@ impl Peer {
         self.jitter_ms = u64::from(u32::from_le_bytes(bytes)) % (REKEY_JITTER_MS + 1);
     }
 
-    /// An index that neither a session nor an initiation of ours has. 256 are more than there can be.
-    fn take_index(&mut self) -> u32 {
+    /// An index that neither a session nor an initiation of ours has, not to be told from former ones. 256 are more than
+    /// there can be.
+    fn take_index(&mut self, random: &mut Random<'_>) -> u32 {
+        let mut low = [0];
+        random(&mut low);
         loop {
-            self.last_index = self.last_index.wrapping_add(1);
-            let index = self.index | u32::from(self.last_index);
+            low[0] = low[0].wrapping_add(1);
+            let index = self.index | u32::from(low[0]);
             let waiting = self.in_flight.iter().any(|initiated| initiated.local_index == index);
             if !waiting && !self.sessions.contains(index) {
                 return index;
@@ -285,7 +286,7 @@ impl Peer {
         if self.answered_ms.is_some_and(|last| now.ms.saturating_sub(last) < INITIATION_INTERVAL_MS) {
             return Err(HandshakeError::TooSoon);
         }
-        let (stamp, local_index) = (recognised.timestamp, self.take_index());
+        let (stamp, local_index) = (recognised.timestamp, self.take_index(random));
         let (mut message, agreed) = recognised.respond(&self.contact, local_index, secret(random), now.ms)?;
         self.latest_seen = stamp;
         self.answered_ms = Some(now.ms);
