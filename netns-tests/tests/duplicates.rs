@@ -89,11 +89,21 @@ fn root_a_mac_at_two_sites_is_frozen_and_cleared() -> Result<()> {
     Ok(())
 }
 
+/// Of two that `talk` five times each, one is refused every time, and nothing moves.
+fn one_is_refused(world: &World, talk: impl Fn() -> Result<()>) -> Result<()> {
+    let counted = || anyhow::Ok((world.a.drops("source-mac-frozen")?, world.a.counter("mac-moved")?));
+    let (drops, moves) = counted()?;
+    talk()?;
+    let (drops_now, moves_now) = counted()?;
+    ensure!(drops_now >= drops + 5 && moves_now == moves, "{drops_now} - {drops}, {moves_now} - {moves}");
+    Ok(())
+}
+
 /// Two machines with one MAC on two attachments of one gateway, both of which never stop talking.
 #[test]
 fn root_a_mac_on_two_attachments_stays_at_one() -> Result<()> {
     let other = Ns::new("other")?;
-    let world = World::start_with(&[Tunnel::Direct], |topology, document| {
+    let mut world = World::start_with(&[Tunnel::Direct], |topology, document| {
         veth(&topology.a.gateway, "access0", &other, "eth0")?;
         document["attachments"]["other"] =
             json!({ "gateway": "gw-a", "segment": "flat", "interface": "access0" });
@@ -117,13 +127,7 @@ fn root_a_mac_on_two_attachments_stays_at_one() -> Result<()> {
     })?;
     let (refused, before) = (1 - one, world.a.counter("mac-moved")?);
     // From a second later on nothing of the other passes, and what is sent to the MAC goes to the first alone.
-    wait_until(SOON, "the other to be refused", || {
-        let (drops, moves) = (world.a.drops("source-mac-frozen")?, world.a.counter("mac-moved")?);
-        talk(5)?;
-        let (drops_now, moves_now) = (world.a.drops("source-mac-frozen")?, world.a.counter("mac-moved")?);
-        ensure!(drops_now >= drops + 5 && moves_now == moves, "{drops_now} - {drops}, {moves_now} - {moves}");
-        Ok(())
-    })?;
+    wait_until(SOON, "the other to be refused", || one_is_refused(&world, || talk(5)))?;
     ensure!(world.a.counter("mac-moved")? <= before + 2, "it moved on");
     wait_until(SOON, "an event", || {
         let events = world.a.events_after(0)?;
@@ -141,6 +145,15 @@ fn root_a_mac_on_two_attachments_stays_at_one() -> Result<()> {
     }
     ensure!(heard[refused].count() == 0, "{} went to the other", heard[refused].count());
     world.hosts_meet()?;
+    // A new daemon knows of it, and sets nothing free.
+    world.a.kill9()?;
+    world.a.launch()?;
+    let after = wait_until(SOON, "the new daemon to know of the freeze", || {
+        duplicates(&world.a)?.into_iter().next().context("no duplicate")
+    })?;
+    ensure!(after["mac"] == TWIN_TEXT && after["freezes"] == 1, "{after}");
+    ensure!(after["frozen_at"] == ports[one], "{after}");
+    one_is_refused(&world, || talk(5))?;
     // Once an operator has cleared it, it follows the last frame again.
     world.a.cli(&["duplicates", "clear", "1000", TWIN_TEXT])?;
     let free = world.a.counter("mac-moved")?;

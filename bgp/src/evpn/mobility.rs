@@ -134,6 +134,11 @@ impl Damping {
         self.freezes
     }
 
+    /// One that is frozen until `until`, for the `freezes`th time: what an earlier run of the same router had found.
+    pub fn of_freeze(until: Instant, freezes: u32) -> Self {
+        Self { until: Some(until), freezes, ..Self::default() }
+    }
+
     /// Ends a freeze whose time is over. `true` if one has ended.
     pub fn thaw(&mut self, now: Instant) -> bool {
         let is_over = self.until.is_some_and(|until| now >= until);

@@ -17,6 +17,7 @@
 //! that never two advertise for long. A freeze ends by time or by an operator; the entry that was learnt and is not
 //! held is then forgotten, so that the station's next frame says where it is. A station that has moved between ports
 //! here alone stays in the datapath as well at the port where it was then, for as long as it is known there.
+//! A freeze outlives the daemon ([`Freeze`]): a restart sets nothing free.
 
 mod claims;
 mod duplicates;
@@ -31,7 +32,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use watari_bgp::evpn::mobility::{Claim, DampingLimits, compare, local_sequence};
+use watari_bgp::evpn::mobility::{Claim, Damping, DampingLimits, compare, local_sequence};
 use watari_bgp::types::MacAddr;
 use watari_bgp::{Instant, NeighbourFlags};
 use watari_config::Vni;
@@ -79,6 +80,23 @@ pub enum Notice {
     Pinned(Subject, IpAddr),
     /// It is pinned here and at the gateway named (RFC 7432 section 15.2).
     PinnedTwice(Subject, IpAddr),
+}
+
+/// A freeze, from one run of the daemon to the next. Its times are of the clock that goes on between the two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    /// What is frozen.
+    pub subject: Subject,
+    /// Since when.
+    pub since: Instant,
+    /// Until when.
+    pub until: Instant,
+    /// How often it was frozen, this time included.
+    pub freezes: u32,
+    /// Where it was seen, the newest last.
+    pub seen: Vec<Sighting>,
+    /// The port where the datapath hears it and nowhere else, if there is one ([`Hosts::frozen_at`]).
+    pub at: Option<PortKey>,
 }
 
 /// Stations and addresses of which something has changed: learnt, forgotten, moved, claimed by others.
@@ -208,6 +226,31 @@ impl Hosts {
         self.duplicates.frozen()
     }
 
+    /// Takes up what was frozen in the run before, before the first look. Whose time is over meanwhile is free again at
+    /// that look.
+    pub fn restore(&mut self, freeze: Freeze) {
+        let Freeze { subject, since, until, freezes, seen, at } = freeze;
+        self.duplicates.restore(subject, since, Damping::of_freeze(until, freezes), seen.into());
+        if let (Subject::Station(station), Some(port)) = (subject, at) {
+            self.frozen_at.insert(station, port);
+        }
+    }
+
+    /// Everything that is frozen, as the next run takes it up.
+    pub fn freezes(&self) -> impl Iterator<Item = Freeze> + '_ {
+        self.duplicates().map(|d| Freeze {
+            subject: d.subject,
+            since: d.since,
+            until: d.until,
+            freezes: d.freezes,
+            seen: d.seen.iter().copied().collect(),
+            at: match d.subject {
+                Subject::Station(station) => self.frozen_at.get(&station).copied(),
+                Subject::Address(_) => None,
+            },
+        })
+    }
+
     /// Stations that are frozen and have moved between ports here alone, each with the port where it was then: the
     /// datapath is to hear them there and nowhere else. One that is no longer known here is not among them.
     pub fn frozen_at(&self) -> &BTreeMap<Station, PortKey> {
@@ -307,7 +350,7 @@ impl Hosts {
 
     fn add_all(&self, seen: &Seen, claims: &Claims, dirty: &mut Dirty) {
         dirty.stations.extend(seen.stations.keys().chain(self.held.keys()).chain(self.ports.keys()));
-        dirty.stations.extend(claims.stations.keys().chain(&seen.pinned));
+        dirty.stations.extend(claims.stations.keys().chain(&seen.pinned).chain(self.frozen_at.keys()));
         dirty.addresses.extend(seen.addresses.keys().chain(self.bound.keys()).chain(self.heard.keys()));
         dirty.addresses.extend(claims.addresses.keys());
     }

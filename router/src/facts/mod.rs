@@ -10,6 +10,7 @@
 //! ```
 //! * [`fabric`], [`hosts`], [`originate`](mod@originate), [`import`](mod@import), [`told`]: pure.
 //! * [`local`]: what the programs learnt. [`tables`], [`kernel`]: entries by key, and the comparison of whole tables.
+//! * `freezes`: what is frozen, in a file, for the next start.
 //! * `task`: wakes and takes; `settle`: carries what is dirty. `pace`: how often whole tables are walked.
 //!
 //! What BFD finds (`watari-link` tells it) ends the session with its neighbour.
@@ -19,6 +20,7 @@
 //! least; at once, too, when a write has failed.
 
 pub mod fabric;
+mod freezes;
 pub mod hosts;
 pub mod import;
 pub mod kernel;
@@ -34,6 +36,7 @@ mod task;
 mod tests;
 pub mod told;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -42,6 +45,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use watari_dataplane::{Adoption, Dataplane};
 
+use self::freezes::Freezes;
 use self::task::{Sources, Task};
 use crate::brain::Brain;
 use crate::drivers::DriverError;
@@ -75,6 +79,8 @@ impl Board {
 /// A datapath that was found loaded means that we were here before: this start is a restart (RFC 4724
 /// section 4.1), and nothing learnt is removed before the peers have told everything again.
 ///
+/// What is frozen is kept in `run_dir`.
+///
 /// # Errors
 /// When the datapath's events are not to be had.
 pub fn spawn(
@@ -83,8 +89,10 @@ pub fn spawn(
     board: Board,
     guard: Arc<LoopGuard>,
     paths: mpsc::Receiver<PathDown>,
+    run_dir: &Path,
     mut stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, DriverError> {
+    let freezes = Freezes::in_folder(run_dir);
     let ring = maps.events()?;
     // SAFETY: the reader owns the descriptor and keeps it open for as long as the registration lives.
     let ring = unsafe { AsyncFd::register(ring) };
@@ -104,7 +112,7 @@ pub fn spawn(
             }
         };
         let (bgp, updates) = crate::bgp::spawn(config);
-        let task = Task::new(brain, maps, board, guard, bgp, is_restart).await;
+        let task = Task::new(brain, maps, board, guard, bgp, freezes, is_restart).await;
         task.run(Sources { stop, updates, ring, paths }).await;
     }))
 }

@@ -36,6 +36,7 @@ impl Task {
         let change = self.hosts.look(now, self.local.seen(), &self.imported.claims, &mut changed.hosts);
         let forgotten = self.local.forget(&self.maps, &self.hosts, &change, &mut self.changed.hosts);
         self.tell_notices(&change.notices);
+        self.freezes.write(&self.hosts);
         let kept = self.keep(&mut changed);
         let is_plan_new = std::mem::take(&mut self.is_plan_new);
         let changes = if is_plan_new {

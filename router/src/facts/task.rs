@@ -18,6 +18,7 @@ use watari_dataplane::{Dataplane, Event, EventKind, Events as RingEvents, Prefix
 
 use super::Board;
 use super::fabric::{EVPN, Fabric};
+use super::freezes::Freezes;
 use super::hosts::Hosts;
 use super::import::{Changed, Imported, Routes, TenantPrefix, import};
 use super::kernel::KernelRoutes;
@@ -76,6 +77,7 @@ pub(super) struct Task {
     pub(super) kept: Kept,
     pub(super) local: Local,
     pub(super) hosts: Hosts,
+    pub(super) freezes: Freezes,
     /// What is dirty.
     pub(super) changed: Changed,
     /// Prefixes of which the plan has routes, when the tables were last compared.
@@ -117,8 +119,13 @@ impl Task {
         board: Board,
         guard: Arc<LoopGuard>,
         bgp: Bgp,
+        mut freezes: Freezes,
         is_restart: bool,
     ) -> Self {
+        let mut hosts = Hosts::new(Ipv4Addr::UNSPECIFIED.into(), DampingLimits::default());
+        if is_restart {
+            freezes.read().into_iter().for_each(|freeze| hosts.restore(freeze));
+        }
         if is_restart {
             let restart = RestartConfig {
                 forwarding_preserved: true,
@@ -140,7 +147,8 @@ impl Task {
             campus: BTreeSet::new(),
             kept: Kept::default(),
             local: Local::default(),
-            hosts: Hosts::new(Ipv4Addr::UNSPECIFIED.into(), DampingLimits::default()),
+            hosts,
+            freezes,
             changed: Changed::default(),
             plans: BTreeSet::new(),
             told: Told::default(),

@@ -79,8 +79,15 @@ pub async fn spawn(
     let maps = drivers.datapath.maps()?.clone();
     let guard = Arc::new(LoopGuard::new(wakeup.clone()));
     let paths = crate::link_watch::spawn(place.link_socket, wakeup.clone());
-    let mut facts =
-        crate::facts::spawn(brain.clone(), maps.clone(), board.clone(), guard.clone(), paths, stop.clone())?;
+    let mut facts = crate::facts::spawn(
+        brain.clone(),
+        maps.clone(),
+        board.clone(),
+        guard.clone(),
+        paths,
+        Path::new(&bootstrap.run_dir),
+        stop.clone(),
+    )?;
     let turns = Turns::new(brain.clone(), drivers, board, guard);
     let task = tokio::spawn(async move {
         tokio::select! {

@@ -131,6 +131,20 @@ impl Duplicates {
         is_frozen
     }
 
+    /// Takes up a freeze of the run before, with what was known of it. Beyond the limit none is.
+    pub(super) fn restore(
+        &mut self,
+        subject: Subject,
+        since: Instant,
+        damping: Damping,
+        seen: VecDeque<Sighting>,
+    ) {
+        if self.moves.len() < COUNTED_MAX {
+            self.moves.insert(subject, Moves { damping, since, seen });
+            self.frozen.insert(subject);
+        }
+    }
+
     pub(super) fn is_frozen(&self, subject: &Subject) -> bool {
         self.frozen.contains(subject)
     }
