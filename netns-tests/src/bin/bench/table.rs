@@ -69,12 +69,15 @@ impl Results {
         self.row(path, metric).map(|row| median(&row.values))
     }
 
-    /// `path`'s median over that of `base`, each variant to its own kind.
+    /// The median, over the rounds, of `path`'s value over that of `base` in the same round, each variant to its own kind.
+    /// A machine that grows slower from round to round moves the medians of the values by chance, these hardly.
     fn ratio(&self, path: &str, base: &str, metric: Metric) -> Option<f64> {
-        let own = self.median_of(path, metric)?;
+        let own = self.row(path, metric)?;
         let kin = path.split_once('/').map(|(_, variant)| format!("{base}/{variant}"));
-        let kin = kin.and_then(|kin| self.median_of(&kin, metric));
-        Some(own / kin.or_else(|| self.median_of(base, metric))?)
+        let kin = kin.and_then(|kin| self.row(&kin, metric));
+        let base = kin.or_else(|| self.row(base, metric))?;
+        let ratios: Vec<f64> = own.values.iter().zip(&base.values).map(|(own, base)| own / base).collect();
+        Some(median(&ratios))
     }
 
     /// A line a path and metric column: the median, its ratio to each base, and how far the values spread.
@@ -84,7 +87,7 @@ impl Results {
         let mut text = String::new();
         if !self.bases.is_empty() {
             text += &format!(
-                "median, ratio to {}, spread (max − min) of the values\n",
+                "median, median of each round's ratio to {}, spread (max − min) of the values\n",
                 self.bases.join(" and to ")
             );
         }
@@ -195,6 +198,22 @@ mod tests {
         assert!(near(results.ratio("watari/tso-off", "bridge-vxlan", RATE), 0.4 / 0.8));
         assert!(near(results.ratio("ovs", "plain", RATE), 0.1));
         assert_eq!(results.ratio("watari", "plain", COST), None, "the base lacks it");
+    }
+
+    #[test]
+    fn rounds_are_compared_one_by_one() {
+        let mut results = Results::new("overlay", &["plain"]);
+        // A machine that slows down, and one disturbance.
+        for (plain, watari) in
+            [(1000.0, 1100.0), (800.0, 880.0), (600.0, 660.0), (400.0, 100.0), (200.0, 220.0)]
+        {
+            results.add("plain", RATE, plain);
+            results.add("watari", RATE, watari);
+        }
+        assert!(near(results.ratio("watari", "plain", RATE), 1.1));
+        // A round that ended early counts for those who took part.
+        results.add("plain", RATE, 1.0);
+        assert!(near(results.ratio("watari", "plain", RATE), 1.1));
     }
 
     #[test]
