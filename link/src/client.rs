@@ -255,6 +255,11 @@ impl Client {
         }
     }
 
+    /// The connection, after an answer with which it became another one's ([`Answer::TakingOver`]).
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.reader.into_inner()
+    }
+
     fn change(&mut self, request: Request) -> Result<Changed, ClientError> {
         match self.request(request)? {
             Answer::Changed(changed) => Ok(changed),
@@ -306,6 +311,7 @@ fn unexpected(answer: &Answer) -> ClientError {
         Answer::Changed(_) => "changed",
         Answer::Subscribed => "subscribed",
         Answer::PathMtus(_) => "path_mtus",
+        Answer::TakingOver => "taking_over",
         Answer::Stopping => "stopping",
     };
     ClientError::Protocol(format!("`{kind}` answers another question"))

@@ -1,9 +1,13 @@
 //! What the verbs do: one object that owns engine, probes, beacons, BFD and state file, behind one lock. Every
 //! change is applied, then stored, then acknowledged.
 
+mod succession;
+
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
+
+pub(crate) use succession::Heirlooms;
 
 use crate::beacon::BeaconShell;
 use crate::bfd::BfdShell;

@@ -1,10 +1,11 @@
 //! The process: lock, state, socket, signals, end.
 //!
 //! One engine runs per socket: a lock file beside it, held as long as the process lives and freed
-//! by the kernel however it ends. SIGTERM and SIGINT end it cleanly; the interfaces stay, for a
+//! by the kernel however it ends. A successor that takes over ([`crate::handover`]) gets the lock and the socket
+//! as they are. SIGTERM and SIGINT end it cleanly; the interfaces stay, for a
 //! successor to take up, unless a client asked for their removal.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -14,16 +15,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sd_notify::NotifyState;
 
-use crate::control::Control;
+use crate::control::{Control, Heirlooms};
 pub use crate::engine::{EngineOptions, Offload};
 use crate::events::EventHub;
+use crate::handover::{TakeOverError, Taker};
 use crate::lock;
 use crate::protocol::{Hello, PROTOCOL_VERSION};
 use crate::server::{Server, Stop};
@@ -44,6 +45,8 @@ pub struct Options {
     pub state: PathBuf,
     /// How its devices work.
     pub engine: EngineOptions,
+    /// Take over from the engine that runs there, if one does.
+    pub take_over: bool,
 }
 
 /// Why an engine did not run, or ended.
@@ -57,6 +60,9 @@ pub enum DaemonError {
         /// As the lock file says.
         pid: String,
     },
+    /// The engine that runs there did not hand over; it goes on.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// The system refused.
     #[error("{action}")]
     Io {
@@ -80,11 +86,12 @@ fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
 pub fn run(options: &Options) -> Result<(), DaemonError> {
     // Before any thread is started, so that all inherit it.
     let signals = take_signals().map_err(failed("take signals"))?;
-    let _lock = take_lock(&options.socket)?;
     let started_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let events = Arc::new(EventHub::default());
-    let control = Control::restore(StateFile::new(&options.state), &events, options.engine.clone())
-        .map_err(failed("restore the state"))?;
+    let (control, own) = match take_over(options, &events)? {
+        Some(taken) => taken,
+        None => begin(options, &events)?,
+    };
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|errno| failed("eventfd")(errno.into()))?;
     let hello = Hello {
@@ -94,11 +101,13 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         started_at_ms: u64::try_from(started_at.as_millis()).unwrap_or(u64::MAX),
     };
     let stop = Stop { wake, asked: Mutex::new(None) };
-    let server = Arc::new(Server::new(hello, control, events, stop));
-    let listener = listen(&options.socket)?;
-    notify(&[NotifyState::Ready]);
+    let copies = || Ok(Heirlooms { listener: own.listener.try_clone()?, lock: own.lock.try_clone()? });
+    let copies = copies().map_err(failed("copy descriptors"))?;
+    let server = Arc::new(Server::new(hello, control, events, stop, copies));
+    // The main process is the one that says so: after a handover another one than the unit began with.
+    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     tracing::info!(socket = %options.socket.display(), "ready");
-    let result = serve(&server, &listener, &signals).map_err(failed("wait for clients"));
+    let result = serve(&server, &own.listener, &signals).map_err(failed("wait for clients"));
     notify(&[NotifyState::Stopping]);
     let remove = *lock(&server.stop.asked) == Some(true);
     let mut control = lock(&server.control);
@@ -112,6 +121,28 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     }
     tracing::info!(remove, "stopped");
     result
+}
+
+/// Takes over from a running engine, if that is wanted and one runs.
+fn take_over(options: &Options, events: &Arc<EventHub>) -> Result<Option<(Control, Heirlooms)>, DaemonError> {
+    if !options.take_over {
+        return Ok(None);
+    }
+    let Some(taker) = Taker::ask(&options.socket)? else { return Ok(None) };
+    let file = StateFile::new(&options.state);
+    let (control, mut own) = Control::take_over(taker, file, events, options.engine.clone())?;
+    let written = write_pid(&mut own.lock).map_err(failed("write the lock file"));
+    written.inspect_err(|error| tracing::warn!(%error, "the lock file names another process")).ok();
+    tracing::info!("took over from the former engine");
+    Ok(Some((control, own)))
+}
+
+/// Starts from the state file.
+fn begin(options: &Options, events: &Arc<EventHub>) -> Result<(Control, Heirlooms), DaemonError> {
+    let lock = take_lock(&options.socket)?;
+    let control = Control::restore(StateFile::new(&options.state), events, options.engine.clone())
+        .map_err(failed("restore the state"))?;
+    Ok((control, Heirlooms { listener: listen(&options.socket)?, lock }))
 }
 
 fn take_signals() -> io::Result<SignalFd> {
@@ -129,7 +160,8 @@ pub fn lock_path(socket: &Path) -> PathBuf {
     path.into()
 }
 
-fn take_lock(socket: &Path) -> Result<Flock<File>, DaemonError> {
+/// The file is locked as long as a copy of its descriptor is open, in this process or a successor.
+fn take_lock(socket: &Path) -> Result<File, DaemonError> {
     let path = lock_path(socket);
     let mut file = OpenOptions::new()
         .read(true)
@@ -140,30 +172,30 @@ fn take_lock(socket: &Path) -> Result<Flock<File>, DaemonError> {
         .open(&path)
         .map_err(failed(format!("open {}", path.display())))?;
     let deadline = Instant::now() + LOCK_WAIT_MAX;
-    let mut lock = loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => break lock,
-            Err((mut back, nix::Error::EWOULDBLOCK)) => {
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
                 if Instant::now() >= deadline {
                     let mut pid = String::new();
-                    let _ = back.read_to_string(&mut pid);
+                    let _ = file.read_to_string(&mut pid);
                     return Err(DaemonError::Locked { path, pid: pid.trim().to_owned() });
                 }
-                file = back;
                 thread::sleep(LOCK_POLL);
             }
-            Err((_, errno)) => {
-                return Err(failed(format!("lock {}", path.display()))(errno.into()));
+            Err(TryLockError::Error(error)) => {
+                return Err(failed(format!("lock {}", path.display()))(error));
             }
         }
-    };
-    let write = |file: &mut File| -> io::Result<()> {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write(&mut lock).map_err(failed(format!("write {}", path.display())))?;
-    Ok(lock)
+    }
+    write_pid(&mut file).map_err(failed(format!("write {}", path.display())))?;
+    Ok(file)
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
 }
 
 /// Binds the socket, which nobody but its owner may open. We hold the lock: a socket that is there
@@ -218,11 +250,13 @@ fn serve(server: &Arc<Server>, listener: &UnixListener, signals: &SignalFd) -> i
                 Err(error) => tracing::warn!(%error, "accept"),
             }
         }
-        lock(&server.control).store_endpoints();
+        let mut control = lock(&server.control);
+        control.store_endpoints();
     }
 }
 
-fn notify(states: &[NotifyState<'_>]) {
+/// Tells the service manager, if there is one.
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "the service manager was not told");
     }

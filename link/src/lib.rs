@@ -8,9 +8,11 @@
 
 mod beacon;
 mod bfd;
+mod clock;
 mod control;
 mod engine;
 mod events;
+mod handover;
 mod netdev;
 mod path_mtu;
 mod probe;
@@ -28,6 +30,7 @@ pub mod wg;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use client::{Client, ClientError, Events};
+pub use handover::{HANDOVER_VERSION, TakeOverError};
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use spawn::{SpawnError, spawn_detached};
 

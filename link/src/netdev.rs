@@ -64,6 +64,12 @@ pub(crate) fn set_mtu(index: u32, mtu: u32) -> io::Result<()> {
     set(index, |message| message.attributes.push(LinkAttribute::Mtu(mtu)))
 }
 
+/// Sets how many packets may wait for the interface's reader. The kernel drops what is sent at this moment while the interface is
+/// up.
+pub(crate) fn set_queue(index: u32, length: u32) -> io::Result<()> {
+    set(index, |message| message.attributes.push(LinkAttribute::TxQueueLen(length)))
+}
+
 /// Brings the interface up.
 pub(crate) fn set_up(index: u32) -> io::Result<()> {
     set(index, |message| {

@@ -109,6 +109,9 @@ pub enum Request {
     ListBfd,
     /// Send events on this connection from now on. Answered by [`Answer::Subscribed`].
     Subscribe,
+    /// Hand everything over to the process that asks. Answered by [`Answer::TakingOver`]; what follows on the
+    /// connection is between the two processes and no part of this protocol.
+    TakeOver(TakeOverRequest),
     /// Stop the engine. Answered by [`Answer::Stopping`] before it does.
     Shutdown(ShutdownRequest),
 }
@@ -273,6 +276,16 @@ pub struct ShutdownRequest {
     pub remove: bool,
 }
 
+/// Who wants to take over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeOverRequest {
+    /// [`HANDOVER_VERSION`](crate::HANDOVER_VERSION) of the successor.
+    pub version: u32,
+    /// Device and inode of its network namespace: an engine works in one, and so does its successor.
+    pub netns: (u64, u64),
+}
+
 /// One answer line from server to client: either `ok` or `error`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -323,6 +336,8 @@ pub enum Answer {
     Changed(Changed),
     /// To [`Request::Subscribe`].
     Subscribed,
+    /// To [`Request::TakeOver`].
+    TakingOver,
     /// To [`Request::Shutdown`].
     Stopping,
 }

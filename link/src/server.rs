@@ -10,11 +10,14 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
+use sd_notify::NotifyState;
 use serde::Serialize;
 
 use crate::client::read_line;
-use crate::control::Control;
+use crate::control::{Control, Heirlooms, chain};
+use crate::daemon::notify;
 use crate::events::EventHub;
+use crate::handover::{Given, Giver};
 use crate::lock;
 use crate::protocol::{
     Answer, ErrorFrame, Event, EventFrame, Hello, HelloRequest, OkFrame, PROTOCOL_VERSION, Refusal,
@@ -34,6 +37,7 @@ pub(crate) struct Server {
     pub(crate) control: Mutex<Control>,
     pub(crate) events: Arc<EventHub>,
     pub(crate) stop: Stop,
+    own: Heirlooms,
     connections: AtomicUsize,
 }
 
@@ -47,9 +51,16 @@ pub(crate) struct Stop {
 type Writer = Arc<Mutex<UnixStream>>;
 
 impl Server {
-    pub(crate) fn new(hello: Hello, control: Control, events: Arc<EventHub>, stop: Stop) -> Self {
+    /// `own`: copies of what a successor would take over.
+    pub(crate) fn new(
+        hello: Hello,
+        control: Control,
+        events: Arc<EventHub>,
+        stop: Stop,
+        own: Heirlooms,
+    ) -> Self {
         let control = Mutex::new(control);
-        Self { hello, control, events, stop, connections: AtomicUsize::new(0) }
+        Self { hello, control, events, stop, own, connections: AtomicUsize::new(0) }
     }
 
     /// Serves one accepted connection on a thread of its own.
@@ -83,10 +94,18 @@ impl Server {
             let (id, result) = match parse(&line) {
                 Ok(frame) => {
                     let hello = matches!(frame.request, Request::Hello(_));
-                    let result = if hello || greeted {
-                        self.answer(frame.request)
-                    } else {
-                        Err(refusal(RefusalCode::Version, "say hello first"))
+                    let result = match frame.request {
+                        Request::TakeOver(request) if greeted => match Giver::new(reader.get_ref(), &request)
+                        {
+                            Ok(giver) => {
+                                write_line(&writer, &self::frame(frame.id, Ok(Answer::TakingOver)))?;
+                                self.hand_over(&giver);
+                                return Ok(());
+                            }
+                            Err(refusal) => Err(refusal),
+                        },
+                        request if hello || greeted => self.answer(request),
+                        _ => Err(refusal(RefusalCode::Version, "say hello first")),
                     };
                     greeted |= hello && result.is_ok();
                     (frame.id, result)
@@ -109,6 +128,24 @@ impl Server {
         Ok(())
     }
 
+    /// Hands everything over and ends the process, or goes on.
+    fn hand_over(&self, giver: &Giver) {
+        // Held to the end: what else clients ask for is the successor's to answer.
+        let mut control = lock(&self.control);
+        tracing::info!(successor = giver.pid(), "asked to hand over");
+        match control.hand_over(giver, &self.own) {
+            Given::Gone => {
+                notify(&[NotifyState::MainPid(giver.pid())]);
+                tracing::info!(successor = giver.pid(), "handed over");
+                // Without any destructor: descriptors, lock and socket are the successor's.
+                std::process::exit(0);
+            }
+            Given::Kept(error) => {
+                tracing::warn!(successor = giver.pid(), error = chain(&error), "not handed over; going on");
+            }
+        }
+    }
+
     fn answer(&self, request: Request) -> Result<Answer, Refusal> {
         let control = || lock(&self.control);
         match request {
@@ -124,6 +161,8 @@ impl Server {
             Request::ListBeacons => Ok(control().list_beacons()),
             Request::SetBfd(sessions) => control().set_bfd(sessions),
             Request::ListBfd => Ok(control().list_bfd()),
+            // Seen to where the connection is at hand.
+            Request::TakeOver(_) => Ok(Answer::TakingOver),
             Request::Subscribe => Ok(Answer::Subscribed),
             Request::Shutdown(how) => {
                 *lock(&self.stop.asked) = Some(how.remove);

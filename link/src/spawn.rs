@@ -5,6 +5,7 @@
 //! terminal and belongs to init), no standard input, and a log file. It runs in the network
 //! namespace of the calling thread. A lock beside the socket keeps a second engine away.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -51,6 +52,14 @@ pub enum SpawnError {
         #[source]
         source: ClientError,
     },
+    /// The engine that ran before still runs.
+    #[error("the watari-link with pid {pid} was not replaced and goes on; see {}", log.display())]
+    NotReplaced {
+        /// Of the engine that runs.
+        pid: u32,
+        /// Log of the one that was to replace it.
+        log: PathBuf,
+    },
     /// One runs that cannot be talked to (another protocol version, or hung).
     #[error("a watari-link runs at the socket that cannot be used")]
     Unusable(#[source] ClientError),
@@ -79,7 +88,36 @@ pub fn spawn_detached(binary: &Path, socket: &Path, state: &Path) -> Result<Hell
     command.arg("--socket").arg(socket).arg("--state").arg(state);
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).current_dir("/");
     start(&mut command).map_err(|source| SpawnError::Start { path: binary.to_owned(), source })?;
-    wait_for_hello(socket, log)
+    wait_for_hello(socket, log, |_| true)
+}
+
+/// Has `binary` take over from the engine that runs at `socket`: started detached with `--take-over` and `arguments`
+/// besides, it gets descriptors and sessions, and the former engine ends. Returns when the successor answers,
+/// after [`START_TIMEOUT`] at most.
+///
+/// Its log goes where that of [`spawn_detached`] does; under a service manager to the caller's standard error.
+///
+/// # Errors
+/// [`SpawnError::Unusable`]: no engine runs there. [`SpawnError::NotReplaced`]: the one that ran still does, and
+/// nothing was lost.
+pub fn upgrade(
+    binary: &Path,
+    socket: &Path,
+    state: &Path,
+    arguments: &[OsString],
+) -> Result<Hello, SpawnError> {
+    let former = Client::connect(socket).map_err(SpawnError::Unusable)?.hello().pid;
+    let log = log_path(state);
+    let mut command = Command::new(binary);
+    command.arg("--take-over").arg("--socket").arg(socket).arg("--state").arg(state).args(arguments);
+    command.stdin(Stdio::null()).current_dir("/");
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        let open = || OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
+        let file = open().map_err(|source| SpawnError::Log { path: log.clone(), source })?;
+        command.stdout(Stdio::null()).stderr(file);
+    }
+    start(&mut command).map_err(|source| SpawnError::Start { path: binary.to_owned(), source })?;
+    wait_for_hello(socket, log, |hello| hello.pid != former)
 }
 
 /// Where a detached engine with this state file logs: the same path with `.log` appended.
@@ -109,15 +147,24 @@ fn start(command: &mut Command) -> io::Result<()> {
     Ok(())
 }
 
-fn wait_for_hello(socket: &Path, log: PathBuf) -> Result<Hello, SpawnError> {
+fn wait_for_hello(socket: &Path, log: PathBuf, wanted: impl Fn(&Hello) -> bool) -> Result<Hello, SpawnError> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
         match Client::connect(socket) {
-            Ok(client) => return Ok(client.hello().clone()),
-            Err(error) if error.is_not_running() && Instant::now() < deadline => {
+            Ok(client) if wanted(client.hello()) => return Ok(client.hello().clone()),
+            Ok(client) if Instant::now() >= deadline => {
+                return Err(SpawnError::NotReplaced { pid: client.hello().pid, log });
+            }
+            Ok(_) => std::thread::sleep(START_POLL),
+            Err(error) if may_pass(&error) && Instant::now() < deadline => {
                 std::thread::sleep(START_POLL);
             }
             Err(source) => return Err(SpawnError::NoAnswer { log, source }),
         }
     }
+}
+
+/// An engine that is not there yet, or that ends while another one begins.
+fn may_pass(error: &ClientError) -> bool {
+    matches!(error, ClientError::NotRunning { .. } | ClientError::Closed | ClientError::Io(_))
 }

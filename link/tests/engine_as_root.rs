@@ -1,6 +1,7 @@
 //! The engine as a process, in namespaces. Needs root, `ping`, `iperf3`, `wireguard-go` and `wg`;
 //! fails without them. The topology is drawn in `topology/mod.rs`.
 
+#[allow(dead_code, reason = "the other tests use the rest")]
 mod topology;
 
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! What crosses a tunnel, measured by two engines as processes. Needs root and `ping`; fails without them. The topology is drawn in
 //! `topology/mod.rs`.
 
-#[expect(dead_code, reason = "each test uses a part of it")]
+#[allow(dead_code, reason = "the other tests use the rest")]
 mod topology;
 
 use topology::{PATIENCE, Pair, Running, Wire, wait_until};

@@ -36,10 +36,27 @@ impl BeaconShell {
     pub(crate) fn start(stored: &[StoredBeacon]) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let common = Arc::new(Common { set: Mutex::new((BeaconSet::restored(stored), false)), wake });
-        let seen = Arc::clone(&common);
+        let mut shell = Self { common, thread: None };
+        shell.resume()?;
+        Ok(shell)
+    }
+
+    /// Ends the thread; everything else stays as it is.
+    pub(crate) fn pause(&mut self) {
+        lock(&self.common.set).1 = true;
+        self.common.wake();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the beacon thread had panicked");
+        }
+    }
+
+    /// Goes on after [`BeaconShell::pause`].
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
+        lock(&self.common.set).1 = false;
+        let seen = Arc::clone(&self.common);
         let run = move || Sender { common: seen, socket: None, indices: Indices::default() }.run();
-        let thread = thread::Builder::new().name("wt-beacons".to_owned()).spawn(run)?;
-        Ok(Self { common, thread: Some(thread) })
+        self.thread = Some(thread::Builder::new().name("wt-beacons".to_owned()).spawn(run)?);
+        Ok(())
     }
 
     /// Makes the set of beacons be as wanted (it was validated).
@@ -67,11 +84,7 @@ impl BeaconShell {
 
 impl Drop for BeaconShell {
     fn drop(&mut self) {
-        lock(&self.common.set).1 = true;
-        self.common.wake();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the beacon thread had panicked");
-        }
+        self.pause();
     }
 }
 

@@ -10,6 +10,8 @@
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY as SHA1, digest};
 
+use serde::{Deserialize, Serialize};
+
 use super::Discard;
 use super::wire::{LENGTH_MAX, MANDATORY_LENGTH, Packet, Received};
 use crate::protocol::{BfdAuthentication, BfdAuthenticationKind};
@@ -31,7 +33,7 @@ impl Datagram {
 }
 
 /// The state variables of authentication (§6.8.1).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Sequence {
     /// bfd.XmitAuthSeq: of the last packet sent.
     pub(super) transmitted: u32,

@@ -12,6 +12,7 @@
 //! side keeps our routes over the brain's restart for as long as BFD stays up (RFC 5882 §4.3).
 
 mod auth;
+mod estate;
 mod mend;
 mod session;
 mod shell;
@@ -24,6 +25,7 @@ mod fuzz;
 #[cfg(test)]
 mod simulation;
 
+pub(crate) use estate::BfdEstate;
 pub(crate) use shell::BfdShell;
 
 use crate::protocol::DropCount;

@@ -20,19 +20,21 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Discard;
 use super::auth::{self, Datagram, Sequence};
 use super::wire::{Diagnostic, Packet, Received, State};
 use crate::protocol::BfdAuthentication;
 
-/// A moment: time since the process's own beginning.
+/// A moment, by a clock that only goes on ([`crate::clock::monotonic`]).
 pub(crate) type Moment = Duration;
 
 /// Least Desired Min TX Interval of a session that is not Up, in microseconds (§6.8.3).
 const SLOW_START_US: u32 = 1_000_000;
 
 /// How a session is to be. Intervals are microseconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// Desired Min TX Interval once Up, not 0.
     pub(crate) desired_min_tx_us: u32,
@@ -59,7 +61,7 @@ pub(crate) enum Output {
 }
 
 /// A Poll Sequence in progress (§6.5).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Poll {
     /// A packet with P has left.
     asked: bool,
@@ -68,7 +70,7 @@ struct Poll {
 }
 
 /// What the neighbour said last, as the variables of §6.8.1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Remote {
     /// bfd.RemoteDiscr: 0 while unknown.
     pub(crate) discriminator: u32,
@@ -102,7 +104,7 @@ impl Remote {
 }
 
 /// One session.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Session {
     settings: Settings,
     /// bfd.SessionState.

@@ -11,18 +11,21 @@ use std::num::NonZeroU32;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
+use super::estate::BfdEstate;
 use super::session::{Moment, Output};
 use super::socket::{self, Opened, Sender};
 use super::table::{Arrival, Entry, Table, settings};
 use super::wire::{Received, State};
 use super::{Drops, mend};
+use crate::clock;
 use crate::events::EventHub;
+use crate::handover::{Fds, HandoverError, SentFds};
 use crate::lock;
 use crate::protocol::{BfdConfig, BfdSessionsConfig, BfdSessionsStatus, BfdState, BfdStatus, Event};
 
@@ -37,7 +40,7 @@ pub(super) struct Bfd {
     pub(super) table: Table,
     pub(super) senders: BTreeMap<String, Sender>,
     pub(super) ports: Arc<Vec<Arc<Opened>>>,
-    drops: Drops,
+    pub(super) drops: Drops,
     pub(super) stop: bool,
 }
 
@@ -47,7 +50,6 @@ pub(super) struct Common {
     wake: EventFd,
     /// Wakes `wt-bfd-sockets`: true when it has to look at once.
     pub(super) look: (Mutex<bool>, Condvar),
-    began: Instant,
     events: Arc<EventHub>,
 }
 
@@ -67,20 +69,56 @@ impl BfdShell {
             drops: Drops::default(),
             stop: false,
         };
+        let mut shell = Self::with(bfd, events)?;
+        shell.resume()?;
+        Ok(shell)
+    }
+
+    fn with(bfd: Bfd, events: Arc<EventHub>) -> io::Result<Self> {
         let common = Arc::new(Common {
             bfd: Mutex::new(bfd),
             wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             look: (Mutex::new(false), Condvar::new()),
-            began: Instant::now(),
             events,
         });
-        let (packets, sockets) = (Arc::clone(&common), Arc::clone(&common));
+        Ok(Self { common, threads: Vec::new() })
+    }
+
+    /// The sessions of a former process; [`BfdShell::resume`] follows. For their neighbours nothing has happened.
+    pub(crate) fn take_up(
+        estate: BfdEstate,
+        fds: &mut Fds,
+        events: Arc<EventHub>,
+    ) -> Result<Self, HandoverError> {
+        let bfd = Bfd::take_up(estate, fds)?;
+        Self::with(bfd, events).map_err(|error| HandoverError::Channel("make an eventfd", error))
+    }
+
+    /// Ends the threads; everything else stays as it is.
+    pub(crate) fn pause(&mut self) {
+        lock(&self.common.bfd).stop = true;
+        self.common.wake();
+        self.common.look_at_sockets();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a BFD thread had panicked");
+            }
+        }
+    }
+
+    /// Goes on after [`BfdShell::pause`].
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
+        lock(&self.common.bfd).stop = false;
+        let (packets, sockets) = (Arc::clone(&self.common), Arc::clone(&self.common));
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
-        let threads = vec![
-            named("wt-bfd").spawn(move || run(&packets))?,
-            named("wt-bfd-sockets").spawn(move || mend::run(&sockets))?,
-        ];
-        Ok(Self { common, threads })
+        self.threads.push(named("wt-bfd").spawn(move || run(&packets))?);
+        self.threads.push(named("wt-bfd-sockets").spawn(move || mend::run(&sockets))?);
+        Ok(())
+    }
+
+    /// What a successor goes on with.
+    pub(crate) fn estate(&self, fds: &mut SentFds) -> io::Result<BfdEstate> {
+        lock(&self.common.bfd).estate(fds)
     }
 
     /// Makes the set of sessions be as wanted (it was validated); one with the same neighbour by the same
@@ -107,20 +145,13 @@ impl BfdShell {
 
 impl Drop for BfdShell {
     fn drop(&mut self) {
-        lock(&self.common.bfd).stop = true;
-        self.common.wake();
-        self.common.look_at_sockets();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a BFD thread had panicked");
-            }
-        }
+        self.pause();
     }
 }
 
 impl Common {
     fn now(&self) -> Moment {
-        self.began.elapsed()
+        clock::monotonic()
     }
 
     pub(super) fn wake(&self) {

@@ -128,8 +128,17 @@ impl Sender {
             socket.set_tclass_v6(TOS_NETWORK_CONTROL)?;
         }
         bind_source(&socket, local, scope, random)?;
-        let to = address(config.remote, Port::of(config).number(), scope);
-        Ok(Self { socket: socket.into(), to })
+        Ok(Self::of(socket.into(), config, device_index))
+    }
+
+    /// The session's socket that is open already.
+    pub(super) fn of(socket: UdpSocket, config: &BfdConfig, device_index: Option<u32>) -> Self {
+        let to = address(config.remote, Port::of(config).number(), device_index.unwrap_or(0));
+        Self { socket, to }
+    }
+
+    pub(super) fn socket(&self) -> &UdpSocket {
+        &self.socket
     }
 
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {

@@ -52,6 +52,16 @@ impl Entry {
         Self { config, session, device_index: None, open_error, send_error, leaves_at: None, scheduled: None }
     }
 
+    /// A session that was another process's.
+    pub(crate) fn taken_up(
+        config: BfdConfig,
+        session: Session,
+        device_index: Option<u32>,
+        leaves_at: Option<Moment>,
+    ) -> Self {
+        Self { config, session, device_index, open_error: None, send_error: None, leaves_at, scheduled: None }
+    }
+
     /// Whether it goes on under another configuration: with the same neighbour, by the same way.
     pub(crate) fn is_same_path(&self, other: &BfdConfig) -> bool {
         let path = |c: &BfdConfig| (c.netns.clone(), c.device.clone(), c.local, c.remote, c.hops);

@@ -12,6 +12,8 @@
 //! |   Auth Type   |   Auth Len    |    Authentication Data …      |   if A is set
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 use super::Discard;
 
 /// Octets of the mandatory section.
@@ -30,7 +32,7 @@ const DEMAND: u8 = 0x02;
 const MULTIPOINT: u8 = 0x01;
 
 /// Session state (Sta).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum State {
     AdminDown,
     Down,
@@ -59,7 +61,7 @@ impl State {
 }
 
 /// Diagnostic (Diag): five bits, of which 0 to 8 are named in RFC 5880 §4.1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Diagnostic(pub(crate) u8);
 
 impl Diagnostic {

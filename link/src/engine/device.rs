@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::EngineError;
 use super::allowed_ips::AllowedIps;
+use super::estate::Indices;
 use super::lane::Worker;
 use super::offers::EngineOptions;
 use super::peer::Peer;
@@ -30,7 +31,7 @@ pub(super) struct Device {
     shared: Arc<Shared>,
     tun_worker: Option<Worker>,
     udp_worker: Option<Worker>,
-    clock: Worker,
+    clock: Option<Worker>,
 }
 
 impl Device {
@@ -46,24 +47,58 @@ impl Device {
         let udp = Arc::new(bind(config.listen_port, &options)?);
         let (tun, _) = Tun::open(&config.name, &config.alias, &options)?;
         let tun = Arc::new(tun);
-        let peers = Peers::build(&identity, None, &config, last)?;
+        let peers = Peers::build(&identity, None, &config, last, &Indices::new())?;
         let plane = peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), config.mtu);
         let shared = Arc::new(Shared::new(config.name.clone(), plane, events, moved));
         let mut touched = Vec::new();
         mend_link(&config, tun.index(), &mut touched)?;
-        let thread = |source| EngineError::system("start a thread", &config.name, source);
-        let threads = options.threads();
-        let device = Self {
-            options,
-            tun_worker: Some(workers::start_tun(&shared, Arc::clone(&tun), threads).map_err(thread)?),
-            udp_worker: Some(workers::start_udp(&shared, udp, threads).map_err(thread)?),
-            clock: workers::start_clock(&shared).map_err(thread)?,
-            shared,
-            config,
-        };
+        let mut device = Self::of(config, options, shared);
+        device.start()?;
         tun.set_persistent(true)?;
         device.call(|_| true);
         Ok(device)
+    }
+
+    /// A device without threads.
+    pub(super) fn of(config: DeviceConfig, options: Arc<EngineOptions>, shared: Arc<Shared>) -> Self {
+        Self { config, options, shared, tun_worker: None, udp_worker: None, clock: None }
+    }
+
+    /// Starts the threads.
+    pub(super) fn start(&mut self) -> Result<(), EngineError> {
+        let thread = |source| EngineError::system("start a thread", &self.config.name, source);
+        let (plane, threads) = (self.shared.plane(), self.options.threads());
+        self.shared.advance_clock();
+        let udp = workers::start_udp(&self.shared, Arc::clone(&plane.udp), threads).map_err(thread)?;
+        let tun = workers::start_tun(&self.shared, Arc::clone(&plane.tun), threads).map_err(thread)?;
+        let clock = workers::start_clock(&self.shared).map_err(thread)?;
+        (self.udp_worker, self.tun_worker, self.clock) = (Some(udp), Some(tun), Some(clock));
+        Ok(())
+    }
+
+    /// Ends the threads when they have finished what they took; what comes after it waits in the kernel.
+    pub(super) fn pause(&mut self) {
+        (self.tun_worker, self.udp_worker, self.clock) = (None, None, None);
+    }
+
+    /// Goes on with peers that were taken up: with calls and packets that were under way.
+    pub(super) fn resume_peers(&self) {
+        let mut view = View::new(Arc::clone(&self.shared));
+        let context = view.context();
+        context.plane.peers.values().for_each(|peer| peer.resume(&context));
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Of every peer.
+    pub(super) fn indices(&self) -> Indices {
+        self.shared.plane().peers.iter().map(|(key, peer)| (*key, peer.index())).collect()
     }
 
     /// Brings the device to what is wanted; returns what was touched. What can fail is done first,
@@ -87,7 +122,7 @@ impl Device {
             Arc::new(Identity::new(&wanted.private_key))
         };
         let kept = same_key.then_some(&*before);
-        let peers = Peers::build(&identity, kept, &wanted, &self.endpoints())?;
+        let peers = Peers::build(&identity, kept, &wanted, &self.endpoints(), &Indices::new())?;
         mend_link(&wanted, tun.index(), &mut touched)?;
         let called = self.diff_peers(&wanted, &before, &peers, &mut touched);
         let old_udp = Arc::clone(&before.udp);
@@ -190,7 +225,7 @@ impl Device {
     }
 
     fn workers(&self) -> impl Iterator<Item = &Worker> {
-        [&self.tun_worker, &self.udp_worker].into_iter().flatten().chain([&self.clock])
+        [&self.tun_worker, &self.udp_worker, &self.clock].into_iter().flatten()
     }
 
     /// Calls the peers that fit, wherever it is known where they are.
@@ -288,7 +323,7 @@ fn mend_link(config: &DeviceConfig, index: u32, touched: &mut Vec<String>) -> Re
 }
 
 /// The peers of a plane in the making.
-struct Peers {
+pub(super) struct Peers {
     by_key: BTreeMap<PublicKey, Arc<Peer>>,
     by_index: HashMap<u32, Arc<Peer>>,
     allowed: AllowedIps<Arc<Peer>>,
@@ -296,12 +331,13 @@ struct Peers {
 
 impl Peers {
     /// Takes over every peer of the former plane that can go on, with its session, and makes the
-    /// others.
-    fn build(
+    /// others, with the indices that they had in a former process.
+    pub(super) fn build(
         identity: &Identity,
         former: Option<&Plane>,
         config: &DeviceConfig,
         last: &LastEndpoints,
+        indices: &Indices,
     ) -> Result<Self, EngineError> {
         let mut peers =
             Self { by_key: BTreeMap::new(), by_index: HashMap::new(), allowed: AllowedIps::default() };
@@ -311,7 +347,11 @@ impl Peers {
             let peer = match former_peer {
                 Some(peer) if peer.serves(peer_config) => Arc::clone(peer),
                 _ => {
-                    let index = peers.free_index(former)?;
+                    let given = indices.get(&key).filter(|index| !peers.by_index.contains_key(index));
+                    let index = match given {
+                        Some(index) => *index,
+                        None => peers.free_index(former)?,
+                    };
                     let endpoint = last.get(&key).copied();
                     Arc::new(Peer::new(identity, index, peer_config, endpoint))
                 }
@@ -340,7 +380,13 @@ impl Peers {
         }
     }
 
-    fn into_plane(self, identity: Arc<Identity>, tun: Arc<Tun>, udp: Arc<UdpPair>, mtu: u16) -> Plane {
+    pub(super) fn into_plane(
+        self,
+        identity: Arc<Identity>,
+        tun: Arc<Tun>,
+        udp: Arc<UdpPair>,
+        mtu: u16,
+    ) -> Plane {
         let Self { by_key: peers, by_index, allowed } = self;
         Plane { identity, peers, by_index, allowed, tun, udp, mtu: mtu.into() }
     }

@@ -70,6 +70,15 @@ impl DropCounters {
         self.0[reason as usize].fetch_add(packets, Ordering::Relaxed);
     }
 
+    /// Goes on from what a former process counted.
+    pub(super) fn restore(&self, counts: &[DropCount]) {
+        for count in counts {
+            if let Some((reason, _)) = REASONS.iter().find(|(_, name)| *name == count.reason) {
+                self.count(*reason, count.packets);
+            }
+        }
+    }
+
     /// What was dropped so far, ordered by the reason's name, zeroes left out.
     pub(super) fn read(&self) -> Vec<DropCount> {
         let mut counts: Vec<DropCount> = REASONS
@@ -96,6 +105,9 @@ mod tests {
             let counters = DropCounters::default();
             counters.count(*reason, 1);
             let read = counters.read();
+            let successor = DropCounters::default();
+            successor.restore(&read);
+            assert_eq!(successor.read(), read);
             assert_eq!(read, [DropCount { reason: (*name).to_owned(), packets: 1 }]);
         }
     }

@@ -23,6 +23,7 @@ mod allowed_ips;
 mod bench;
 mod device;
 mod drops;
+mod estate;
 mod handshake;
 mod inbound;
 mod lane;
@@ -45,10 +46,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use device::Device;
 pub(crate) use device::LastEndpoints;
+pub(crate) use estate::{DeviceEstate, Indices, PreparedDevice};
 pub use offers::{EngineOptions, Offload};
 pub(crate) use tun::TunError;
 
 use crate::events::EventHub;
+use crate::handover::{Fds, HandoverError, SentFds};
 use crate::protocol::{DEVICES_MAX, DeviceConfig, DeviceStatus};
 
 /// Why a device is not as wanted.
@@ -124,6 +127,65 @@ impl Engine {
         }
         self.devices.remove(name);
         Ok(true)
+    }
+
+    /// Indices of the peers of every device.
+    pub(crate) fn indices(&self) -> BTreeMap<String, Indices> {
+        self.devices.iter().map(|(name, device)| (name.clone(), device.indices())).collect()
+    }
+
+    /// Stops every thread and takes everything out, for a successor. Fails before anything is taken out; the threads run again then.
+    pub(crate) fn hand_over(&mut self, fds: &mut SentFds) -> io::Result<Vec<DeviceEstate>> {
+        let places: Vec<_> =
+            self.devices.values().map(|device| device.put_fds(fds)).collect::<io::Result<_>>()?;
+        self.devices.values_mut().for_each(Device::pause);
+        Ok(self.devices.values().zip(places).map(|(device, places)| device.hand_over(places)).collect())
+    }
+
+    /// Goes on with what no successor took.
+    pub(crate) fn take_back(&mut self, estates: Vec<DeviceEstate>) -> Result<(), EngineError> {
+        for estate in estates {
+            if let Some(device) = self.devices.get(&estate.name) {
+                device.take_back(estate);
+            }
+        }
+        self.start()
+    }
+
+    /// What can be made while the former engine still works: its devices without their descriptors.
+    pub(crate) fn prepare(
+        devices: &BTreeMap<String, DeviceConfig>,
+        indices: &BTreeMap<String, Indices>,
+    ) -> Result<BTreeMap<String, PreparedDevice>, EngineError> {
+        let running = devices.iter().filter_map(|(name, config)| Some((name, config, indices.get(name)?)));
+        running
+            .map(|(name, config, of)| Ok((name.clone(), PreparedDevice::new(config.clone(), of)?)))
+            .collect()
+    }
+
+    /// Takes the devices of the former engine up; [`Engine::start`] follows.
+    pub(crate) fn take_up(
+        &mut self,
+        mut prepared: BTreeMap<String, PreparedDevice>,
+        estates: Vec<DeviceEstate>,
+        fds: &mut Fds,
+    ) -> Result<(), HandoverError> {
+        for estate in estates {
+            let name = estate.name.clone();
+            let missing = || HandoverError::Device(format!("{name} was not announced"));
+            let device = prepared.remove(&name).ok_or_else(missing)?;
+            let (options, events, moved) =
+                (Arc::clone(&self.options), Arc::clone(&self.events), Arc::clone(&self.moved));
+            self.devices.insert(name, device.take_up(estate, fds, options, events, moved)?);
+        }
+        Ok(())
+    }
+
+    /// Starts the threads of devices that were taken up.
+    pub(crate) fn start(&mut self) -> Result<(), EngineError> {
+        self.devices.values_mut().try_for_each(Device::start)?;
+        self.devices.values().for_each(Device::resume_peers);
+        Ok(())
     }
 
     /// Every device as it is, ordered by name.

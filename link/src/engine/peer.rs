@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::drops::DropReason;
+use super::estate::{HeldRead, PeerEstate};
 use super::outbound::OutBatch;
 use super::plane::{Context, Identity};
 use super::udp::{PathHint, Run};
@@ -43,6 +44,8 @@ pub(super) struct Peer {
     /// Something is held; what comes later has to wait for it.
     holding: AtomicBool,
     path: PathHint,
+    /// A call was under way when it was taken up.
+    interrupted: AtomicBool,
     /// When it was last logged that it moved, on the device's clock.
     roamed_ms: AtomicU64,
 }
@@ -126,6 +129,7 @@ impl Peer {
             held: Mutex::new(Held::new(&identity.held_bytes)),
             holding: AtomicBool::new(false),
             path: PathHint::default(),
+            interrupted: AtomicBool::new(false),
             roamed_ms: AtomicU64::new(0),
         }
     }
@@ -168,6 +172,34 @@ impl Peer {
     /// Seconds; 0 is never.
     pub(super) fn configure_keepalive(&self, seconds: u16) {
         lock(&self.machine).set_keepalive(seconds);
+    }
+
+    /// Takes out what a successor goes on with; what waits for a session waits there.
+    pub(super) fn hand_over(&self, now_ms: u64) -> PeerEstate {
+        let machine = lock(&self.machine).hand_over(now(now_ms));
+        let held = lock(&self.held).take().into_iter().map(HeldRead).collect();
+        PeerEstate { endpoint: self.endpoint(), machine, held }
+    }
+
+    /// Goes on with what a former owner handed over; [`Peer::resume`] follows when threads run.
+    pub(super) fn take_up(&self, estate: PeerEstate, now_ms: u64) -> Result<(), wg::HandoverError> {
+        let calling = lock(&self.machine).take_up(&estate.machine, now(now_ms))?;
+        self.set_places(|places| places.current = estate.endpoint.or(places.current));
+        let mut held = lock(&self.held);
+        estate.held.iter().for_each(|read| held.push(&read.0));
+        self.holding.store(!held.reads.is_empty(), Ordering::Release);
+        self.interrupted.store(calling, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes a call again that was under way when the peer was taken up, and sees to what waits.
+    pub(super) fn resume(self: &Arc<Self>, context: &Context<'_>) {
+        if self.interrupted.swap(false, Ordering::AcqRel) {
+            self.call(context);
+        }
+        if self.holding.load(Ordering::Acquire) {
+            self.hold(context, std::iter::empty());
+        }
     }
 
     /// What opens messages for this index of the peer.
@@ -273,9 +305,7 @@ impl Peer {
         // it uses the session that we answered with.
         let moves = !matches!(input, Input::CookieReply(_) | Input::Initiation(_));
         let mut outputs = Vec::new();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Now { ms: context.now_ms(), unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) };
-        let result = lock(&self.machine).handle(input, now, &mut random, &mut outputs);
+        let result = lock(&self.machine).handle(input, now(context.now_ms()), &mut random, &mut outputs);
         if let Err(error) = result {
             tracing::trace!(peer = %self.public_key, %error, "handshake");
             if from.is_some() {
@@ -367,6 +397,12 @@ impl Peer {
             }),
         }
     }
+}
+
+/// Both clocks, the device's as of its last tick.
+fn now(ms: u64) -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { ms, unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) }
 }
 
 /// Random bytes of the system, for keys. Without them nothing may go on.

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
 
 use super::allowed_ips::AllowedIps;
 use super::drops::{DropCounters, DropReason};
 use super::peer::Peer;
 use super::tun::Tun;
 use super::udp::UdpPair;
+use crate::clock;
 use crate::events::EventHub;
 use crate::key::{PrivateKey, PublicKey};
 use crate::protocol::Event;
@@ -52,7 +52,6 @@ pub(super) struct Shared {
     plane: RwLock<Arc<Plane>>,
     generation: AtomicU64,
     pub(super) drops: DropCounters,
-    started: Instant,
     clock_ms: AtomicU64,
     events: Arc<EventHub>,
     /// Set when an endpoint moved, for whoever stores endpoints.
@@ -71,8 +70,7 @@ impl Shared {
             plane: RwLock::new(Arc::new(plane)),
             generation: AtomicU64::new(0),
             drops: DropCounters::default(),
-            started: Instant::now(),
-            clock_ms: AtomicU64::new(0),
+            clock_ms: AtomicU64::new(clock::boot_ms()),
             events,
             moved,
             helpers: AtomicBool::new(false),
@@ -96,11 +94,11 @@ impl Shared {
 
     /// Sets the coarse clock; called by the timer thread.
     pub(super) fn advance_clock(&self) {
-        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.clock_ms.store(elapsed, Ordering::Relaxed);
+        self.clock_ms.store(clock::boot_ms(), Ordering::Relaxed);
     }
 
-    /// The coarse clock: milliseconds since the device began, as of the last tick.
+    /// The coarse clock: milliseconds since the machine started, as of the last tick. It goes on while the machine is suspended: the far
+    /// side's does.
     pub(super) fn now_ms(&self) -> u64 {
         self.clock_ms.load(Ordering::Relaxed)
     }

@@ -25,6 +25,10 @@ use crate::netdev;
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 const BUSY_POLL: Duration = Duration::from_millis(10);
 
+/// Packets or super-packets that wait in an interface that we made: a fifth of a second of 20,000 packets/s, while a successor takes over. The
+/// kernel's own default is 500.
+const QUEUE_LENGTH: u32 = 4_096;
+
 /// Why there is no TUN.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TunError {
@@ -110,10 +114,25 @@ impl Tun {
             .map_err(system("look up"))?
             .ok_or_else(|| system("look up")(io::ErrorKind::NotFound.into()))?;
         if before.is_none() {
+            netdev::set_queue(link.index, QUEUE_LENGTH).map_err(system("set queue length"))?;
             netdev::set_alias(link.index, alias).map_err(system("set alias"))?;
         }
         tracing::debug!(device = name, ?offers, "TUN");
         Ok((Self { file, name: name.to_owned(), index: link.index, offers }, before.is_none()))
+    }
+
+    /// The interface of a former process, by its descriptor, its index, and whether it was attached with a header.
+    pub(super) fn take_up(
+        file: File,
+        name: &str,
+        (index, header): (u32, bool),
+        options: &EngineOptions,
+    ) -> Self {
+        // What a deleted interface offers is nothing; its lane notices.
+        let offers =
+            set_offloads(&file, header, options).unwrap_or(TunOffers { header, ..TunOffers::default() });
+        tracing::debug!(device = name, ?offers, "TUN taken over");
+        Self { file, name: name.to_owned(), index, offers }
     }
 
     /// Whether the interface outlives this process.

@@ -108,6 +108,23 @@ impl UdpPair {
             (None, Some(socket)) => socket.local_addr()?.port(),
             _ => port,
         };
+        Ok(Self::of(v4, v6, port, options))
+    }
+
+    /// The sockets of a former process.
+    pub(super) fn take_up(
+        v4: Option<UdpSocket>,
+        v6: Option<UdpSocket>,
+        options: &EngineOptions,
+    ) -> io::Result<Self> {
+        let port = match v4.as_ref().or(v6.as_ref()) {
+            Some(socket) => socket.local_addr()?.port(),
+            None => return Err(io::ErrorKind::AddrNotAvailable.into()),
+        };
+        Ok(Self::of(v4, v6, port, options))
+    }
+
+    fn of(v4: Option<UdpSocket>, v6: Option<UdpSocket>, port: u16, options: &EngineOptions) -> Self {
         let supports = |offload, option, value| {
             options.allows(offload)
                 && [&v4, &v6].into_iter().flatten().all(|socket: &UdpSocket| {
@@ -117,7 +134,13 @@ impl UdpPair {
         // A segment size of 0 changes nothing; a kernel that knows the option takes it.
         let segments = if supports(Offload::UdpSegment, libc::UDP_SEGMENT, 0) { SEGMENTS_MAX[0] } else { 1 };
         let gro = supports(Offload::UdpGro, libc::UDP_GRO, 1);
-        Ok(Self { v4, v6, port, segments: AtomicUsize::new(segments), gro, whole: WholeSender::open() })
+        if !options.allows(Offload::UdpGro) {
+            // A former process may have asked for it.
+            for socket in [&v4, &v6].into_iter().flatten() {
+                let _ = set_int(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 0);
+            }
+        }
+        Self { v4, v6, port, segments: AtomicUsize::new(segments), gro, whole: WholeSender::open() }
     }
 
     /// The port in use.

@@ -24,9 +24,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::sizes;
 
-/// A moment: time since the process's own beginning.
+/// A moment, by a clock that only goes on ([`crate::clock::monotonic`]).
 pub(crate) type Moment = Duration;
 
 /// Losses in a row after which a size does not cross (RFC 8899 §5.1.2, `MAX_PROBES`).
@@ -59,7 +61,7 @@ const ROUND_FIRST: Duration = Duration::from_millis(300);
 const SLACK: Duration = Duration::from_millis(20);
 
 /// Between which sizes is searched, in bytes: `floor` ≤ `base` ≤ `max`, or `max` < `base`, and then nothing above `max` is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Range {
     /// No probe is smaller, but for the one that shows life.
     pub(crate) floor: u16,
@@ -70,7 +72,7 @@ pub(crate) struct Range {
 }
 
 /// Where the search is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// No answer comes: the path is dead, or the far side does not answer probes of this kind.
     Silent,
@@ -115,7 +117,7 @@ pub(crate) enum Output {
     Found(u16),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Sent {
     sequence: u64,
     at: Moment,
@@ -123,7 +125,7 @@ struct Sent {
     fate: Fate,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Fate {
     Unknown,
     Answered,
@@ -131,7 +133,7 @@ enum Fate {
 }
 
 /// Probes that were sent together, by their numbers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Round {
     first: u64,
     last: u64,
@@ -139,7 +141,7 @@ struct Round {
 }
 
 /// The search over one path.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Search {
     range: Range,
     phase: Phase,

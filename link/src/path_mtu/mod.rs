@@ -7,5 +7,5 @@ mod shell;
 mod sizes;
 mod wire;
 
-pub(crate) use shell::PathMtuShell;
+pub(crate) use shell::{PathMtuEstate, PathMtuShell};
 pub(crate) use wire::must_stay_whole;

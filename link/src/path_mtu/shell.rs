@@ -9,15 +9,18 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::core::{BASE_V4, BASE_V6, FLOOR_V4, Input, Moment, Output, Phase, Range, Search};
 use super::wire::{Kind, LENGTH, SizeProbe, headers, smallest};
+use crate::clock;
 use crate::events::EventHub;
+use crate::handover::{Fds, HandoverError, SentFds, SocketEstate};
 use crate::lock;
 use crate::protocol::{
     Event, MTU_MAX, PathMtuConfig, PathMtuPhase, PathMtuStatus, PathMtusConfig, PathMtusStatus,
@@ -65,10 +68,29 @@ struct Paths {
     stop: bool,
 }
 
+/// Everything on its way to another process.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PathMtuEstate {
+    port: u16,
+    nonce: u64,
+    paths: Vec<PathEstate>,
+    sockets: Vec<SocketEstate>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PathEstate {
+    config: PathMtuConfig,
+    search: Search,
+    far_mtu: Option<u16>,
+    answered: u64,
+    error: Option<String>,
+}
+
 struct Common {
     paths: Mutex<Paths>,
     wake: EventFd,
-    began: Instant,
     events: Arc<EventHub>,
 }
 
@@ -91,15 +113,48 @@ impl PathMtuShell {
             look_at_sockets: Moment::ZERO,
             stop: false,
         };
-        let common = Arc::new(Common {
-            paths: Mutex::new(paths),
-            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            began: Instant::now(),
-            events,
-        });
-        let seen = Arc::clone(&common);
-        let thread = thread::Builder::new().name("wt-path-mtu".to_owned()).spawn(move || run(&seen))?;
-        Ok(Self { common, thread: Some(thread) })
+        let mut shell = Self::with(paths, events)?;
+        shell.resume()?;
+        Ok(shell)
+    }
+
+    fn with(paths: Paths, events: Arc<EventHub>) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let common = Arc::new(Common { paths: Mutex::new(paths), wake, events });
+        Ok(Self { common, thread: None })
+    }
+
+    /// What a former process handed over; [`PathMtuShell::resume`] follows.
+    pub(crate) fn take_up(
+        estate: PathMtuEstate,
+        fds: &mut Fds,
+        events: Arc<EventHub>,
+    ) -> Result<Self, HandoverError> {
+        let paths = Paths::take_up(estate, fds)?;
+        Self::with(paths, events).map_err(|error| HandoverError::Channel("make an eventfd", error))
+    }
+
+    /// Ends the thread; everything else stays as it is.
+    pub(crate) fn pause(&mut self) {
+        lock(&self.common.paths).stop = true;
+        self.common.wake();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread wt-path-mtu had panicked");
+        }
+    }
+
+    /// Goes on after [`PathMtuShell::pause`].
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
+        lock(&self.common.paths).stop = false;
+        let seen = Arc::clone(&self.common);
+        let run = move || run(&seen);
+        self.thread = Some(thread::Builder::new().name("wt-path-mtu".to_owned()).spawn(run)?);
+        Ok(())
+    }
+
+    /// What a successor goes on with.
+    pub(crate) fn estate(&self, fds: &mut SentFds) -> io::Result<PathMtuEstate> {
+        lock(&self.common.paths).estate(fds)
     }
 
     /// Makes the set of paths be as wanted (it was validated); an unchanged path keeps its state.
@@ -123,17 +178,13 @@ impl PathMtuShell {
 
 impl Drop for PathMtuShell {
     fn drop(&mut self) {
-        lock(&self.common.paths).stop = true;
-        self.common.wake();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of padded probes had panicked");
-        }
+        self.pause();
     }
 }
 
 impl Common {
     fn now(&self) -> Moment {
-        self.began.elapsed()
+        clock::monotonic()
     }
 
     fn wake(&self) {
@@ -184,6 +235,33 @@ fn wait<'a>(common: &Common, sockets: &'a [OpenSocket], timeout: Duration) -> Ve
 }
 
 impl Paths {
+    fn estate(&self, fds: &mut SentFds) -> io::Result<PathMtuEstate> {
+        let sockets = self.sockets.iter().map(|(place, opened)| {
+            let (device, local) = (place.device.clone(), place.local);
+            Ok(SocketEstate {
+                device,
+                local,
+                device_index: opened.device_index,
+                fd: fds.put(&*opened.socket)?,
+            })
+        });
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        let paths = self.paths.values().map(Path::estate).collect();
+        Ok(PathMtuEstate { port: self.port, nonce: self.nonce, paths, sockets })
+    }
+
+    fn take_up(estate: PathMtuEstate, fds: &mut Fds) -> Result<Self, HandoverError> {
+        let mut sockets = BTreeMap::new();
+        for SocketEstate { device, local, device_index, fd } in estate.sockets {
+            let socket = Arc::new(UdpSocket::from(fds.take(fd)?));
+            sockets.insert(Place { device, local }, Opened { socket, device_index });
+        }
+        let now = clock::monotonic();
+        let paths = estate.paths.into_iter().map(|path| (path.config.name.clone(), Path::take_up(path, now)));
+        let (port, nonce, paths) = (estate.port, estate.nonce, paths.collect());
+        Ok(Self { port, nonce, paths, sockets, look_at_sockets: now, stop: false })
+    }
+
     fn set(&mut self, wanted: PathMtusConfig, now: Moment, events: &EventHub) -> Vec<String> {
         let mut touched = Vec::new();
         if wanted.port != self.port {
@@ -313,6 +391,27 @@ struct Way<'a> {
 }
 
 impl Path {
+    fn estate(&self) -> PathEstate {
+        PathEstate {
+            config: self.config.clone(),
+            search: self.search.clone(),
+            far_mtu: self.far_mtu,
+            answered: self.answered,
+            error: self.error.clone(),
+        }
+    }
+
+    fn take_up(estate: PathEstate, now: Moment) -> Self {
+        Self {
+            config: estate.config,
+            search: estate.search,
+            far_mtu: estate.far_mtu,
+            budget: (ANSWERS_PER_SECOND, now),
+            answered: estate.answered,
+            error: estate.error,
+        }
+    }
+
     fn new(config: PathMtuConfig, now: Moment) -> Self {
         Self {
             search: Search::new(range(&config), now),

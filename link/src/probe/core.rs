@@ -11,6 +11,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::delay::OneWay;
 use crate::protocol::{PROBE_LOSS_WINDOW, PathState};
 
@@ -19,11 +21,11 @@ pub(crate) const UP_ANSWERS: u32 = 2;
 /// Probes remembered until their fate is known.
 const HISTORY_MAX: usize = 2 * PROBE_LOSS_WINDOW as usize;
 
-/// A moment: time since the process's own beginning.
+/// A moment, by a clock that only goes on ([`crate::clock::monotonic`]).
 pub(crate) type Moment = Duration;
 
 /// How a path is probed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     pub(crate) interval: Duration,
     pub(crate) dead_after: Duration,
@@ -47,7 +49,7 @@ pub(crate) enum Output {
     State(PathState),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Sent {
     sequence: u64,
     at: Moment,
@@ -55,7 +57,7 @@ struct Sent {
 }
 
 /// The state of one path.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Prober {
     timing: Timing,
     state: PathState,
@@ -76,7 +78,7 @@ pub(crate) struct Prober {
     back: OneWay,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Rtt {
     smoothed: Duration,
     deviation: Duration,

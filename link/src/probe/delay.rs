@@ -7,13 +7,15 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Packets among which the best is looked for.
 const WINDOW: usize = 128;
 /// A jump so large is the other clock's: its process was started anew. In nanoseconds.
 const JUMP_NS: u64 = 1_000_000_000;
 
 /// The delay of one direction.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct OneWay {
     /// Relative transit times in nanoseconds, the newest last.
     transits: VecDeque<i64>,

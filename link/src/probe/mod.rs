@@ -6,4 +6,4 @@ mod delay;
 mod shell;
 mod wire;
 
-pub(crate) use shell::ProbeShell;
+pub(crate) use shell::{ProbeEstate, ProbeShell};

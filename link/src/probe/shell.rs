@@ -9,15 +9,18 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::core::{AnswerBudget, Input, Moment, Output, Prober, Timing, nanos};
 use super::wire::{Kind, LENGTH, Probe};
+use crate::clock;
 use crate::events::EventHub;
+use crate::handover::{Fds, HandoverError, SentFds, SocketEstate};
 use crate::lock;
 use crate::protocol::{Event, ProbeConfig, ProbeStatus, ProbesConfig, ProbesStatus};
 
@@ -64,10 +67,28 @@ struct Probes {
     stop: bool,
 }
 
+/// Everything on its way to another process.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProbeEstate {
+    port: u16,
+    nonce: u64,
+    paths: Vec<PathEstate>,
+    sockets: Vec<SocketEstate>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PathEstate {
+    config: ProbeConfig,
+    prober: Prober,
+    answered: u64,
+    error: Option<String>,
+}
+
 struct Common {
     probes: Mutex<Probes>,
     wake: EventFd,
-    began: Instant,
     events: Arc<EventHub>,
 }
 
@@ -90,15 +111,48 @@ impl ProbeShell {
             look_at_sockets: Moment::ZERO,
             stop: false,
         };
-        let common = Arc::new(Common {
-            probes: Mutex::new(probes),
-            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            began: Instant::now(),
-            events,
-        });
-        let seen = Arc::clone(&common);
-        let thread = thread::Builder::new().name("wt-probes".to_owned()).spawn(move || run(&seen))?;
-        Ok(Self { common, thread: Some(thread) })
+        let mut shell = Self::with(probes, events)?;
+        shell.resume()?;
+        Ok(shell)
+    }
+
+    fn with(probes: Probes, events: Arc<EventHub>) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let common = Arc::new(Common { probes: Mutex::new(probes), wake, events });
+        Ok(Self { common, thread: None })
+    }
+
+    /// What a former process handed over; [`ProbeShell::resume`] follows.
+    pub(crate) fn take_up(
+        estate: ProbeEstate,
+        fds: &mut Fds,
+        events: Arc<EventHub>,
+    ) -> Result<Self, HandoverError> {
+        let probes = Probes::take_up(estate, fds)?;
+        Self::with(probes, events).map_err(|error| HandoverError::Channel("make an eventfd", error))
+    }
+
+    /// Ends the thread; everything else stays as it is.
+    pub(crate) fn pause(&mut self) {
+        lock(&self.common.probes).stop = true;
+        self.common.wake();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread wt-probes had panicked");
+        }
+    }
+
+    /// Goes on after [`ProbeShell::pause`].
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
+        lock(&self.common.probes).stop = false;
+        let seen = Arc::clone(&self.common);
+        let run = move || run(&seen);
+        self.thread = Some(thread::Builder::new().name("wt-probes".to_owned()).spawn(run)?);
+        Ok(())
+    }
+
+    /// What a successor goes on with.
+    pub(crate) fn estate(&self, fds: &mut SentFds) -> io::Result<ProbeEstate> {
+        lock(&self.common.probes).estate(fds)
     }
 
     /// Makes the set of probes be as wanted (it was validated); an unchanged path keeps its state.
@@ -122,17 +176,13 @@ impl ProbeShell {
 
 impl Drop for ProbeShell {
     fn drop(&mut self) {
-        lock(&self.common.probes).stop = true;
-        self.common.wake();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the probe thread had panicked");
-        }
+        self.pause();
     }
 }
 
 impl Common {
     fn now(&self) -> Moment {
-        self.began.elapsed()
+        clock::monotonic()
     }
 
     fn wake(&self) {
@@ -182,6 +232,33 @@ fn wait<'a>(common: &Common, sockets: &'a [OpenSocket], timeout: Duration) -> Ve
 }
 
 impl Probes {
+    fn estate(&self, fds: &mut SentFds) -> io::Result<ProbeEstate> {
+        let sockets = self.sockets.iter().map(|(place, opened)| {
+            let (device, local) = (place.device.clone(), place.local);
+            Ok(SocketEstate {
+                device,
+                local,
+                device_index: opened.device_index,
+                fd: fds.put(&*opened.socket)?,
+            })
+        });
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        let paths = self.paths.values().map(Path::estate).collect();
+        Ok(ProbeEstate { port: self.port, nonce: self.nonce, paths, sockets })
+    }
+
+    fn take_up(estate: ProbeEstate, fds: &mut Fds) -> Result<Self, HandoverError> {
+        let mut sockets = BTreeMap::new();
+        for SocketEstate { device, local, device_index, fd } in estate.sockets {
+            let socket = Arc::new(UdpSocket::from(fds.take(fd)?));
+            sockets.insert(Place { device, local }, Opened { socket, device_index });
+        }
+        let now = clock::monotonic();
+        let paths = estate.paths.into_iter().map(|path| (path.config.name.clone(), Path::take_up(path, now)));
+        let (port, nonce, paths) = (estate.port, estate.nonce, paths.collect());
+        Ok(Self { port, nonce, paths, sockets, look_at_sockets: now, stop: false })
+    }
+
     fn set(&mut self, wanted: ProbesConfig, now: Moment) -> Vec<String> {
         let mut touched = Vec::new();
         if wanted.port != self.port {
@@ -327,6 +404,25 @@ fn is_opening_error(error: &str) -> bool {
 }
 
 impl Path {
+    fn estate(&self) -> PathEstate {
+        PathEstate {
+            config: self.config.clone(),
+            prober: self.prober.clone(),
+            answered: self.answered,
+            error: self.error.clone(),
+        }
+    }
+
+    fn take_up(estate: PathEstate, now: Moment) -> Self {
+        Self {
+            config: estate.config,
+            prober: estate.prober,
+            budget: AnswerBudget::new(now),
+            answered: estate.answered,
+            error: estate.error,
+        }
+    }
+
     fn new(config: ProbeConfig, now: Moment) -> Self {
         Self {
             prober: Prober::new(timing(&config), now),

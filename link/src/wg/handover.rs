@@ -6,7 +6,7 @@
 //! counter is used twice and no message is accepted twice. A successor that fails gives the state back, and the
 //! former owner takes it up like any other.
 //!
-//! Times are absolute: the successor's clock has to go on from the former one's.
+//! Times are absolute: both clocks have to be the same one (the machine's, not the process's).
 
 use std::fmt;
 use std::sync::Arc;
@@ -72,6 +72,9 @@ pub enum HandoverError {
     /// A session that the peer's index does not lead to.
     #[error("session {0:#010x} is not of this peer")]
     Index(u32),
+    /// Two sessions of one index: a message for it would be for either.
+    #[error("session {0:#010x} comes twice")]
+    Twice(u32),
 }
 
 impl fmt::Debug for SessionState {
@@ -136,9 +139,15 @@ impl super::Peer {
             if session.local_index & !0xff != self.index {
                 return Err(HandoverError::Index(session.local_index));
             }
+            if sessions.iter().any(|other: &Arc<super::Session>| other.local_index() == session.local_index) {
+                return Err(HandoverError::Twice(session.local_index));
+            }
             sessions.push(Arc::new(super::Session::take_up(session, Arc::clone(&self.traffic))?));
         }
         self.sessions.put_in(sessions, state.current);
+        // Initiations of our own would be answered in sessions that the former owner does not know of.
+        self.in_flight.clear();
+        self.attempt = None;
         self.last_stamp = super::Timestamp::from_bytes(state.last_stamp);
         self.latest_seen = super::Timestamp::from_bytes(state.latest_seen);
         self.last_initiation_ms = state.last_initiation_ms;

@@ -118,6 +118,24 @@ fn a_call_that_was_under_way_is_made_again() {
 }
 
 #[test]
+fn a_former_owner_that_takes_its_own_back_goes_on_as_before() {
+    let mut world = World::connected(88);
+    world.input(0, Input::Call);
+    assert!(world.nodes[0].peer.is_calling());
+    let state = world.nodes[0].peer.hand_over(at(world.now_ms));
+    world.run_for(5);
+    let calling = world.nodes[0].peer.take_up(&state, at(world.now_ms)).unwrap();
+    assert!(calling && !world.nodes[0].peer.is_calling());
+    world.input(0, Input::Call);
+    for number in 0..20_u32 {
+        world.send(0, &[&number.to_be_bytes()[..], &[7; 12]].concat());
+        world.run_for(50);
+    }
+    assert_eq!(world.nodes[1].arrived.len(), 20);
+    assert!(!world.nodes[1].refused.contains(&Refused::Replayed), "no counter was used twice");
+}
+
+#[test]
 fn what_does_not_belong_to_a_peer_is_refused_and_changes_nothing() {
     let mut world = World::connected(86);
     world.run_for(1_000);
@@ -129,6 +147,11 @@ fn what_does_not_belong_to_a_peer_is_refused_and_changes_nothing() {
     let mut other = over_the_wire(&state);
     other.sessions[0].local_index += 0x100;
     assert!(matches!(next.take_up(&other, at(world.now_ms)), Err(HandoverError::Index(_))));
+    let mut other = over_the_wire(&state);
+    let twin = over_the_wire(&state).sessions.swap_remove(0);
+    let index = twin.local_index;
+    other.sessions.push(twin);
+    assert_eq!(next.take_up(&other, at(world.now_ms)), Err(HandoverError::Twice(index)));
     let mut other = over_the_wire(&state);
     other.sessions[0].window_seen.pop();
     assert_eq!(next.take_up(&other, at(world.now_ms)), Err(HandoverError::Window(127)));

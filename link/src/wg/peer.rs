@@ -87,7 +87,7 @@ pub struct Peer {
     macs: Macs,
     /// The upper 24 bits of every index of this peer.
     pub(super) index: u32,
-    in_flight: Vec<Initiated>,
+    pub(super) in_flight: Vec<Initiated>,
     pub(super) attempt: Option<Attempt>,
     pub(super) last_initiation_ms: Option<u64>,
     pub(super) last_stamp: Timestamp,
@@ -140,6 +140,11 @@ impl Peer {
     /// Sets the persistent keepalive; 0 seconds is none.
     pub fn set_keepalive(&mut self, seconds: u16) {
         self.keepalive_ms = u64::from(seconds) * 1_000;
+    }
+
+    /// The upper 24 bits of its indices, as they were given to [`Peer::new`].
+    pub fn index(&self) -> u32 {
+        self.index >> 8
     }
 
     /// What packet threads seal and open with. The same one for the life of the peer.

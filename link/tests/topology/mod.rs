@@ -264,9 +264,37 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it (again) and waits until it answers.
     pub(crate) fn start(&mut self) {
+        self.child = Some(self.spawn(&[]));
+        wait_until("the engine answers", || Client::connect(&self.socket).is_ok());
+    }
+
+    /// Has a successor take over, and waits until it answers and the former process has ended well.
+    pub(crate) fn upgrade(&mut self) {
+        let successor = self.spawn(&["--take-over"]);
+        let pid = successor.id();
+        wait_until("the successor answers", || {
+            Client::connect(&self.socket).is_ok_and(|client| client.hello().pid == pid)
+        });
+        self.wait_for_end();
+        self.child = Some(successor);
+    }
+
+    /// Waits for the end of a process that hands over.
+    pub(crate) fn wait_for_end(&mut self) {
+        let mut child = self.child.take().expect("runs");
+        assert!(child.wait().expect("wait").success());
+    }
+
+    fn spawn(&self, more: &[&str]) -> Child {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_watari-link")]);
-        command.arg("--socket").arg(&self.socket).arg("--state").arg(&self.state).args(&self.arguments);
+        command
+            .arg("--socket")
+            .arg(&self.socket)
+            .arg("--state")
+            .arg(&self.state)
+            .args(&self.arguments)
+            .args(more);
         let log = File::options().create(true).append(true).open(self.state.with_extension("log"));
         command.stdin(Stdio::null()).stderr(log.expect("log"));
         // A test that is killed takes its engines along.
@@ -277,8 +305,7 @@ impl Running {
                 Ok(())
             });
         }
-        self.child = Some(command.spawn().expect("start watari-link"));
-        wait_until("the engine answers", || Client::connect(&self.socket).is_ok());
+        command.spawn().expect("start watari-link")
     }
 
     /// `kill -9`.
