@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::protocol::{
     Answer, BeaconConfig, BeaconStatus, BeaconsConfig, BfdConfig, BfdSessionsConfig, BfdSessionsStatus,
     Changed, DeviceConfig, DeviceName, DeviceStatus, Event, EventFrame, Hello, HelloRequest, LINE_BYTES_MAX,
@@ -241,8 +243,9 @@ impl Client {
     pub fn request(&mut self, request: Request) -> Result<Answer, ClientError> {
         let id = self.next_id;
         self.next_id += 1;
-        let mut line = serde_json::to_vec(&RequestFrame { id, request })
+        let line = serde_json::to_vec(&RequestFrame { id, request })
             .map_err(|error| ClientError::Protocol(error.to_string()))?;
+        let mut line = Zeroizing::new(line);
         line.push(b'\n');
         self.reader.get_mut().write_all(&line)?;
         let line = read_line(&mut self.reader)?.ok_or(ClientError::Closed)?;
@@ -275,7 +278,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` if there was none within `timeout`.
+    /// The next event; `None` if there was none within `timeout`, or one of a kind that this client does not know.
     ///
     /// # Errors
     /// [`ClientError::Closed`] when the engine is gone: connect again and read everything back.
@@ -289,8 +292,24 @@ impl Events {
         }
         self.reader.get_mut().set_read_timeout(Some(REQUEST_TIMEOUT))?;
         let line = read_line(&mut self.reader)?.ok_or(ClientError::Closed)?;
-        Ok(Some(parse::<EventFrame>(&line)?.event))
+        event(&line)
     }
+}
+
+/// The event of a line; `None`: one of a kind that only later engines know.
+fn event(line: &[u8]) -> Result<Option<Event>, ClientError> {
+    let known = parse::<EventFrame>(line);
+    match &known {
+        Err(_) if parse::<Stranger>(line).is_ok() => Ok(None),
+        _ => known.map(|frame| Some(frame.event)),
+    }
+}
+
+/// An event line, whatever happened.
+#[derive(serde::Deserialize)]
+struct Stranger {
+    #[expect(dead_code, reason = "it has to be there")]
+    event: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -329,5 +348,68 @@ pub(crate) fn read_line(reader: &mut impl BufRead) -> io::Result<Option<Vec<u8>>
             Err(io::Error::new(io::ErrorKind::InvalidData, "line too long"))
         }
         Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer in which every object has a field that nobody knows.
+    fn extended(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(object) => {
+                object.values_mut().for_each(extended);
+                object.insert("of_a_later_engine".to_owned(), 7.into());
+            }
+            serde_json::Value::Array(items) => items.iter_mut().for_each(extended),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn what_a_later_engine_says_beyond_what_we_know_is_passed_over() {
+        let peer = serde_json::json!({
+            "public_key": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=", "preshared_key_fingerprint": null,
+            "configured_endpoint": null, "endpoint": null, "allowed_ips": ["10.0.0.0/8"], "keepalive_s": 0,
+            "handshakes": 1, "last_handshake_age_ms": 5, "rx_bytes": 1, "tx_bytes": 2,
+            "session": {"local_index": 1, "age_ms": 2},
+        });
+        let mut device = serde_json::json!({
+            "name": "wtwg0", "alias": "a", "public_key": peer["public_key"], "listen_port": 1, "bound_port": 1, "mtu": 1420,
+            "link": {"index": 1, "mtu": 1420, "up": true}, "peers": [peer], "drops": [{"reason": "no_peer", "packets": 1}],
+            "error": null,
+        });
+        extended(&mut device);
+        let mut probe = serde_json::json!({
+            "config": {"name": "p", "local": "10.0.0.1", "remote": "10.0.0.2", "device": "d", "interval_ms": 100,
+                       "dead_after_ms": 800},
+            "state": "up", "since_ms": 1, "changes": 1, "loss_permille": 0, "sent": 1, "received": 1, "answered": 1,
+        });
+        extended(&mut probe);
+        let answers = [
+            serde_json::json!({"hello": {"protocol": 1, "version": "9", "pid": 1, "started_at_ms": 1, "mood": "good"}}),
+            serde_json::json!({ "devices": [device] }),
+            serde_json::json!({"probes": {"port": 1, "probes": [probe], "more": []}}),
+            serde_json::json!({"changed": {"touched": [], "took_ms": 1}}),
+        ];
+        for answer in answers {
+            let line = serde_json::json!({"id": 3, "ok": answer, "took_us": 5}).to_string();
+            let read =
+                parse::<ResponseFrame>(line.as_bytes()).unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(matches!(read, ResponseFrame::Ok(frame) if frame.id == 3), "{line}");
+        }
+        let refusal = br#"{"id":4,"error":{"code":"system","message":"no","hint":"x"},"took_us":5}"#;
+        assert!(matches!(parse::<ResponseFrame>(refusal), Ok(ResponseFrame::Error(frame)) if frame.id == 4));
+    }
+
+    #[test]
+    fn events_of_kinds_that_nobody_knows_are_passed_over_and_nonsense_is_not() {
+        let known = br#"{"event":{"probe":{"name":"a","state":"up","by":"traffic"}}}"#;
+        assert!(matches!(event(known), Ok(Some(Event::Probe { name, .. })) if name == "a"));
+        assert!(matches!(event(br#"{"event":{"eclipse":{"of":"the moon"}}}"#), Ok(None)));
+        for line in [&b"{\"event\":"[..], b"7", br#"{"id":1,"ok":"subscribed"}"#] {
+            assert!(matches!(event(line), Err(ClientError::Protocol(_))));
+        }
     }
 }

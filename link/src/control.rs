@@ -3,6 +3,7 @@
 
 mod succession;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::protocol::{
     ProbesConfig, Refusal, RefusalCode,
 };
 use crate::state::{State, StateFile};
+use crate::uapi::Shown;
 use crate::validate;
 
 /// Engine, probes, beacons, BFD and their stored configuration.
@@ -73,6 +75,18 @@ impl Control {
 
     pub(crate) fn list_devices(&self) -> Answer {
         Answer::Devices(self.engine.list())
+    }
+
+    /// Names of the devices that there are.
+    pub(crate) fn device_names(&self) -> BTreeSet<String> {
+        self.engine.indices().into_keys().collect()
+    }
+
+    /// A device as `wg(8)` shows it.
+    pub(crate) fn show(&self, name: &str) -> Option<Shown> {
+        let status = self.engine.list().into_iter().find(|device| device.name == name)?;
+        let config = self.state.devices.get(name)?.clone();
+        Some(Shown { config, status, has_key: true, mark: 0 })
     }
 
     pub(crate) fn list_probes(&self) -> Answer {

@@ -29,6 +29,7 @@ use crate::lock;
 use crate::protocol::{Hello, PROTOCOL_VERSION};
 use crate::server::{Server, Stop};
 use crate::state::StateFile;
+use crate::uapi::Sockets;
 
 /// How long to wait for the lock of an engine that is just ending.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -45,6 +46,8 @@ pub struct Options {
     pub state: PathBuf,
     /// How its devices work.
     pub engine: EngineOptions,
+    /// Folder of the sockets that `wg(8)` finds the devices by; without one it does not.
+    pub uapi: Option<PathBuf>,
     /// Take over from the engine that runs there, if one does.
     pub take_over: bool,
 }
@@ -107,8 +110,11 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     // The main process is the one that says so: after a handover another one than the unit began with.
     notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     tracing::info!(socket = %options.socket.display(), "ready");
-    let result = serve(&server, &own.listener, &signals).map_err(failed("wait for clients"));
+    let mut sockets = options.uapi.as_ref().map(|folder| Sockets::new(folder, Arc::clone(&server)));
+    let result =
+        serve(&server, &own.listener, &signals, sockets.as_mut()).map_err(failed("wait for clients"));
     notify(&[NotifyState::Stopping]);
+    drop(sockets);
     let remove = *lock(&server.stop.asked) == Some(true);
     let mut control = lock(&server.control);
     if remove {
@@ -145,7 +151,7 @@ fn begin(options: &Options, events: &Arc<EventHub>) -> Result<(Control, Heirloom
     Ok((control, Heirlooms { listener: listen(&options.socket)?, lock }))
 }
 
-fn take_signals() -> io::Result<SignalFd> {
+pub(crate) fn take_signals() -> io::Result<SignalFd> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGTERM);
     mask.add(Signal::SIGINT);
@@ -201,32 +207,36 @@ fn write_pid(file: &mut File) -> io::Result<()> {
 /// Binds the socket, which nobody but its owner may open. We hold the lock: a socket that is there
 /// already is a dead engine's.
 fn listen(path: &Path) -> Result<UnixListener, DaemonError> {
-    let action = || failed(format!("listen at {}", path.display()));
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(action()(error)),
-        _ => {}
-    }
+    bind_private(path).map_err(failed(format!("listen at {}", path.display())))
+}
+
+/// Binds a socket that nobody but its owner may open, in the place of what is there.
+pub(crate) fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let absent = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    absent(fs::remove_file(path))?;
     // Bound under another name and moved, so that it is never there with wider permissions, nor
     // before it listens.
     let mut next = path.as_os_str().to_owned();
     next.push(".next");
     let next = PathBuf::from(next);
-    let bind = || -> io::Result<UnixListener> {
-        match fs::remove_file(&next) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&next)?;
-        fs::set_permissions(&next, Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        fs::rename(&next, path)?;
-        Ok(listener)
-    };
-    bind().map_err(action())
+    absent(fs::remove_file(&next))?;
+    let listener = UnixListener::bind(&next)?;
+    fs::set_permissions(&next, Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    fs::rename(&next, path)?;
+    Ok(listener)
 }
 
 /// Accepts until a signal or a client says stop; stores moved endpoints now and then.
-fn serve(server: &Arc<Server>, listener: &UnixListener, signals: &SignalFd) -> io::Result<()> {
+fn serve(
+    server: &Arc<Server>,
+    listener: &UnixListener,
+    signals: &SignalFd,
+    mut sockets: Option<&mut Sockets<Server>>,
+) -> io::Result<()> {
     let timeout = PollTimeout::try_from(STORE_PERIOD).unwrap_or(PollTimeout::MAX);
     loop {
         let readable = PollFlags::POLLIN;
@@ -252,6 +262,11 @@ fn serve(server: &Arc<Server>, listener: &UnixListener, signals: &SignalFd) -> i
         }
         let mut control = lock(&server.control);
         control.store_endpoints();
+        let names = control.device_names();
+        drop(control);
+        if let Some(sockets) = &mut sockets {
+            sockets.sync(&names);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod path_mtu;
 mod probe;
 mod server;
 mod state;
+mod uapi;
 mod validate;
 
 pub mod client;
@@ -25,6 +26,7 @@ pub mod daemon;
 pub mod key;
 pub mod protocol;
 pub mod spawn;
+pub mod standalone;
 pub mod wg;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,6 +35,7 @@ pub use client::{Client, ClientError, Events};
 pub use handover::{HANDOVER_VERSION, TakeOverError};
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use spawn::{SpawnError, spawn_detached};
+pub use uapi::UAPI_FOLDER;
 
 /// Locks. A thread that panicked with the lock left the data as far as it came; every holder keeps
 /// it usable at each step, so the others go on.

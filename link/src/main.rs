@@ -3,13 +3,14 @@
 //! library; here are only arguments and logs.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use watari_link::daemon::{self, EngineOptions, Offload, Options};
 use watari_link::spawn;
+use watari_link::standalone::{self, Standalone};
 
 /// What is logged unless RUST_LOG says otherwise.
 const LOG_DEFAULT: &str = "info";
@@ -18,12 +19,21 @@ const LOG_DEFAULT: &str = "info";
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
+    /// Make this one interface for wg(8) and wg-quick(8) to configure, as wireguard-go does, instead of an engine for Watari.
+    #[arg(conflicts_with_all = ["socket", "state", "take_over", "upgrade"])]
+    interface: Option<String>,
+    /// With INTERFACE: stay in the foreground.
+    #[arg(long, short, requires = "interface")]
+    foreground: bool,
+    /// Folder for sockets by which wg(8) finds devices. Default: none with --socket, /var/run/wireguard with INTERFACE.
+    #[arg(long, value_name = "FOLDER", env = "WATARI_LINK_UAPI")]
+    uapi: Option<PathBuf>,
     /// Control socket to listen at.
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "interface")]
+    socket: Option<PathBuf>,
     /// File that keeps the configuration, keys included, over restarts.
-    #[arg(long, value_name = "PATH")]
-    state: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "interface")]
+    state: Option<PathBuf>,
     /// An offload of the kernel not to use, where a driver gets it wrong; may be given several times.
     #[arg(long, value_name = "OFFLOAD", env = "WATARI_LINK_WITHOUT", value_delimiter = ',')]
     without: Vec<Offload>,
@@ -43,14 +53,15 @@ impl Arguments {
     fn of_engine(&self) -> Vec<OsString> {
         let without = self.without.iter().flat_map(|offload| ["--without".to_owned(), offload.to_string()]);
         let threads = self.threads.iter().flat_map(|threads| ["--threads".to_owned(), threads.to_string()]);
-        without.chain(threads).map(OsString::from).collect()
+        let uapi = self.uapi.iter().flat_map(|folder| [OsString::from("--uapi"), folder.into()]);
+        without.chain(threads).map(OsString::from).chain(uapi).collect()
     }
 }
 
-fn upgrade(arguments: &Arguments) -> anyhow::Result<()> {
+fn upgrade(arguments: &Arguments, socket: &Path, state: &Path) -> anyhow::Result<()> {
     let binary = std::env::current_exe()?;
-    let former = watari_link::Client::connect(&arguments.socket)?.hello().clone();
-    let hello = spawn::upgrade(&binary, &arguments.socket, &arguments.state, &arguments.of_engine())?;
+    let former = watari_link::Client::connect(socket)?.hello().clone();
+    let hello = spawn::upgrade(&binary, socket, state, &arguments.of_engine())?;
     tracing::info!(
         pid = hello.pid,
         version = hello.version,
@@ -61,21 +72,43 @@ fn upgrade(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What `wireguard-go` calls it: set, the process stays in the foreground.
+const FOREGROUND: &str = "WG_PROCESS_FOREGROUND";
+
+fn standalone(arguments: &Arguments, interface: &str, engine: EngineOptions) -> anyhow::Result<()> {
+    let folder = arguments.uapi.clone().unwrap_or_else(|| PathBuf::from(watari_link::UAPI_FOLDER));
+    let standalone = Standalone { interface: interface.to_owned(), folder: folder.clone(), engine };
+    if arguments.foreground || std::env::var_os(FOREGROUND).is_some_and(|value| value == "1") {
+        return Ok(standalone::run(&standalone)?);
+    }
+    let mut command = Command::new(std::env::current_exe()?);
+    let uapi = arguments.uapi.is_none().then(|| ["--uapi".into(), folder.into_os_string()]);
+    command
+        .arg("--foreground")
+        .args(uapi.into_iter().flatten())
+        .args(arguments.of_engine())
+        .arg("--")
+        .arg(interface);
+    Ok(standalone::detach(&standalone, &mut command)?)
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     die_whole();
-    if arguments.upgrade {
-        return ended(upgrade(&arguments));
-    }
-    let engine = EngineOptions { without: arguments.without, threads: arguments.threads };
-    let options =
-        Options { socket: arguments.socket, state: arguments.state, engine, take_over: arguments.take_over };
-    ended(daemon::run(&options).map_err(anyhow::Error::from))
-}
-
-fn ended(result: anyhow::Result<()>) -> ExitCode {
+    let engine = EngineOptions { without: arguments.without.clone(), threads: arguments.threads };
+    let result = match (&arguments.interface, &arguments.socket, &arguments.state) {
+        (Some(interface), ..) => standalone(&arguments, interface, engine),
+        (None, Some(socket), Some(state)) if arguments.upgrade => upgrade(&arguments, socket, state),
+        (None, Some(socket), Some(state)) => {
+            let (socket, state, uapi) = (socket.clone(), state.clone(), arguments.uapi.clone());
+            let options = Options { socket, state, engine, uapi, take_over: arguments.take_over };
+            daemon::run(&options).map_err(anyhow::Error::from)
+        }
+        // The command line demands one or the other.
+        _ => Err(anyhow::anyhow!("neither an interface nor a control socket")),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

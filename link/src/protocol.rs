@@ -1,6 +1,8 @@
 //! The control protocol: what is said over the Unix socket of `watari-link`.
 //!
-//! Line-delimited JSON, strict in both directions (an unknown field is an error that names it).
+//! Line-delimited JSON. Requests are strict: a field that the engine does not know is refused by name, because what is
+//! asked for and not done would be missed. Answers and events are not: a later engine may say more than a client
+//! understands, and is understood as far as that goes.
 //! Every request line is a [`RequestFrame`], every answer a [`ResponseFrame`] with the same `id`,
 //! in the order of the requests of that connection. After [`Request::Subscribe`] the same
 //! connection also carries [`EventFrame`] lines, which have `event` in place of `id`.
@@ -71,7 +73,6 @@ pub const DEVICE_NAME_BYTES_MAX: usize = 15;
 
 /// One line from client to server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RequestFrame {
     /// Chosen by the client, repeated in the answer.
     pub id: u64,
@@ -81,7 +82,7 @@ pub struct RequestFrame {
 
 /// The verbs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Who is there? The first request of a connection; others before it are refused.
     Hello(HelloRequest),
@@ -118,7 +119,6 @@ pub enum Request {
 
 /// First words of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HelloRequest {
     /// [`PROTOCOL_VERSION`] of the client.
     pub protocol: u32,
@@ -126,7 +126,6 @@ pub struct HelloRequest {
 
 /// First words of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Hello {
     /// [`PROTOCOL_VERSION`] of the server.
     pub protocol: u32,
@@ -140,7 +139,6 @@ pub struct Hello {
 
 /// A WireGuard device as it is wanted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DeviceConfig {
     /// Interface name, 1–15 bytes.
     pub name: String,
@@ -159,7 +157,6 @@ pub struct DeviceConfig {
 
 /// A peer as it is wanted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PeerConfig {
     /// The peer's identity.
     pub public_key: PublicKey,
@@ -180,7 +177,6 @@ pub struct PeerConfig {
 
 /// Names one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DeviceName {
     /// Interface name.
     pub name: String,
@@ -188,7 +184,6 @@ pub struct DeviceName {
 
 /// The set of probes as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProbesConfig {
     /// UDP port of this engine's probes, both source and destination. Both ends of a path use the
     /// same one.
@@ -211,7 +206,6 @@ impl Default for ProbesConfig {
 /// A path to watch, from our address to one of the far side through one device. The far side's
 /// engine must watch the way back: a responder answers configured remotes only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProbeConfig {
     /// Chosen by the caller, unique, 1–128 bytes.
     pub name: String,
@@ -229,7 +223,6 @@ pub struct ProbeConfig {
 
 /// The set of beacons as it is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BeaconsConfig {
     /// Each (device, tags) once.
     pub beacons: Vec<BeaconConfig>,
@@ -238,7 +231,6 @@ pub struct BeaconsConfig {
 /// A frame that is sent every [`BEACON_INTERVAL_MS`], so that whoever sees it elsewhere knows that the two places
 /// are one broadcast domain. Its form is `watari_abi::beacon`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BeaconConfig {
     /// Device it leaves by. It may come and go.
     pub device: String,
@@ -258,7 +250,6 @@ pub struct BeaconConfig {
 
 /// A tag of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VlanTag {
     /// 33024 (0x8100, IEEE 802.1Q customer tag) or 34984 (0x88a8, service tag).
     pub tpid: u16,
@@ -268,7 +259,6 @@ pub struct VlanTag {
 
 /// How to stop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ShutdownRequest {
     /// False: interfaces and configuration stay, a successor takes them up. True: interfaces are
     /// deleted and the stored configuration is emptied.
@@ -278,7 +268,6 @@ pub struct ShutdownRequest {
 
 /// Who wants to take over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TakeOverRequest {
     /// [`HANDOVER_VERSION`](crate::HANDOVER_VERSION) of the successor.
     pub version: u32,
@@ -298,7 +287,6 @@ pub enum ResponseFrame {
 
 /// A good answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OkFrame {
     /// Of the request. 0 if the line had none.
     pub id: u64,
@@ -308,7 +296,6 @@ pub struct OkFrame {
 
 /// A bad answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ErrorFrame {
     /// Of the request. 0 if the line had none.
     pub id: u64,
@@ -318,7 +305,7 @@ pub struct ErrorFrame {
 
 /// What a good answer holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// To [`Request::Hello`].
     Hello(Hello),
@@ -344,7 +331,6 @@ pub enum Answer {
 
 /// What a change touched. Empty: it was so already.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Changed {
     /// Paths of what was touched, such as `created`, `mtu`, `peers[<public key>].allowed_ips`.
     pub touched: Vec<String>,
@@ -352,7 +338,6 @@ pub struct Changed {
 
 /// Why a request was not fulfilled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(deny_unknown_fields)]
 pub struct Refusal {
     /// What kind of reason.
     pub code: RefusalCode,
@@ -405,7 +390,6 @@ impl fmt::Display for RefusalCode {
 
 /// A device as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DeviceStatus {
     /// Interface name.
     pub name: String,
@@ -436,7 +420,6 @@ pub struct DeviceStatus {
 /// Which offloads of the kernel are in use on a device. One that is not is done by the engine, with
 /// more system calls and more work for the same packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct OffloadStatus {
     /// Every packet of the interface has a virtio header. The other three of the interface need it.
     pub tun_header: bool,
@@ -454,7 +437,6 @@ pub struct OffloadStatus {
 
 /// What the kernel says about an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LinkStatus {
     /// Interface index.
     pub index: u32,
@@ -466,7 +448,6 @@ pub struct LinkStatus {
 
 /// How many packets one reason cost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DropCount {
     /// Name of the reason, as `engine::DropReason` lists them.
     pub reason: String,
@@ -476,7 +457,6 @@ pub struct DropCount {
 
 /// A peer as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PeerStatus {
     /// The peer's identity.
     pub public_key: PublicKey,
@@ -504,7 +484,6 @@ pub struct PeerStatus {
 
 /// A WireGuard session as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SessionStatus {
     /// Our index in it, as seen on the wire.
     pub local_index: u32,
@@ -514,7 +493,6 @@ pub struct SessionStatus {
 
 /// All probes as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProbesStatus {
     /// UDP port in use.
     pub port: u16,
@@ -524,7 +502,6 @@ pub struct ProbesStatus {
 
 /// A probe as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProbeStatus {
     /// As configured.
     pub config: ProbeConfig,
@@ -563,7 +540,6 @@ pub struct ProbeStatus {
 
 /// A beacon as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BeaconStatus {
     /// As configured.
     pub config: BeaconConfig,
@@ -593,7 +569,6 @@ pub enum PathState {
 
 /// One event line from server to client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EventFrame {
     /// What happened.
     pub event: Event,
@@ -601,7 +576,7 @@ pub struct EventFrame {
 
 /// What may happen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A path came up or went down.
     Probe {

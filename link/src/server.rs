@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use sd_notify::NotifyState;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::client::read_line;
 use crate::control::{Control, Heirlooms, chain};
@@ -23,6 +24,7 @@ use crate::protocol::{
     Answer, ErrorFrame, Event, EventFrame, Hello, HelloRequest, OkFrame, PROTOCOL_VERSION, Refusal,
     RefusalCode, Request, RequestFrame, ResponseFrame,
 };
+use crate::uapi::{Devices, Errno, Shown, Wanted};
 
 /// Connections at one time; more are closed at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -90,7 +92,7 @@ impl Server {
         let mut reader = BufReader::new(stream);
         let mut greeted = false;
         let mut subscribed = false;
-        while let Some(line) = read_line(&mut reader)? {
+        while let Some(line) = read_line(&mut reader)?.map(Zeroizing::new) {
             let (id, result) = match parse(&line) {
                 Ok(frame) => {
                     let hello = matches!(frame.request, Request::Hello(_));
@@ -181,6 +183,18 @@ impl Server {
     }
 }
 
+impl Devices for Server {
+    fn show(&self, name: &str) -> Result<Shown, Errno> {
+        lock(&self.control).show(name).ok_or(Errno::NODEV)
+    }
+
+    /// What a device is to be comes over the control socket only: two who say it would undo each other's words.
+    fn change(&self, name: &str, _: &dyn Fn(Wanted) -> Wanted) -> Result<(), Errno> {
+        tracing::warn!(device = name, "wg(8) may look at this device and not change it");
+        Err(Errno::PERM)
+    }
+}
+
 fn send_events(events: Receiver<Event>, writer: &Writer) -> io::Result<()> {
     let writer = Arc::downgrade(writer);
     let send = move || {
@@ -210,13 +224,36 @@ fn next_event(events: &Receiver<Event>, wanted: impl Fn() -> bool) -> Option<Eve
 /// Reads a request; what is wrong with it is said by the path of the field, never by its value.
 fn parse(line: &[u8]) -> Result<RequestFrame, Refusal> {
     let mut json = serde_json::Deserializer::from_slice(line);
-    let frame = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let field = body_path(&path).map(str::to_owned);
-        Refusal { code: RefusalCode::Malformed, field, message: error.inner().to_string() }
-    })?;
+    let (mut track, mut unknown) = (serde_path_to_error::Track::new(), None);
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    let read = serde_ignored::deserialize(tracked, |path| {
+        unknown.get_or_insert_with(|| plain_path(&path.to_string()));
+    });
+    let malformed = |path: &str, message: String| Refusal {
+        code: RefusalCode::Malformed,
+        field: body_path(path).map(str::to_owned),
+        message,
+    };
+    let frame =
+        read.map_err(|error: serde_json::Error| malformed(&track.path().to_string(), error.to_string()))?;
+    if let Some(path) = unknown {
+        return Err(malformed(&path, "this engine does not know the field".to_owned()));
+    }
     json.end().map_err(|_| refusal(RefusalCode::Malformed, "more than one request on a line"))?;
     Ok(frame)
+}
+
+/// A path as the other errors have it: `request.?.peers.0.colour` becomes `request.?.peers[0].colour`.
+fn plain_path(path: &str) -> String {
+    let mut plain = String::new();
+    for step in path.split('.') {
+        match step.parse::<usize>() {
+            Ok(number) => plain.push_str(&format!("[{number}]")),
+            Err(_) if plain.is_empty() => plain.push_str(step),
+            Err(_) => plain.push_str(&format!(".{step}")),
+        }
+    }
+    plain
 }
 
 /// The part of a path that is inside the request's body: `request.set_device.mtu` is `mtu`.
@@ -253,9 +290,22 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_not_known_is_refused_wherever_it_is() {
+        let request = |body: &str| refused(&format!(r#"{{"id":1,"request":{body}}}"#));
+        let key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+        let peer = format!(r#"{{"public_key":"{key}","allowed_ips":[],"colour":1}}"#);
+        let device = format!(
+            r#"{{"set_device":{{"name":"a","alias":"b","private_key":"{key}","listen_port":0,"mtu":1420,"peers":[{peer}]}}}}"#
+        );
+        assert_eq!(request(&device).field.as_deref(), Some("peers[0].colour"));
+        assert_eq!(request(r#"{"remove_device":{"name":"a","soon":true}}"#).field.as_deref(), Some("soon"));
+        assert_eq!(refused(r#"{"id":1,"request":"subscribe","extra":2}"#).field.as_deref(), Some("extra"));
+    }
+
+    #[test]
     fn a_malformed_request_names_the_field() {
         let unknown = refused(r#"{"id":1,"request":{"set_device":{"name":"a","colour":1}}}"#);
-        assert_eq!(unknown.field.as_deref(), Some("colour"), "{unknown}");
+        assert!(unknown.message.contains("missing field"), "{unknown}");
         let typed = refused(r#"{"id":1,"request":{"set_device":{"name":"a","mtu":"x"}}}"#);
         assert_eq!(typed.field.as_deref(), Some("mtu"));
         let peer = r#"{"id":1,"request":{"set_device":{"peers":[{"public_key":"AAAA"}]}}}"#;

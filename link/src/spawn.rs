@@ -127,7 +127,8 @@ pub fn log_path(state: &Path) -> PathBuf {
     path.into()
 }
 
-fn start(command: &mut Command) -> io::Result<()> {
+/// Starts a command that outlives us: in a session of its own, a child of init.
+pub(crate) fn start(command: &mut Command) -> io::Result<()> {
     // SAFETY: between fork and exec only setsid, fork and _exit are called; all three are
     // async-signal-safe, and nothing is allocated.
     unsafe {

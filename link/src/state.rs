@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::engine::LastEndpoints;
 use crate::protocol::{
@@ -125,7 +126,7 @@ impl StateFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
             Err(error) => return Err(self.io("open")(error)),
         };
-        let mut text = Vec::new();
+        let mut text = Zeroizing::new(Vec::new());
         file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(self.io("read"))?;
         let unreadable = |reason| StateError::Unreadable { path: self.path.clone(), reason };
         // The parser's own words may quote the file, which holds keys: say only where it stopped.
@@ -146,6 +147,7 @@ impl StateFile {
     pub(crate) fn save(&self, state: &State) -> Result<(), StateError> {
         let next = self.beside(".next");
         let text = serde_json::to_vec_pretty(state).map_err(io::Error::other).map_err(self.io("encode"))?;
+        let text = Zeroizing::new(text);
         match fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(self.io("replace the leftover of")(error));

@@ -1,5 +1,5 @@
 //! What an attacker on the path can send to an engine that carries traffic: a flood of initiations with good
-//! MACs, messages of others, and what is no message at all. Needs root and `ping`; fails without. The messages are
+//! MACs, messages of others, and what is no message at all. Needs root, `ping` and `iperf3`; fails without. The messages are
 //! made with the protocol core; what each of them costs and changes inside is told by its own tests
 //! (`src/wg/attack_tests.rs`).
 
@@ -7,6 +7,7 @@
 mod topology;
 
 use std::net::UdpSocket;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -106,6 +107,52 @@ fn as_root_a_flood_of_initiations_loses_no_ping_and_a_restarted_peer_comes_throu
     println!("back through the flood after {:?}", time_to_echo(&wire.a, "10.9.0.2:7"));
     assert!(drops(&b, "unknown_peer") > 0, "some strangers were let in, and turned away");
     drop(flood);
+}
+
+/// Mbit/s of one TCP stream through the tunnel over two seconds, none of its half seconds without a byte; and how much of a core the
+/// receiving engine took for it, in percent.
+fn throughput(wire: &Wire, b: &Running) -> (u64, u64) {
+    let server = wire.b.command("iperf3").args(["-s", "-1"]).stdout(Stdio::null()).spawn();
+    let mut server = server.expect("iperf3");
+    wait_until("iperf3 listens", || wire.b.run("ss", &["-Hltn"]).contains(":5201"));
+    let (before, began) = (cpu_ticks(b), Instant::now());
+    let report = wire.a.run("iperf3", &["-c", "10.9.0.2", "-t", "2", "-i", "0.5", "-J"]);
+    let percent =
+        (cpu_ticks(b) - before) * 1_000 / u64::try_from(began.elapsed().as_millis()).expect("seconds").max(1);
+    server.wait().expect("iperf3");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("its report");
+    let intervals = report["intervals"].as_array().expect("intervals");
+    let stalled = intervals.iter().any(|interval| interval["sum"]["bytes"].as_u64() == Some(0));
+    assert!(!stalled && intervals.len() >= 4, "{report}");
+    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().expect("a rate");
+    ((bits / 1e6) as u64, percent)
+}
+
+#[test]
+fn as_root_an_established_peer_keeps_its_throughput_under_a_flood() {
+    let wire = Wire::new();
+    let (_a, b, pair) = wire.tunnel();
+    let target = pair.b.private_key.public_key();
+    let sessions = b.peer().handshakes;
+    let (mut calm, mut flooded) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        calm.push(throughput(&wire, &b));
+        let flood = Flood::begin(&wire.a, target, 5);
+        wait_until("the gate is under load", || flood.sent.load(Ordering::Relaxed) > 500);
+        flooded.push(throughput(&wire, &b));
+    }
+    calm.sort_unstable();
+    flooded.sort_unstable();
+    let ((without, own), (with, flood)) = (calm[1], flooded[1]);
+    println!(
+        "Mbit/s and % of a core of the engine, sorted: calm {calm:?}, under 5,000 initiations/s {flooded:?}"
+    );
+    println!(
+        "median with the flood {:.2} of that without; {flood} % of a core against {own} %",
+        with as f64 / without.max(1) as f64
+    );
+    assert!(drops(&b, "under_load") > 1_000);
+    assert_eq!(b.peer().handshakes, sessions, "strangers made no session");
 }
 
 #[test]

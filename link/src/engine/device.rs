@@ -32,6 +32,8 @@ pub(super) struct Device {
     tun_worker: Option<Worker>,
     udp_worker: Option<Worker>,
     clock: Option<Worker>,
+    /// Of outer packets; 0: none.
+    mark: u32,
 }
 
 impl Device {
@@ -61,7 +63,7 @@ impl Device {
 
     /// A device without threads.
     pub(super) fn of(config: DeviceConfig, options: Arc<EngineOptions>, shared: Arc<Shared>) -> Self {
-        Self { config, options, shared, tun_worker: None, udp_worker: None, clock: None }
+        Self { config, options, shared, tun_worker: None, udp_worker: None, clock: None, mark: 0 }
     }
 
     /// Starts the threads.
@@ -110,7 +112,9 @@ impl Device {
         let rebind = wanted.listen_port != self.config.listen_port;
         let udp = if rebind && wanted.listen_port != before.udp.port() {
             touched.push("listen_port".to_owned());
-            Arc::new(bind(wanted.listen_port, &self.options)?)
+            let udp = bind(wanted.listen_port, &self.options)?;
+            self.apply_mark(&udp, self.mark)?;
+            Arc::new(udp)
         } else {
             Arc::clone(&before.udp)
         };
@@ -236,6 +240,19 @@ impl Device {
         for peer in context.plane.peers.values().filter(|peer| fits(peer.public_key())) {
             peer.call(&context);
         }
+    }
+
+    /// Marks outer packets (`SO_MARK`); 0: not.
+    pub(super) fn set_mark(&mut self, mark: u32) -> Result<(), EngineError> {
+        if mark != self.mark {
+            self.apply_mark(&self.shared.plane().udp, mark)?;
+            self.mark = mark;
+        }
+        Ok(())
+    }
+
+    fn apply_mark(&self, udp: &UdpPair, mark: u32) -> Result<(), EngineError> {
+        udp.set_mark(mark).map_err(|source| EngineError::system("mark packets", &self.config.name, source))
     }
 
     /// Lets the interface vanish with this device.

@@ -129,6 +129,16 @@ impl Engine {
         Ok(true)
     }
 
+    /// Has the interface vanish with this process.
+    pub(crate) fn let_go_with_process(&self, name: &str) -> Result<(), EngineError> {
+        self.devices.get(name).map_or(Ok(()), Device::make_transient)
+    }
+
+    /// Marks the outer packets of a device, for policy routing; 0: not.
+    pub(crate) fn set_mark(&mut self, name: &str, mark: u32) -> Result<(), EngineError> {
+        self.devices.get_mut(name).map_or(Ok(()), |device| device.set_mark(mark))
+    }
+
     /// Indices of the peers of every device.
     pub(crate) fn indices(&self) -> BTreeMap<String, Indices> {
         self.devices.iter().map(|(name, device)| (name.clone(), device.indices())).collect()

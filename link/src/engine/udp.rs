@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
 use super::offers::{EngineOptions, Offload};
 use super::whole::WholeSender;
@@ -141,6 +141,14 @@ impl UdpPair {
             }
         }
         Self { v4, v6, port, segments: AtomicUsize::new(segments), gro, whole: WholeSender::open() }
+    }
+
+    /// Marks what is sent (`SO_MARK`); 0: not.
+    pub(super) fn set_mark(&self, mark: u32) -> io::Result<()> {
+        for socket in [&self.v4, &self.v6].into_iter().flatten() {
+            SockRef::from(socket).set_mark(mark)?;
+        }
+        self.whole.set_mark(mark)
     }
 
     /// The port in use.

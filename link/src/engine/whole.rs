@@ -37,6 +37,11 @@ impl WholeSender {
         Self { v4: open(Domain::IPV4), v6: open(Domain::IPV6) }
     }
 
+    /// Marks what is sent (`SO_MARK`); 0: not.
+    pub(super) fn set_mark(&self, mark: u32) -> io::Result<()> {
+        [&self.v4, &self.v6].into_iter().flatten().try_for_each(|socket| socket.set_mark(mark))
+    }
+
     /// Sends `message` from UDP port `port` of whichever address leads there. Fails, with `EMSGSIZE`, if the device on the
     /// way does not take it whole.
     pub(super) fn send(&self, message: &[u8], port: u16, to: SocketAddr) -> io::Result<()> {

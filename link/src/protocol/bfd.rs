@@ -18,7 +18,6 @@ pub const BFD_NAME_BYTES_MAX: usize = 128;
 
 /// The set of BFD sessions as it is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BfdSessionsConfig {
     /// Each name once, each (netns, device, local, remote, kind of hops) once.
     pub sessions: Vec<BfdConfig>,
@@ -27,7 +26,6 @@ pub struct BfdSessionsConfig {
 /// A BFD session as it is wanted (RFC 5880, asynchronous mode). One that is taken out of the set says
 /// AdminDown for a detection time, so that the neighbour does not take it for a dead path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BfdConfig {
     /// Chosen by the caller, unique, 1–128 bytes.
     pub name: String,
@@ -64,7 +62,7 @@ pub struct BfdConfig {
 
 /// How far away a BFD neighbour is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum BfdHops {
     /// On the same link (RFC 5881): port 3784, what has a TTL other than 255 is dropped.
     Single,
@@ -78,7 +76,6 @@ pub enum BfdHops {
 
 /// Authentication of a BFD session (RFC 5880 §6.7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BfdAuthentication {
     /// How.
     pub kind: BfdAuthenticationKind,
@@ -102,7 +99,6 @@ pub enum BfdAuthenticationKind {
 
 /// All BFD sessions as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BfdSessionsStatus {
     /// Ordered by name.
     pub sessions: Vec<BfdStatus>,
@@ -112,7 +108,6 @@ pub struct BfdSessionsStatus {
 
 /// A BFD session as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BfdStatus {
     /// As configured, without `authentication`.
     pub config: BfdConfig,

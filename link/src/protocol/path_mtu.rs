@@ -11,7 +11,6 @@ pub const PATH_MTU_MIN: u16 = 576;
 
 /// The set of paths whose MTU is measured, as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PathMtusConfig {
     /// UDP port of the padded probes, both source and destination. Both ends of a path use the same one.
     #[serde(default = "path_mtu_port_default")]
@@ -33,7 +32,6 @@ impl Default for PathMtusConfig {
 /// A path whose MTU is measured by padded probes (RFC 8899), from our address to one of the far side through one device. Each
 /// side measures its own direction; a responder answers configured remotes only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PathMtuConfig {
     /// Chosen by the caller, unique, 1–128 bytes.
     pub name: String,
@@ -49,7 +47,6 @@ pub struct PathMtuConfig {
 
 /// All paths whose MTU is measured, as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PathMtusStatus {
     /// UDP port in use.
     pub port: u16,
@@ -59,7 +56,6 @@ pub struct PathMtusStatus {
 
 /// A path whose MTU is measured, as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PathMtuStatus {
     /// As configured.
     pub config: PathMtuConfig,
