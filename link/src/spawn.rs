@@ -6,9 +6,9 @@
 //! namespace of the calling thread. A lock beside the socket keeps a second engine away.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -89,6 +89,22 @@ pub fn spawn_detached(binary: &Path, socket: &Path, state: &Path) -> Result<Hell
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).current_dir("/");
     start(&mut command).map_err(|source| SpawnError::Start { path: binary.to_owned(), source })?;
     wait_for_hello(socket, log, |_| true)
+}
+
+/// Has `binary` take over if the engine at `socket` runs another program, because an update has put another file in its place. `None`: it
+/// runs that very program, or it cannot be told.
+///
+/// # Errors
+/// As [`upgrade`]; the engine that ran goes on then.
+pub fn renew(binary: &Path, socket: &Path, state: &Path) -> Result<Option<Hello>, SpawnError> {
+    let pid = Client::connect(socket).map_err(SpawnError::Unusable)?.hello().pid;
+    let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    // The program of a process is found here also when its file is gone.
+    let runs = identity(Path::new(&format!("/proc/{pid}/exe")));
+    if runs.is_none() || identity(binary).is_none_or(|installed| runs == Some(installed)) {
+        return Ok(None);
+    }
+    upgrade(binary, socket, state, &[]).map(Some)
 }
 
 /// Has `binary` take over from the engine that runs at `socket`: started detached with `--take-over` and `arguments`

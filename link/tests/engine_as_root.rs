@@ -155,6 +155,9 @@ fn as_root_setting_the_same_again_touches_nothing_and_changes_keep_the_session()
     assert_eq!(touched(&device), [format!("peers[{stranger}].added")]);
     device.listen_port = 51999;
     assert_eq!(touched(&device), ["listen_port"]);
+    wait_until("the former port is free, though nothing crosses", || {
+        !wire.a.run("ss", &["-Hlun"]).contains(":51820")
+    });
     assert!(wire.a.pings("10.9.0.2"));
     device.peers.pop();
     assert_eq!(touched(&device), [format!("peers[{stranger}].removed")]);

@@ -17,12 +17,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use topology::{Host, PATIENCE, Running, Wire, wait_until};
+use topology::{Host, PATIENCE, Pair, Running, Wire, wait_until};
 use watari_link::protocol::{
     BfdConfig, BfdHops, BfdState, PathMtuConfig, PathMtuPhase, PathMtusConfig, PathState, ProbeConfig,
     ProbesConfig, RefusalCode, Request, TakeOverRequest,
 };
-use watari_link::{ClientError, HANDOVER_VERSION};
+use watari_link::{Client, ClientError, HANDOVER_VERSION, spawn, spawn_detached};
 
 /// Datagrams of the counted flow in a second.
 const RATE: u32 = 20_000;
@@ -306,6 +306,36 @@ fn as_root_a_successor_that_dies_half_way_costs_nothing() {
 }
 
 #[test]
+fn as_root_what_waits_for_a_session_waits_on_in_the_successor() {
+    let wire = Wire::new();
+    let pair = Pair::new(&wire);
+    let mut a = wire.engine(&wire.a);
+    a.client().set_device(pair.a.clone()).unwrap();
+    wire.a.address("wtwg0");
+    let sent = wire.a.inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for number in 0..20_u8 {
+            socket.send_to(&[number], "10.9.0.2:7000").unwrap();
+        }
+    });
+    sent.join().unwrap();
+    // There is nobody yet who could make a session.
+    a.upgrade();
+    a.upgrade();
+    wire.b.ip(&["address", "add", "10.9.0.2/24", "dev", "lo"]);
+    let arrived = wire.b.inside(|| {
+        let socket = UdpSocket::bind("10.9.0.2:7000").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut byte = [0];
+        let mut receive = || socket.recv(&mut byte).map(|_| byte[0]);
+        (0..20).map(|_| receive().expect("a datagram")).collect::<Vec<u8>>()
+    });
+    let b = wire.engine(&wire.b);
+    b.client().set_device(pair.b.clone()).unwrap();
+    assert!(arrived.join().unwrap().into_iter().eq(0..20));
+}
+
+#[test]
 fn as_root_strangers_and_other_versions_are_refused_and_the_engine_goes_on() {
     let wire = Wire::new();
     let (a, _b, _) = wire.tunnel();
@@ -331,6 +361,43 @@ fn as_root_strangers_and_other_versions_are_refused_and_the_engine_goes_on() {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(words.contains("another network namespace"), "{words}");
     assert!(wire.a.pings("10.9.0.2"));
+}
+
+#[test]
+fn as_root_a_program_that_an_update_replaced_is_renewed_and_only_then() {
+    let wire = Wire::new();
+    let pair = Pair::new(&wire);
+    let b = wire.engine(&wire.b);
+    b.client().set_device(pair.b.clone()).unwrap();
+    let path = |name: &str| wire.folder.path().join(name);
+    let (program, socket, state) = (path("watari-link"), path("renewed.sock"), path("renewed.state"));
+    let install = || {
+        std::fs::copy(env!("CARGO_BIN_EXE_watari-link"), path("next")).unwrap();
+        std::fs::rename(path("next"), &program).unwrap();
+    };
+    install();
+    let place = (program.clone(), socket.clone(), state.clone());
+    let first =
+        wire.a.inside(move || spawn_detached(&place.0, &place.1, &place.2).unwrap().pid).join().unwrap();
+    let renew = || {
+        let place = (program.clone(), socket.clone(), state.clone());
+        wire.a.inside(move || spawn::renew(&place.0, &place.1, &place.2).unwrap()).join().unwrap()
+    };
+    let client = || Client::connect(&socket).unwrap();
+    client().set_device(pair.a.clone()).unwrap();
+    wire.a.address("wtwg0");
+    wire.b.address("wtwg0");
+    wait_until("a ping crosses", || wire.a.pings("10.9.0.2"));
+    let handshakes = b.peer().handshakes;
+    assert!(renew().is_none(), "it runs what is installed");
+    install();
+    let renewed = renew().expect("another file is in its place");
+    assert_ne!(renewed.pid, first);
+    assert!(renew().is_none() && client().hello().pid == renewed.pid);
+    assert!(wire.a.pings("10.9.0.2"));
+    assert_eq!(b.peer().handshakes, handshakes);
+    client().shutdown(true).unwrap();
+    wait_until("it has ended", || !socket.exists());
 }
 
 #[test]

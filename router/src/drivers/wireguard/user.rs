@@ -30,6 +30,8 @@ pub(super) struct UserEngine {
     client: Option<Client>,
     /// Whether an engine that is not there is started.
     may_start: bool,
+    /// Whether it was looked if the engine runs the program that is installed.
+    looked: bool,
     /// Why the engine could not be started or did not answer, while it is left alone.
     failed: Option<Failed>,
 }
@@ -44,7 +46,7 @@ struct Failed {
 impl UserEngine {
     /// An engine that is not connected yet.
     pub(super) fn new(place: &Place, private_key: [u8; 32]) -> Self {
-        Self { place: place.clone(), private_key, client: None, may_start: true, failed: None }
+        Self { place: place.clone(), private_key, client: None, may_start: true, looked: false, failed: None }
     }
 
     /// From now on no engine is started; one that does not run has no devices and no probes.
@@ -92,11 +94,37 @@ impl UserEngine {
         Ok(done?)
     }
 
-    fn connect(&self, timeout: Duration) -> Result<Client, DriverError> {
+    fn connect(&mut self, timeout: Duration) -> Result<Client, DriverError> {
         match Client::connect_timeout(&self.place.link_socket, timeout) {
             Err(error) if error.is_not_running() && self.may_start => self.start(),
+            Ok(client) if self.may_start && !self.looked => {
+                self.looked = true;
+                Ok(self.renew(client, timeout)?)
+            }
             other => Ok(other?),
         }
+    }
+
+    /// An engine of ours that was started from a file which is another one by now hands over to that one. Under a service manager that is
+    /// its unit's business (`systemctl reload watari-link`).
+    fn renew(&self, client: Client, timeout: Duration) -> Result<Client, ClientError> {
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            return Ok(client);
+        }
+        let Place { link_binary, link_socket, link_state, .. } = &self.place;
+        match watari_link::spawn::renew(link_binary, link_socket, link_state) {
+            Ok(None) => return Ok(client),
+            Ok(Some(hello)) => {
+                tracing::info!(pid = hello.pid, version = hello.version, "watari-link was renewed")
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                tracing::warn!(
+                    "the watari-link that runs is not the one that is installed, and goes on: {error:#}"
+                );
+            }
+        }
+        Client::connect_timeout(link_socket, timeout)
     }
 
     fn start(&self) -> Result<Client, DriverError> {
