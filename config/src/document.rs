@@ -149,6 +149,9 @@ object! {
         pub l3vni: Vni,
         /// UDP port of the tenant's node-facing WireGuard device at each gateway.
         pub node_port: u16 = 51900,
+        /// Its BGP peers exchange routes with each other and no more: what they tell is used for no packet of ours
+        /// and told to no other gateway. For a route server, a reflector or a collector.
+        pub exchange_only: bool = false,
     }
 }
 

@@ -30,18 +30,26 @@ impl Frr {
     /// # Errors
     /// When a configuration is refused or a daemon does not come up.
     pub fn start(ns: &Ns, zebra: &str, bgpd: &str) -> Result<Self> {
+        Self::start_with(ns, zebra, bgpd, &[])
+    }
+
+    /// The same with more arguments for bgpd.
+    ///
+    /// # Errors
+    /// As [`Frr::start`].
+    pub fn start_with(ns: &Ns, zebra: &str, bgpd: &str, bgpd_arguments: &[&str]) -> Result<Self> {
         let dir = registry::scratch_dir("frr")?;
         std::fs::write(dir.join("zebra.conf"), zebra)?;
         std::fs::write(dir.join("bgpd.conf"), bgpd)?;
         std::fs::write(dir.join("vtysh.conf"), "")?;
         let owner = dir.display().to_string();
         ns.exec(&format!("chown -R frr:frrvty {owner}"))?;
-        let mut zebra = daemon(ns, &dir, "zebra")?;
+        let mut zebra = daemon(ns, &dir, "zebra", &[])?;
         wait_until(Duration::from_secs(10), "zebra to answer", || {
             ensure!(zebra.is_running(), "it ended: {}", zebra.log());
             vtysh(ns, &dir, "show version").map(|_| ())
         })?;
-        let mut bgpd = daemon(ns, &dir, "bgpd")?;
+        let mut bgpd = daemon(ns, &dir, "bgpd", bgpd_arguments)?;
         wait_until(Duration::from_secs(10), "bgpd to answer", || {
             ensure!(bgpd.is_running(), "it ended: {}", bgpd.log());
             let answer = vtysh(ns, &dir, "show bgp summary")?;
@@ -101,11 +109,11 @@ impl Frr {
     }
 }
 
-fn daemon(ns: &Ns, dir: &Path, name: &str) -> Result<Process> {
+fn daemon(ns: &Ns, dir: &Path, name: &str, more: &[&str]) -> Result<Process> {
     let mut command = ns.command(&format!("{DAEMONS}/{name}"));
     command.arg("-f").arg(dir.join(format!("{name}.conf")));
     command.arg("-z").arg(dir.join("zserv.api")).arg("--vty_socket").arg(dir);
-    command.arg("-i").arg(dir.join(format!("{name}.pid"))).args(["-P", "0", "--log", "stdout"]);
+    command.arg("-i").arg(dir.join(format!("{name}.pid"))).args(["-P", "0", "--log", "stdout"]).args(more);
     Process::start_logging(ns, command, &dir.join(format!("{name}.log")))
 }
 

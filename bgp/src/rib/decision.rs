@@ -8,7 +8,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::attrs::PathAttributes;
+use super::sets::Rank;
 use crate::types::{RouterId, address_order};
 
 /// The step at which the selected path was the only one left.
@@ -78,9 +78,20 @@ pub(crate) struct Advertiser {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contender<'a> {
     /// Who advertised it.
-    pub(crate) advertiser: Advertiser,
-    /// With which attributes.
-    pub(crate) attrs: &'a PathAttributes,
+    pub(crate) advertiser: &'a Advertiser,
+    /// What its attributes come to.
+    pub(crate) rank: &'a Rank,
+}
+
+impl Contender<'_> {
+    /// Whether it wins over `other`, where their MEDs do not matter; of two that no step tells apart, neither.
+    pub(crate) fn beats(&self, other: &Contender<'_>) -> bool {
+        let differ = STEPS.iter().find_map(|step| match step {
+            Step::Lowest(_, rank) => Some(rank(self).cmp(&rank(other))).filter(|order| order.is_ne()),
+            Step::Med => None,
+        });
+        differ.is_some_and(std::cmp::Ordering::is_lt)
+    }
 }
 
 /// The index of the selected path and the step that decided; `None` if there is none.
@@ -101,27 +112,27 @@ pub(crate) fn select(paths: &[Contender<'_>]) -> Option<(usize, Reason)> {
     left.first().map(|winner| (*winner, Reason::PeerAddress))
 }
 
-type Rank = fn(&Contender<'_>) -> u128;
+type Weight = fn(&Contender<'_>) -> u128;
 
 #[derive(Clone, Copy)]
 enum Step {
     /// Keep those with the lowest rank.
-    Lowest(Reason, Rank),
+    Lowest(Reason, Weight),
     /// Keep those not beaten by a lower MED of the same neighbouring AS.
     Med,
 }
 
 const STEPS: [Step; 11] = [
     Step::Lowest(Reason::Local, |c| u128::from(!c.advertiser.local)),
-    Step::Lowest(Reason::Sticky, |c| u128::from(!c.attrs.mac_mobility().0)),
-    Step::Lowest(Reason::MobilitySequence, |c| u128::from(u32::MAX - c.attrs.mac_mobility().1)),
-    Step::Lowest(Reason::LocalPref, |c| u128::from(u32::MAX - local_pref(c))),
-    Step::Lowest(Reason::AsPathLength, |c| c.attrs.as_path.hops() as u128),
-    Step::Lowest(Reason::Origin, |c| c.attrs.origin as u128),
+    Step::Lowest(Reason::Sticky, |c| u128::from(!c.rank.sticky)),
+    Step::Lowest(Reason::MobilitySequence, |c| u128::from(u32::MAX - c.rank.mobility_sequence)),
+    Step::Lowest(Reason::LocalPref, |c| u128::from(u32::MAX - c.rank.local_pref)),
+    Step::Lowest(Reason::AsPathLength, |c| u128::from(c.rank.hops)),
+    Step::Lowest(Reason::Origin, |c| u128::from(c.rank.origin)),
     Step::Med,
     Step::Lowest(Reason::External, |c| u128::from(c.advertiser.internal)),
-    Step::Lowest(Reason::RouterId, |c| u128::from(u32::from(identifier(c).0))),
-    Step::Lowest(Reason::ClusterList, |c| c.attrs.cluster_list.len() as u128),
+    Step::Lowest(Reason::RouterId, |c| u128::from(identifier(c))),
+    Step::Lowest(Reason::ClusterList, |c| u128::from(c.rank.cluster_len)),
     Step::Lowest(Reason::PeerAddress, |c| {
         let (version, number) = address_order(c.advertiser.address);
         // IPv4 sorts before IPv6; an IPv6 address as a number is larger than any IPv4 one but those of ::/96.
@@ -151,26 +162,19 @@ impl Step {
     }
 }
 
-/// An external path has no LOCAL_PREF of its own (RFC 4271 §5.1.5).
-fn local_pref(c: &Contender<'_>) -> u32 {
-    c.attrs.local_pref.unwrap_or(PathAttributes::DEFAULT_LOCAL_PREF)
-}
-
 /// RFC 4456 §9: ORIGINATOR_ID stands for the identifier.
-fn identifier(c: &Contender<'_>) -> RouterId {
-    c.attrs.originator_id.unwrap_or(c.advertiser.router_id)
+fn identifier(c: &Contender<'_>) -> u32 {
+    c.rank.originator.unwrap_or(u32::from(c.advertiser.router_id.0))
 }
 
-/// A missing MED is the lowest (RFC 4271 §9.1.2.2 c).
 fn beaten_by_med(a: &Contender<'_>, b: &Contender<'_>) -> bool {
-    a.attrs.as_path.neighbor() == b.attrs.as_path.neighbor()
-        && b.attrs.med.unwrap_or(0) < a.attrs.med.unwrap_or(0)
+    a.rank.neighbor == b.rank.neighbor && b.rank.med < a.rank.med
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attrs::{AsPath, Origin};
+    use crate::attrs::{AsPath, Origin, PathAttributes};
     use crate::community::ExtCommunity;
     use crate::types::Asn;
 
@@ -193,9 +197,16 @@ mod tests {
     }
 
     fn winner(candidates: &[Candidate]) -> (usize, Reason) {
-        let paths: Vec<_> =
-            candidates.iter().map(|c| Contender { advertiser: c.advertiser, attrs: &c.attrs }).collect();
-        select(&paths).expect("a path")
+        let ranks: Vec<Rank> = candidates.iter().map(|c| Rank::of(&c.attrs)).collect();
+        let path = |(c, rank)| Contender { advertiser: &(c as &Candidate).advertiser, rank };
+        let paths: Vec<_> = candidates.iter().zip(&ranks).map(path).collect();
+        let (winner, reason) = select(&paths).expect("a path");
+        if let [a, b] = paths[..]
+            && reason != Reason::Med
+        {
+            assert_eq!((a.beats(&b), b.beats(&a)), (winner == 0, winner == 1), "{reason}");
+        }
+        (winner, reason)
     }
 
     /// Each step decides when everything before it is equal and everything after it is against.

@@ -1,16 +1,25 @@
 //! The routing information bases (RFC 4271 §3.2): one `table` per instance and family holds what was received
-//! and what was selected, one `adj_out` per peer and family what was sent; attributes are interned once.
+//! and what was selected; one `group` of a table is what neighbours with equal rules were told, encoded once for all of
+//! them; attributes are interned once.
 
-mod adj_out;
+mod chunks;
 mod decision;
-mod intern;
+mod export;
+mod group;
+mod index;
+mod keys;
+mod pack;
+mod paths;
+mod sets;
 mod table;
 
-pub(crate) use adj_out::{AdjOut, Round, Sent};
 pub(crate) use decision::Advertiser;
 pub use decision::Reason;
-pub(crate) use intern::AttributePool;
-pub(crate) use table::{Destination, Path, PathCounts, Table};
+pub(crate) use export::ExportRules;
+pub use group::Octets;
+pub(crate) use paths::{Path, Rejected};
+pub(crate) use sets::SetId;
+pub(crate) use table::{PathCounts, Rib, Table};
 
 use crate::types::Asn;
 

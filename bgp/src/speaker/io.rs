@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::attrs::PathAttributes;
 use crate::nlri::{Key, Nlri, NlriData};
 use crate::peer::PeerConfig;
+use crate::rib::Octets;
 use crate::session::{DownReason, State};
 use crate::types::{ConnId, Family, InstanceId, PeerId};
 
@@ -56,6 +57,14 @@ pub enum Input {
         /// The route.
         key: Key,
     },
+    /// Whether best paths of an instance are reported; they are until this says otherwise. Those of a route server are
+    /// of interest to its peers alone. A change reports all of them, as new or as gone.
+    Report {
+        /// Whose tables.
+        instance: InstanceId,
+        /// Whether.
+        report: bool,
+    },
     /// We restart (RFC 4724 §4.1). To be given once, before the first peer. Nothing is selected, advertised or
     /// reported until [`Input::LocalRoutesComplete`] and every peer's End-of-RIB were given, or the limit is over.
     StartRestart(RestartConfig),
@@ -89,8 +98,8 @@ pub enum Output {
     Connect(PeerId),
     /// Close the connection once everything sent before is written.
     Close(PeerId, ConnId),
-    /// Send octets.
-    Send(PeerId, ConnId, Vec<u8>),
+    /// Send octets, which may be those that other peers are sent too.
+    Send(PeerId, ConnId, Octets),
     /// The best path of a key changed.
     BestChanged {
         /// Whose table.

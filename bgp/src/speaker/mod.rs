@@ -3,10 +3,13 @@
 //! One call works in three steps: the input changes sessions and tables; the tables decide every key that was
 //! touched and tell what changed ([`Output::BestChanged`]); and each neighbour is sent the difference between
 //! what it has and what it should have, as far as its credit goes. The files beside this one follow these
-//! steps: `neighbors` and `receive`, `restart`, `advertise` with the rules in `export`.
+//! steps: `neighbors` and `receive`, `restart`, `advertise`.
+//!
+//! A shell that has more inputs waiting gives them by [`Speaker::push`]: the second and third step are taken when it
+//! asks for them ([`Speaker::settle`]), or [`SETTLE_MS`] after the first change. So a best path that changes several
+//! times while input is waiting is told once.
 
 mod advertise;
-mod export;
 mod io;
 mod neighbor;
 mod neighbors;
@@ -19,17 +22,21 @@ use std::net::IpAddr;
 
 use crate::attrs::PathAttributes;
 use crate::nlri::Nlri;
-use crate::rib::{Advertiser, AttributePool, Path, Table};
+use crate::rib::{Advertiser, Table};
 use crate::time::Instant;
 use crate::types::{Family, InstanceId, PeerId, RouterId};
 use neighbor::Neighbor;
 use restart::Restart;
 
+pub use crate::rib::Octets;
 pub use io::{Best, Input, Output, RestartConfig, Source};
 pub use query::{Advertised, Candidate, Entry, PeerSummary, TableRow};
 
 /// Octets of updates that may be under way to one neighbour before [`Input::Written`] must be heard.
 pub const SEND_CREDIT: usize = 256 * 1024;
+
+/// The longest time in milliseconds that a change waits for others, as long as input is waiting.
+pub const SETTLE_MS: u64 = 100;
 
 /// What concerns the whole speaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +53,13 @@ pub struct Speaker {
     config: SpeakerConfig,
     neighbors: BTreeMap<PeerId, Neighbor>,
     tables: BTreeMap<(InstanceId, Family), Table>,
-    pool: AttributePool,
     restart: Restart,
     /// Our addresses of all sessions, by instance: a next hop among them is this router.
     own_addrs: BTreeSet<(InstanceId, IpAddr)>,
+    /// Instances whose best paths nobody wants to know.
+    silent: BTreeSet<InstanceId>,
+    /// Since when there are inputs that have not been settled.
+    unsettled_since: Option<Instant>,
     out: Vec<Output>,
 }
 
@@ -60,9 +70,10 @@ impl Speaker {
             config,
             neighbors: BTreeMap::new(),
             tables: BTreeMap::new(),
-            pool: AttributePool::new(),
             restart: Restart::default(),
             own_addrs: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            unsettled_since: None,
             out: Vec::new(),
         }
     }
@@ -72,9 +83,35 @@ impl Speaker {
         self.config.router_id
     }
 
-    /// Takes one input at the time `now`, which never goes back. Inputs about neighbours and connections that
-    /// are not known are ignored: they may have crossed a removal.
+    /// Takes one input at the time `now`, which never goes back, and does all that follows from it. Inputs about
+    /// neighbours and connections that are not known are ignored: they may have crossed a removal.
     pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        self.take(input, now);
+        self.settle_now(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// Takes one of several inputs that are waiting; what follows from them is done by [`Speaker::settle`], or here if
+    /// the first of them was taken [`SETTLE_MS`] ago.
+    pub fn push(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        let written = matches!(input, Input::Written(..));
+        self.take(input, now);
+        let since = *self.unsettled_since.get_or_insert(now);
+        if now.millis_since(since) >= SETTLE_MS {
+            self.settle_now(now);
+        } else if written {
+            self.advertise_all(now);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// Does what follows from the inputs so far: no other one is waiting.
+    pub fn settle(&mut self, now: Instant) -> Vec<Output> {
+        self.settle_now(now);
+        std::mem::take(&mut self.out)
+    }
+
+    fn take(&mut self, input: Input, now: Instant) {
         match input {
             Input::AddPeer(peer, config) => self.add_peer(peer, *config, now),
             Input::UpdatePeer(peer, config) => self.update_peer(peer, *config, now),
@@ -96,26 +133,27 @@ impl Speaker {
             Input::Bytes(peer, conn, octets) => self.receive(peer, conn, &octets, now),
             Input::Written(peer, conn, octets) => self.written(peer, conn, octets, now),
             Input::PathDown { peer, forwarding_is_dead } => self.path_down(peer, forwarding_is_dead, now),
-            Input::Originate { instance, nlri, attrs } => self.originate(instance, nlri, *attrs),
+            Input::Originate { instance, nlri, attrs } => self.originate(instance, &nlri, &attrs),
             Input::Withdraw { instance, key } => {
                 if let Some(table) = self.tables.get_mut(&(instance, key.family())) {
-                    table.remove(&key, Source::Local);
+                    table.rib.remove(&key, Source::Local);
                 }
             }
+            Input::Report { instance, report } => self.set_report(instance, report),
             Input::StartRestart(config) => self.start_restart(config, now),
             Input::LocalRoutesComplete => self.restart.local_routes_complete = true,
             Input::RequestRefresh(peer, family) => self.request_refresh(peer, family),
             Input::Shutdown { graceful } => self.shutdown(graceful, now),
             Input::Tick => self.tick(now),
         }
-        self.settle(now);
-        std::mem::take(&mut self.out)
     }
 
     /// When [`Input::Tick`] is due, `None` if nothing waits for time.
     pub fn next_deadline(&self) -> Option<Instant> {
         let neighbors = self.neighbors.values().filter_map(Neighbor::next_deadline);
-        neighbors.chain(self.restart.deadline).min()
+        let groups = self.tables.values().filter_map(|table| table.groups.next_deadline());
+        let settle = self.unsettled_since.map(|since| since + SETTLE_MS);
+        neighbors.chain(groups).chain(self.restart.deadline).chain(settle).min()
     }
 
     fn tick(&mut self, now: Instant) {
@@ -129,29 +167,47 @@ impl Speaker {
     }
 
     /// Decides, reports, advertises.
-    fn settle(&mut self, now: Instant) {
+    fn settle_now(&mut self, now: Instant) {
+        self.unsettled_since = None;
         let done = self.end_deferral(now);
-        for (&(instance, family), table) in &mut self.tables {
-            let changes = table.decide();
-            if changes.is_empty() {
-                continue;
-            }
-            for neighbor in self.neighbors.values_mut().filter(|n| n.config.instance == instance) {
-                if let Some(out) = neighbor.live.as_mut().and_then(|l| l.out.get_mut(&family)) {
-                    out.touch(changes.iter().map(|(key, _)| key));
-                }
-            }
-            self.out.extend(changes.into_iter().map(|(key, best)| Output::BestChanged {
-                instance,
-                key,
-                best,
-            }));
-        }
+        self.decide_all();
         self.out.extend(done.into_iter().map(|(instance, family)| Output::SelectionDone(instance, family)));
         self.advertise_all(now);
+        self.tables.values_mut().for_each(Table::reclaim);
     }
 
-    fn originate(&mut self, instance: InstanceId, nlri: Nlri, attrs: PathAttributes) {
+    /// Decides and reports.
+    fn decide_all(&mut self) {
+        let mut changed = Vec::new();
+        for (&(instance, _), table) in &mut self.tables {
+            changed.clear();
+            table.decide(&mut changed);
+            if self.silent.contains(&instance) {
+                continue;
+            }
+            self.out.extend(changed.iter().map(|at| {
+                let (key, best) = (table.rib.key(*at), table.rib.best(*at));
+                Output::BestChanged { instance, key, best }
+            }));
+        }
+    }
+
+    fn set_report(&mut self, instance: InstanceId, report: bool) {
+        let changed = if report { self.silent.remove(&instance) } else { self.silent.insert(instance) };
+        if !changed {
+            return;
+        }
+        for (_, table) in
+            self.tables.iter_mut().filter(|((of, _), table)| *of == instance && !table.deferring)
+        {
+            for (key, at) in table.rib.page(None, usize::MAX) {
+                let best = table.rib.best(at).filter(|_| report);
+                self.out.push(Output::BestChanged { instance, key, best });
+            }
+        }
+    }
+
+    fn originate(&mut self, instance: InstanceId, nlri: &Nlri, attrs: &PathAttributes) {
         let advertiser = Advertiser {
             local: true,
             internal: false,
@@ -159,16 +215,16 @@ impl Speaker {
             router_id: self.config.router_id,
             address: self.config.router_id.0.into(),
         };
-        let attrs = self.pool.intern(attrs);
-        let path =
-            Path { source: Source::Local, advertiser, attrs, data: nlri.data, stale: false, rejected: None };
-        self.table(instance, nlri.key.family()).insert(nlri.key, path);
+        let rib = &mut self.table(instance, nlri.key.family()).rib;
+        let source = rib.teller(Source::Local, advertiser);
+        let set = rib.sets.intern(attrs, &nlri.data);
+        rib.insert(&nlri.key, set, source, None);
     }
 
     /// The table, made when first asked for; while we restart it defers its selection.
     fn table(&mut self, instance: InstanceId, family: Family) -> &mut Table {
-        let deferring = self.restart.deadline.is_some();
-        self.tables.entry((instance, family)).or_insert_with(|| Table::new(deferring))
+        let (deferring, seed) = (self.restart.deadline.is_some(), self.config.seed);
+        self.tables.entry((instance, family)).or_insert_with(|| Table::new(family, deferring, seed))
     }
 
     fn note_own_addresses(&mut self) {

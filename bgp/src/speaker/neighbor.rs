@@ -1,9 +1,9 @@
 //! One neighbour as the speaker keeps it: configuration, machine, what it was sent, and its restart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::peer::{Negotiated, PeerConfig};
-use crate::rib::{AdjOut, Advertiser};
+use crate::rib::{Advertiser, ExportRules};
 use crate::session::{DownReason, RestartFlags, Session};
 use crate::time::Instant;
 use crate::types::{ConnId, Family, RouterId};
@@ -26,7 +26,6 @@ pub(super) struct Live {
     pub(super) progress_at: Instant,
     /// Families whose End-of-RIB came.
     pub(super) end_of_rib: BTreeSet<Family>,
-    pub(super) out: BTreeMap<Family, AdjOut>,
     /// We both have just restarted: until then its End-of-RIB is waited for all the same.
     pub(super) patience: Option<Instant>,
 }
@@ -95,6 +94,12 @@ impl Neighbor {
             router_id: negotiated.remote_id,
             address: self.config.remote_addr,
         }
+    }
+
+    /// What it is told, once it is established.
+    pub(super) fn export_rules(&self, router_id: RouterId) -> Option<ExportRules> {
+        let live = self.live.as_ref()?;
+        Some(ExportRules::new(&self.config, router_id, live.encode_context()))
     }
 
     pub(super) fn parse_context(&self, negotiated: &Negotiated) -> ParseContext {

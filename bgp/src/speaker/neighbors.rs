@@ -1,11 +1,11 @@
 //! Neighbours come, change and go; what their machines ask for is done here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::neighbor::{Live, Neighbor, PATIENCE_MS};
 use super::{Output, Source, Speaker};
 use crate::peer::{Negotiated, PeerConfig};
-use crate::rib::AdjOut;
 use crate::session::{Action, DownReason, Session};
 use crate::time::Instant;
 use crate::types::{ConnId, Family, PeerId};
@@ -82,7 +82,7 @@ impl Speaker {
         self.on_session(peer, now, |session, out| session.stop(Some(notification), out));
         for at in self.tables_of(peer) {
             if let Some(table) = self.tables.get_mut(&at) {
-                table.remove_where(Source::Peer(peer), |_| true);
+                table.rib.remove_where(Source::Peer(peer), |_| true);
             }
         }
         self.neighbors.remove(&peer);
@@ -151,7 +151,7 @@ impl Speaker {
             }
             live.unsent += octets.len();
         }
-        self.out.push(Output::Send(peer, conn, octets));
+        self.out.push(Output::Send(peer, conn, Arc::new(octets)));
     }
 
     pub(super) fn written(&mut self, peer: PeerId, conn: ConnId, octets: usize, now: Instant) {
@@ -173,16 +173,6 @@ impl Speaker {
 
     fn on_up(&mut self, peer: PeerId, conn: ConnId, negotiated: Negotiated, now: Instant) {
         let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
-        let instance = neighbor.config.instance;
-        let mut out = BTreeMap::new();
-        for family in &negotiated.families {
-            let mut adj_out = AdjOut::default();
-            adj_out.end_of_rib_due = true;
-            if let Some(table) = self.tables.get(&(instance, *family)) {
-                adj_out.touch(table.selected());
-            }
-            out.insert(*family, adj_out);
-        }
         let restarted = negotiated.graceful_restart.as_ref().is_some_and(|gr| gr.restarted);
         let patience = restarted.then(|| now + PATIENCE_MS);
         neighbor.was_up = true;
@@ -193,14 +183,32 @@ impl Speaker {
             unsent: 0,
             progress_at: now,
             end_of_rib: BTreeSet::new(),
-            out,
             patience,
         });
+        self.join_groups(peer);
         self.on_peer_back(peer, now);
+    }
+
+    /// It takes its place among those who are told the same.
+    fn join_groups(&mut self, peer: PeerId) {
+        self.decide_all();
+        let router_id = self.config.router_id;
+        let Some(neighbor) = self.neighbors.get(&peer) else { return };
+        let Some(rules) = neighbor.export_rules(router_id) else { return };
+        let families = neighbor.live.iter().flat_map(|live| &live.negotiated.families);
+        for family in families {
+            let Some(table) = self.tables.get_mut(&(neighbor.config.instance, *family)) else { continue };
+            table.groups.join(&mut table.rib, peer, rules.clone());
+        }
     }
 
     fn on_down(&mut self, peer: PeerId, reason: &DownReason, now: Instant) {
         let Some(live) = self.neighbors.get_mut(&peer).and_then(|n| n.live.take()) else { return };
+        for at in self.tables_of(peer) {
+            if let Some(table) = self.tables.get_mut(&at) {
+                table.groups.leave(&mut table.rib, peer);
+            }
+        }
         self.on_peer_away(peer, &live.negotiated, reason, now);
     }
 
@@ -210,12 +218,9 @@ impl Speaker {
         if request.subtype != 0 {
             return;
         }
-        let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
-        let table = self.tables.get(&(neighbor.config.instance, family));
-        if let (Some(out), Some(table)) = (neighbor.live.as_mut().and_then(|l| l.out.get_mut(&family)), table)
-        {
-            out.forget();
-            out.touch(table.selected());
+        let Some(neighbor) = self.neighbors.get(&peer) else { return };
+        if let Some(table) = self.tables.get_mut(&(neighbor.config.instance, family)) {
+            table.groups.refresh(peer);
         }
     }
 
@@ -223,7 +228,8 @@ impl Speaker {
         let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());
         let Some(live) = live.filter(|l| l.negotiated.route_refresh) else { return };
         let (afi, safi) = family.afi_safi();
-        self.out.push(Output::Send(peer, live.conn, RouteRefresh { afi, subtype: 0, safi }.encode()));
+        let octets = RouteRefresh { afi, subtype: 0, safi }.encode();
+        self.out.push(Output::Send(peer, live.conn, Arc::new(octets)));
     }
 
     pub(super) fn shutdown(&mut self, graceful: bool, now: Instant) {

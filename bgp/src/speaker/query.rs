@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::attrs::PathAttributes;
 use crate::nlri::{Key, NlriData};
 use crate::peer::Negotiated;
-use crate::rib::{AdjOut, Destination, Path, PathCounts, Reason, RejectReason, Sent};
+use crate::rib::{Path, PathCounts, Reason, RejectReason, Rib};
 use crate::session::{DownReason, State};
 use crate::time::Instant;
 use crate::types::{Asn, Family, InstanceId, PeerId};
@@ -120,54 +120,62 @@ impl Speaker {
         limit: usize,
     ) -> Vec<TableRow> {
         let Some(table) = self.tables.get(&(instance, family)) else { return Vec::new() };
-        let row = |(key, destination): (&Key, &Destination)| {
-            let best = destination.best()?.best();
-            Some(TableRow { key: key.clone(), best, candidates: destination.paths.len() })
+        let rib = &table.rib;
+        let row = |(key, at): (Key, u32)| TableRow {
+            key,
+            best: best(rib, rib.selected(at)),
+            candidates: rib.paths(at).len(),
         };
-        table.iter_after(after).filter_map(row).take(limit).collect()
+        rib.page(after, limit).into_iter().map(row).collect()
     }
 
     /// Everything known about one key.
     pub fn entry(&self, instance: InstanceId, key: &Key) -> Option<Entry> {
-        let destination = self.tables.get(&(instance, key.family()))?.get(key)?;
-        let candidate = |path: &Path| Candidate {
-            source: path.source,
-            attrs: Arc::clone(&path.attrs),
-            data: path.data,
-            stale: path.stale,
-            rejected: path.rejected,
-        };
+        let rib = &self.tables.get(&(instance, key.family()))?.rib;
+        let at = rib.find(key).filter(|at| !rib.paths(*at).is_empty())?;
         Some(Entry {
             key: key.clone(),
-            candidates: destination.paths.iter().map(candidate).collect(),
-            best: destination.best_index(),
-            reason: destination.reason(),
+            candidates: rib.paths(at).iter().map(|path| self.candidate(rib, *path)).collect(),
+            best: rib.selected(at).is_some().then_some(0),
+            reason: rib.reason(at),
         })
+    }
+
+    fn candidate(&self, rib: &Rib, path: Path) -> Candidate {
+        let Best { attrs, data, source, stale } = best(rib, path);
+        let local_asn = match source {
+            Source::Peer(peer) => self.neighbors.get(&peer).map(|n| n.config.local_asn),
+            Source::Local => None,
+        };
+        let rejected = path.rejected().map(|rejected| rejected.reason(local_asn.unwrap_or_default()));
+        Candidate { source, attrs, data, stale, rejected }
     }
 
     /// What a neighbour was sent of a family, in key order.
     pub fn advertised(&self, peer: PeerId, family: Family) -> Vec<Advertised> {
-        let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());
-        let out = live.and_then(|l| l.out.get(&family));
-        let row = |(key, (attrs, data)): (&Key, &Sent)| Advertised {
-            key: key.clone(),
-            attrs: Arc::clone(attrs),
-            data: *data,
+        let Some(neighbor) = self.neighbors.get(&peer) else { return Vec::new() };
+        let Some(table) = self.tables.get(&(neighbor.config.instance, family)) else { return Vec::new() };
+        let rib = &table.rib;
+        let row = |(at, path): (u32, Path)| Advertised {
+            key: rib.key(at),
+            attrs: Arc::new(table.groups.attributes(rib, peer, path)),
+            data: rib.sets.data(path.set),
         };
-        out.map(|out| out.iter().map(row).collect()).unwrap_or_default()
+        let mut rows: Vec<Advertised> = table.groups.advertised(rib, peer).into_iter().map(row).collect();
+        rows.sort_by(|a, b| a.key.cmp(&b.key));
+        rows
     }
 
     /// What a neighbour sent of a family, rejected paths included, in key order.
     pub fn received(&self, peer: PeerId, family: Family) -> Vec<(Key, Candidate)> {
         let Some(neighbor) = self.neighbors.get(&peer) else { return Vec::new() };
         let Some(table) = self.tables.get(&(neighbor.config.instance, family)) else { return Vec::new() };
-        let keys = table.iter_after(None).map(|(key, _)| key);
-        let mine = |c: &Candidate| c.source == Source::Peer(peer);
-        keys.filter_map(|key| {
-            let entry = self.entry(neighbor.config.instance, key)?;
-            entry.candidates.into_iter().find(mine).map(|c| (key.clone(), c))
-        })
-        .collect()
+        let rib = &table.rib;
+        let mine = |path: &&Path| rib.source_of(**path) == Source::Peer(peer);
+        let told = rib.occupied().filter_map(|at| Some((at, rib.paths(at).iter().find(mine)?)));
+        let mut rows: Vec<_> = told.map(|(at, path)| (rib.key(at), self.candidate(rib, *path))).collect();
+        rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+        rows
     }
 
     /// Whether any table still defers its selection after a restart of ours.
@@ -180,10 +188,15 @@ impl Speaker {
         let mut sum = PathCounts::default();
         for family in Family::ALL {
             if let Some(table) = self.tables.get(&(neighbor.config.instance, family)) {
-                sum += table.counts(Source::Peer(peer));
+                sum += table.rib.counts(Source::Peer(peer));
             }
         }
         sum
+    }
+
+    fn advertised_len(&self, peer: PeerId, neighbor: &Neighbor) -> usize {
+        let tables = Family::ALL.iter().filter_map(|f| self.tables.get(&(neighbor.config.instance, *f)));
+        tables.map(|table| table.groups.advertised_len(&table.rib, peer)).sum()
     }
 
     fn summary(&self, peer: PeerId, neighbor: &Neighbor) -> PeerSummary {
@@ -202,10 +215,19 @@ impl Speaker {
             received: counts.paths,
             rejected: counts.rejected,
             stale: counts.stale,
-            advertised: live.map_or(0, |l| l.out.values().map(AdjOut::len).sum()),
+            advertised: self.advertised_len(peer, neighbor),
             messages_in,
             messages_out,
             malformed_updates: neighbor.malformed_updates,
         }
+    }
+}
+
+fn best(rib: &Rib, path: Path) -> Best {
+    Best {
+        attrs: rib.sets.attributes(path.set),
+        data: rib.sets.data(path.set),
+        source: rib.source_of(path),
+        stale: path.is_stale(),
     }
 }

@@ -2,18 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use super::neighbor::Neighbor;
 use super::{Output, Source, Speaker};
 use crate::attrs::PathAttributes;
 use crate::evpn::EvpnKey;
-use crate::nlri::{Key, Nlri};
+use crate::nlri::{Key, Nlri, NlriData};
 use crate::peer::PeerConfig;
-use crate::rib::{Path, RejectReason};
+use crate::rib::{Rejected, SetId};
 use crate::time::Instant;
 use crate::types::{ConnId, Esi, Family, InstanceId, MacAddr, PeerId, RouterId};
-use crate::wire::{Notification, Update};
+use crate::wire::{NlriIter, Notification, Update};
 
 impl Speaker {
     pub(super) fn receive(&mut self, peer: PeerId, conn: ConnId, octets: &[u8], now: Instant) {
@@ -61,40 +59,50 @@ impl Speaker {
             if update.treat_as_withdraw {
                 nlri.flatten().for_each(|route| self.forget(peer, &route.key));
             } else {
-                self.learn_all(peer, nlri.flatten(), attrs);
+                self.learn_all(peer, nlri, &attrs);
             }
         }
         self.enforce_limit(peer)
     }
 
-    fn learn_all(&mut self, peer: PeerId, routes: impl Iterator<Item = Nlri>, attrs: PathAttributes) {
-        let attrs = self.pool.intern(attrs);
+    fn learn_all(&mut self, peer: PeerId, routes: NlriIter<'_>, attrs: &PathAttributes) {
         let Some(neighbor) = self.neighbors.get(&peer) else { return };
         let Some(live) = &neighbor.live else { return };
-        let advertiser = neighbor.advertiser(&live.negotiated);
-        let config = neighbor.config.clone();
-        for route in routes {
-            if !is_valid_prefix_route(&route, &attrs) {
-                self.forget(peer, &route.key);
+        let (config, advertiser) = (&neighbor.config, neighbor.advertiser(&live.negotiated));
+        let Some(table) = self.tables.get_mut(&(config.instance, routes.family())) else { return };
+        let judged = judge(config, self.config.router_id, &self.own_addrs, attrs);
+        let rib = &mut table.rib;
+        let source = rib.teller(Source::Peer(peer), advertiser);
+        // Of routes with the same data the set is counted once for each.
+        let mut last: Option<(NlriData, SetId)> = None;
+        for route in routes.flatten() {
+            if !is_valid_prefix_route(&route, attrs) {
+                rib.remove(&route.key, Source::Peer(peer));
                 continue;
             }
-            let rejected = judge(&config, self.config.router_id, &self.own_addrs, &route.key, &attrs);
-            let path = Path {
-                source: Source::Peer(peer),
-                advertiser,
-                attrs: Arc::clone(&attrs),
-                data: route.data,
-                stale: false,
-                rejected,
+            let rejected = judged.or_else(|| by_policy(config, &route.key));
+            let set = match last {
+                Some((data, set)) if data == route.data => {
+                    rib.sets.retain(set);
+                    set
+                }
+                _ => rib.sets.intern(attrs, &route.data),
             };
-            self.table(config.instance, route.key.family()).insert(route.key, path);
+            if let Some((_, set)) = last.replace((route.data, set)) {
+                rib.sets.release(set);
+            }
+            rib.sets.retain(set);
+            rib.insert(&route.key, set, source, rejected);
+        }
+        if let Some((_, set)) = last {
+            rib.sets.release(set);
         }
     }
 
     fn forget(&mut self, peer: PeerId, key: &Key) {
         let Some(neighbor) = self.neighbors.get(&peer) else { return };
         if let Some(table) = self.tables.get_mut(&(neighbor.config.instance, key.family())) {
-            table.remove(key, Source::Peer(peer));
+            table.rib.remove(key, Source::Peer(peer));
         }
     }
 
@@ -125,21 +133,19 @@ impl Speaker {
 
     /// Import looks again at every path of the neighbour, and export at everything it was or could be sent.
     pub(super) fn reapply_policy(&mut self, peer: PeerId) {
+        self.decide_all();
         let (router_id, own) = (self.config.router_id, &self.own_addrs);
-        let Some(Neighbor { config, live, .. }) = self.neighbors.get_mut(&peer) else { return };
+        let Some(neighbor) = self.neighbors.get(&peer) else { return };
+        let config = &neighbor.config;
         for family in Family::ALL {
             let Some(table) = self.tables.get_mut(&(config.instance, family)) else { continue };
-            table.for_each_of(Source::Peer(peer), |key, path| {
-                let rejected = judge(config, router_id, own, key, &path.attrs);
-                let client = config.route_reflector_client;
-                let changed = rejected != path.rejected || client != path.advertiser.client;
-                path.rejected = rejected;
-                path.advertiser.client = client;
-                changed
+            table.rib.set_client(Source::Peer(peer), config.route_reflector_client);
+            table.rib.judge_again(Source::Peer(peer), |key, sets, path| {
+                let attrs = sets.attributes(path.set);
+                judge(config, router_id, own, &attrs).or_else(|| by_policy(config, key))
             });
-            if let Some(out) = live.as_mut().and_then(|l| l.out.get_mut(&family)) {
-                out.touch_sent();
-                out.touch(table.selected());
+            if let Some(rules) = neighbor.export_rules(router_id) {
+                table.groups.change_rules(&mut table.rib, peer, rules);
             }
         }
     }
@@ -156,21 +162,23 @@ fn is_valid_prefix_route(route: &Nlri, attrs: &PathAttributes) -> bool {
     !(segment && gateway) && router_mac.0[0] & 1 == 0 && names_something
 }
 
+/// What is wrong with a path, whatever its key.
 fn judge(
     config: &PeerConfig,
     router_id: RouterId,
     own: &BTreeSet<(InstanceId, IpAddr)>,
-    key: &Key,
     attrs: &PathAttributes,
-) -> Option<RejectReason> {
+) -> Option<Rejected> {
     if attrs.as_path.contains(config.local_asn) {
-        return Some(RejectReason::AsLoop(config.local_asn));
+        return Some(Rejected::AsLoop);
     }
     if attrs.originator_id == Some(router_id) || attrs.cluster_list.contains(&router_id.0) {
-        return Some(RejectReason::ReflectionLoop);
+        return Some(Rejected::ReflectionLoop);
     }
-    if attrs.next_hop.is_some_and(|n| own.contains(&(config.instance, n.addr()))) {
-        return Some(RejectReason::NextHopSelf);
-    }
-    (!config.policy.import.accepts(key)).then_some(RejectReason::Policy)
+    let next_hop = attrs.next_hop.filter(|n| own.contains(&(config.instance, n.addr())));
+    next_hop.map(|_| Rejected::NextHopSelf)
+}
+
+fn by_policy(config: &PeerConfig, key: &Key) -> Option<Rejected> {
+    (!config.policy.import.accepts(key)).then_some(Rejected::Policy)
 }

@@ -7,6 +7,7 @@
 
 use super::{RestartConfig, Source, Speaker};
 use crate::peer::Negotiated;
+use crate::rib::Path;
 use crate::session::DownReason;
 use crate::time::Instant;
 use crate::types::{Family, InstanceId, PeerId};
@@ -80,9 +81,9 @@ impl Speaker {
             let kept = gr.is_some_and(|gr| gr.forwarding_preserved(family).is_some());
             if kept {
                 neighbor.stale.insert(family);
-                table.mark_stale(Source::Peer(peer));
+                table.rib.mark_stale(Source::Peer(peer));
             } else {
-                table.remove_where(Source::Peer(peer), |_| true);
+                table.rib.remove_where(Source::Peer(peer), |_| true);
             }
         }
         let wait_ms = gr.map(|gr| u64::from(gr.restart_time_s) * 1_000);
@@ -130,7 +131,7 @@ impl Speaker {
             (neighbor.stale_deadline, neighbor.restart_deadline) = (None, None);
         }
         if let Some(table) = self.tables.get_mut(&(neighbor.config.instance, family)) {
-            table.remove_where(Source::Peer(peer), |p| p.stale);
+            table.rib.remove_where(Source::Peer(peer), Path::is_stale);
         }
     }
 }

@@ -124,16 +124,21 @@ fn put_family(family: Family, out: &mut Vec<u8>) {
     out.push(safi);
 }
 
-fn put_mp_reach(family: Family, next_hop: Option<NextHop>, field: &[u8], out: &mut Vec<u8>) {
-    put_family(family, out);
-    let len_at = out.len();
-    out.push(0);
+/// Appends the octets of a next hop: one address, or a global and a link-local one (RFC 2545 §3).
+pub(crate) fn put_next_hop(next_hop: Option<NextHop>, out: &mut Vec<u8>) {
     if let Some(next_hop) = next_hop {
         put_ip(out, next_hop.addr());
         if let Some(link_local) = next_hop.link_local() {
             put_ip(out, link_local.into());
         }
     }
+}
+
+fn put_mp_reach(family: Family, next_hop: Option<NextHop>, field: &[u8], out: &mut Vec<u8>) {
+    put_family(family, out);
+    let len_at = out.len();
+    out.push(0);
+    put_next_hop(next_hop, out);
     out[len_at] = (out.len() - len_at - 1) as u8;
     out.push(0);
     out.extend_from_slice(field);
@@ -157,6 +162,21 @@ fn put_attribute_with(out: &mut Vec<u8>, flags: u8, type_code: u8, value: impl F
         out[start + 2] = len as u8;
         out.remove(start + 3);
     }
+}
+
+/// Appends the attributes without any next hop, with 4-octet AS numbers.
+pub(crate) fn encode_attributes(attrs: &PathAttributes, out: &mut Vec<u8>) {
+    put_attributes(attrs, false, true, out);
+}
+
+/// Appends the attributes for a neighbour; with NEXT_HOP if it is that of the base message.
+pub(crate) fn encode_attributes_for(
+    attrs: &PathAttributes,
+    base_next_hop: bool,
+    four_octet_as: bool,
+    out: &mut Vec<u8>,
+) {
+    put_attributes(attrs, base_next_hop, four_octet_as, out);
 }
 
 /// Everything but MP_REACH and MP_UNREACH, in the order of the type codes.

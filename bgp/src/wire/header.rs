@@ -11,7 +11,7 @@ pub const HEADER_LEN: usize = 19;
 /// Longest message without RFC 8654, and longest OPEN and KEEPALIVE with it.
 pub const STANDARD_LIMIT: usize = 4_096;
 
-const MARKER: [u8; 16] = [0xff; 16];
+pub(super) const MARKER: [u8; 16] = [0xff; 16];
 
 /// The five messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

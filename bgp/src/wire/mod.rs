@@ -15,16 +15,22 @@ mod open;
 mod path;
 mod reader;
 mod refresh;
+mod rewrite;
 mod update;
+mod writer;
 
 pub use capability::{Capability, GracefulRestart};
 pub use encode::{AttributesTooLarge, EncodeContext, encode_announce, encode_end_of_rib, encode_withdraw};
+pub(crate) use encode::{encode_attributes, encode_attributes_for, put_next_hop};
 pub use header::{Frame, HEADER_LEN, MessageType, STANDARD_LIMIT, next_frame};
+pub(crate) use nlri::encode as encode_nlri;
 pub use nlri::{NlriIter, NlriSyntax};
 pub use notification::Notification;
 pub use open::Open;
 pub use refresh::RouteRefresh;
+pub(crate) use rewrite::{decode_attributes, rewrite_attributes};
 pub use update::{MpReach, ParseContext, Update};
+pub(crate) use writer::UpdateWriter;
 
 /// A whole KEEPALIVE message (RFC 4271 §4.4).
 pub fn encode_keepalive() -> Vec<u8> {

@@ -100,7 +100,7 @@ impl Iterator for NlriIter<'_> {
 }
 
 /// Appends one route.
-pub(super) fn encode(nlri: &Nlri, out: &mut Vec<u8>) {
+pub(crate) fn encode(nlri: &Nlri, out: &mut Vec<u8>) {
     match &nlri.key {
         Key::Prefix(net) => {
             out.push(net.prefix_len());

@@ -121,7 +121,7 @@ impl World {
                 }
                 self.queue.push_back((node, Input::Written(peer, conn, octets.len())));
                 if let Some(end) = self.other_end(conn, node) {
-                    self.queue.push_back((end.node, Input::Bytes(end.peer, conn, octets)));
+                    self.queue.push_back((end.node, Input::Bytes(end.peer, conn, octets.to_vec())));
                 }
             }
             Output::Close(_, conn) => {
@@ -257,7 +257,7 @@ impl World {
     /// Octets a node sent since a mark, all connections together.
     pub fn sent(&self, node: usize, since: usize) -> Vec<u8> {
         let octets = |(_, o): &(Instant, Output)| match o {
-            Output::Send(_, _, octets) => Some(octets.clone()),
+            Output::Send(_, _, octets) => Some(octets.to_vec()),
             _ => None,
         };
         self.nodes[node].log[since..].iter().filter_map(octets).flatten().collect()

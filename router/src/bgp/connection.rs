@@ -1,19 +1,23 @@
 //! One TCP connection: a reader and a writer, each a task of its own, so that a peer that does not read or
 //! does not send delays nobody else.
 
+use std::io::IoSlice;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
+use watari_bgp::speaker::Octets;
 use watari_bgp::{ConnId, PeerId};
 
 use super::task::Message;
 
 /// Octets read at once.
 const READ_MAX: usize = 64 * 1024;
+/// Pieces written at once.
+const WRITE_PARTS_MAX: usize = 16;
 /// How long a closed connection may take to write what is left.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -21,7 +25,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Connection {
     /// The queue to the writer. Its length is limited by the speaker, which gives no more than its credit.
-    octets: mpsc::UnboundedSender<Vec<u8>>,
+    octets: mpsc::UnboundedSender<Octets>,
     reader: AbortHandle,
     writer: Option<JoinHandle<()>>,
 }
@@ -40,7 +44,7 @@ impl Connection {
         Connection { octets, reader, writer }
     }
 
-    pub(super) fn send(&self, octets: Vec<u8>) {
+    pub(super) fn send(&self, octets: Octets) {
         // A writer that has ended has told so: the connection is about to be closed.
         let _ = self.octets.send(octets);
     }
@@ -67,12 +71,11 @@ impl Drop for Connection {
     }
 }
 
-async fn read_all(mut stream: OwnedReadHalf, peer: PeerId, conn: ConnId, messages: mpsc::Sender<Message>) {
-    let mut buffer = vec![0; READ_MAX];
+async fn read_all(stream: OwnedReadHalf, peer: PeerId, conn: ConnId, messages: mpsc::Sender<Message>) {
     loop {
-        let message = match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => Message::Closed(peer, conn),
-            Ok(len) => Message::Octets(peer, conn, buffer[..len].to_vec()),
+        let message = match read(&stream).await {
+            Some(octets) => Message::Octets(peer, conn, octets),
+            None => Message::Closed(peer, conn),
         };
         let last = matches!(message, Message::Closed(..));
         if messages.send(message).await.is_err() || last {
@@ -81,25 +84,47 @@ async fn read_all(mut stream: OwnedReadHalf, peer: PeerId, conn: ConnId, message
     }
 }
 
+/// What is there, once something is: while nothing is, no buffer waits for it.
+async fn read(stream: &OwnedReadHalf) -> Option<Vec<u8>> {
+    loop {
+        stream.readable().await.ok()?;
+        let mut buffer = Vec::with_capacity(READ_MAX);
+        match stream.try_read_buf(&mut buffer) {
+            Ok(0) => return None,
+            Ok(_) => {
+                if buffer.len() < READ_MAX / 4 {
+                    buffer.shrink_to_fit();
+                }
+                return Some(buffer);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 async fn write_all(
     mut stream: OwnedWriteHalf,
     peer: PeerId,
     conn: ConnId,
-    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    mut queue: mpsc::UnboundedReceiver<Octets>,
     messages: mpsc::Sender<Message>,
 ) {
-    while let Some(octets) = queue.recv().await {
-        let mut left = &octets[..];
+    let mut waiting: Vec<Octets> = Vec::with_capacity(WRITE_PARTS_MAX);
+    while queue.recv_many(&mut waiting, WRITE_PARTS_MAX).await > 0 {
+        let mut parts: Vec<IoSlice<'_>> = waiting.iter().map(|octets| IoSlice::new(octets)).collect();
+        let mut left = &mut parts[..];
         while !left.is_empty() {
             // Progress is told piece by piece: the send hold timer (RFC 9687) watches it.
-            let Ok(len @ 1..) = stream.write(left).await else {
+            let Ok(len @ 1..) = stream.write_vectored(left).await else {
                 let _ = messages.send(Message::Closed(peer, conn)).await;
                 return;
             };
-            left = &left[len..];
+            IoSlice::advance_slices(&mut left, len);
             // When nobody listens any more, the last words are still to be written.
             let _ = messages.send(Message::Written(peer, conn, len)).await;
         }
+        waiting.clear();
     }
     let _ = stream.shutdown().await;
 }

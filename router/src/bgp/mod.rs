@@ -129,6 +129,14 @@ impl Bgp {
         self.send(Command::Local(changes)).await
     }
 
+    /// Whether best paths of an instance are told; see [`Input::Report`].
+    ///
+    /// # Errors
+    /// The task has ended.
+    pub async fn report(&self, instance: InstanceId, report: bool) -> Result<(), Stopped> {
+        self.input(Input::Report { instance, report }).await
+    }
+
     /// BFD found the path to a neighbour down; see [`Input::PathDown`].
     ///
     /// # Errors

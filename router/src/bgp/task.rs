@@ -18,7 +18,9 @@ use super::listen::{Accepted, Listeners, Place};
 use super::{Command, LocalChange, PeerSettings, socket};
 
 /// Messages of sockets that may wait before readers do: with the read size a bound on memory.
-const MESSAGES_MAX: usize = 256;
+const MESSAGES_MAX: usize = 32;
+/// Messages taken before commands are looked at again.
+const BATCH_MAX: usize = 64;
 /// How long a connection attempt may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -85,7 +87,14 @@ impl Task {
                     }
                     Some(command) => self.command(command),
                 },
-                Some(message) = self.inbox.recv() => self.message(message),
+                Some(message) = self.inbox.recv() => {
+                    self.messages(message);
+                    // Readers that have something are heard first.
+                    tokio::task::yield_now().await;
+                    if self.inbox.is_empty() {
+                        self.settle();
+                    }
+                }
                 () = tokio::time::sleep_until(due.into()) => self.input(Input::Tick),
             }
         }
@@ -106,45 +115,73 @@ impl Task {
     fn command(&mut self, command: Command) {
         match command {
             Command::Input(input) => self.input(*input),
-            Command::Local(changes) => changes.into_iter().for_each(|change| {
-                self.input(match change {
-                    LocalChange::Originate(instance, nlri, attrs) => {
-                        Input::Originate { instance, nlri, attrs }
-                    }
-                    LocalChange::Withdraw(instance, key) => Input::Withdraw { instance, key },
-                });
-            }),
+            Command::Local(changes) => self.change(changes),
             Command::Peers(peers) => self.set_peers(peers),
             Command::Query(query) => query(&self.speaker, self.now()),
             Command::Shutdown { .. } => {}
         }
     }
 
+    /// Changes of our own routes follow each other in masses: they are settled together.
+    fn change(&mut self, changes: Vec<LocalChange>) {
+        let now = self.now();
+        for change in changes {
+            let input = match change {
+                LocalChange::Originate(instance, nlri, attrs) => Input::Originate { instance, nlri, attrs },
+                LocalChange::Withdraw(instance, key) => Input::Withdraw { instance, key },
+            };
+            let outputs = self.speaker.push(input, now);
+            self.perform_all(outputs);
+        }
+        self.settle();
+    }
+
+    /// Takes a message and those that wait behind it; what follows from them is done when no more are there: a best
+    /// path that changes several times meanwhile is told once. Commands wait no longer than so many messages take.
+    fn messages(&mut self, first: Message) {
+        self.message(first);
+        for _ in 1..BATCH_MAX {
+            let Ok(message) = self.inbox.try_recv() else { break };
+            self.message(message);
+        }
+    }
+
+    fn settle(&mut self) {
+        let now = self.now();
+        let outputs = self.speaker.settle(now);
+        self.perform_all(outputs);
+    }
+
     fn message(&mut self, message: Message) {
         match message {
             Message::Connected(peer, number, result) => self.connected(peer, number, result),
             Message::Accepted(accepted) => self.accepted(accepted),
-            Message::Octets(peer, conn, octets) => self.about(conn, Input::Bytes(peer, conn, octets)),
-            Message::Written(peer, conn, len) => self.about(conn, Input::Written(peer, conn, len)),
+            Message::Octets(peer, conn, octets) => self.push(conn, Input::Bytes(peer, conn, octets)),
+            Message::Written(peer, conn, len) => self.push(conn, Input::Written(peer, conn, len)),
             Message::Closed(peer, conn) => {
-                self.about(conn, Input::TcpClosed(peer, conn));
+                self.push(conn, Input::TcpClosed(peer, conn));
                 self.connections.remove(&conn);
             }
         }
     }
 
-    /// An input about a connection, unless it was closed meanwhile.
-    fn about(&mut self, conn: ConnId, input: Input) {
+    /// An input about a connection, one of several perhaps, unless it was closed meanwhile.
+    fn push(&mut self, conn: ConnId, input: Input) {
         if self.connections.contains_key(&conn) {
-            self.input(input);
+            let now = self.now();
+            let outputs = self.speaker.push(input, now);
+            self.perform_all(outputs);
         }
     }
 
     fn input(&mut self, input: Input) {
         let now = self.now();
-        for output in self.speaker.handle(input, now) {
-            self.perform(output);
-        }
+        let outputs = self.speaker.handle(input, now);
+        self.perform_all(outputs);
+    }
+
+    fn perform_all(&mut self, outputs: Vec<Output>) {
+        outputs.into_iter().for_each(|output| self.perform(output));
     }
 
     fn perform(&mut self, output: Output) {

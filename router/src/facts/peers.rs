@@ -1,13 +1,13 @@
 //! Which BGP neighbours the desired state asks for: every gateway at the far end of a tunnel (EVPN), and the
 //! campus and cloud routers on exits. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use watari_bgp::peer::{GracefulRestartConfig, PeerConfig};
 use watari_bgp::policy::{Filter, Policy, PrefixRule};
-use watari_bgp::types::{Asn, Family, PeerId};
+use watari_bgp::types::{Asn, Family, InstanceId, PeerId};
 use watari_config::desired::device;
 use watari_config::document::{Exit, Family as WantedFamily, Peer};
 use watari_config::{Desired, Name};
@@ -75,6 +75,12 @@ pub fn neighbours(desired: &Desired, numbers: &mut Numbers) -> BTreeMap<PeerId, 
         }
     }
     all
+}
+
+/// Instances of tenants that only exchange routes.
+pub fn exchanges(desired: &Desired) -> BTreeSet<InstanceId> {
+    let tenants = desired.document().tenants.values().filter(|tenant| tenant.exchange_only);
+    tenants.map(|tenant| tenant_instance(tenant.l3vni)).collect()
 }
 
 fn campus(desired: &Desired, asn: u32, peer: &Peer, exit: &Exit) -> Option<PeerSettings> {

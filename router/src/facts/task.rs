@@ -24,7 +24,7 @@ use super::import::{Changed, Imported, Routes, TenantPrefix, import};
 use super::kernel::KernelRoutes;
 use super::local::{Age, Local};
 use super::originate::pinned_stations;
-use super::peers::{Numbers, neighbours};
+use super::peers::{Numbers, exchanges, neighbours};
 use super::refused::{self, Refusals};
 use super::tables::{Kept, MayRemove};
 use super::told::Told;
@@ -86,6 +86,8 @@ pub(super) struct Task {
     pub(super) announced: Vec<Name>,
     pub(super) numbers: Numbers,
     pub(super) peers: BTreeMap<watari_bgp::types::PeerId, PeerSettings>,
+    /// Instances whose routes are for their peers alone.
+    pub(super) exchanges: BTreeSet<InstanceId>,
     pub(super) kernel: KernelRoutes,
     /// Tables with neighbours that are still to be told again after our restart; empty when nothing is stale.
     pub(super) awaiting: BTreeSet<(InstanceId, Family)>,
@@ -155,6 +157,7 @@ impl Task {
             announced: Vec::new(),
             numbers: Numbers::default(),
             peers: BTreeMap::new(),
+            exchanges: BTreeSet::new(),
             kernel: KernelRoutes::default(),
             awaiting: BTreeSet::new(),
             may_remove: MayRemove::ALL,
@@ -370,6 +373,11 @@ impl Task {
             let tables = tables.flat_map(|c| c.families.iter().map(|f| (c.instance, *f)));
             self.awaiting = tables.collect();
         }
+        let exchanges = exchanges(&self.desired);
+        for instance in exchanges.symmetric_difference(&self.exchanges) {
+            let _ = self.bgp.report(*instance, !exchanges.contains(instance)).await;
+        }
+        self.exchanges = exchanges;
         if wanted != self.peers {
             let _ = self.bgp.set_peers(wanted.clone()).await;
             self.peers = wanted;

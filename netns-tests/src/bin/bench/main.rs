@@ -3,6 +3,7 @@
 //!
 //! The JSON is a list of `{"suite", "path", "metric", "unit", "better", "values", "median"}`.
 
+mod bgp;
 mod facts;
 mod machine;
 mod measure;
@@ -20,11 +21,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use measure::Effort;
-use table::{Metric, Results};
+use table::Results;
 
 const USAGE: &str = "usage: bench SUITE [--repeats N] [--json FILE] [--paths A,B] [--metrics A,B]
              [--seconds S] [--patience S] [--entries N]
-suites: overlay, scale, facts";
+suites: overlay, scale, facts, bgp";
 
 /// What was asked for on the command line.
 pub(crate) struct Options {
@@ -32,7 +33,8 @@ pub(crate) struct Options {
     pub(crate) repeats: usize,
     json: Option<PathBuf>,
     pub(crate) paths: Vec<String>,
-    pub(crate) metrics: Vec<Metric>,
+    /// Names, as given.
+    pub(crate) metrics: Vec<String>,
     pub(crate) effort: Effort,
     /// Stations in the tables of each gateway of Watari.
     pub(crate) entries: u32,
@@ -46,7 +48,7 @@ impl Options {
             repeats: 5,
             json: None,
             paths: vec![],
-            metrics: measure::chosen(&[])?,
+            metrics: vec![],
             effort,
             entries: 100_000,
         };
@@ -57,7 +59,7 @@ impl Options {
                 "--repeats" => read.repeats = value()?.parse().context("--repeats wants a number")?,
                 "--json" => read.json = Some(value()?.into()),
                 "--paths" => read.paths = list(value()?),
-                "--metrics" => read.metrics = measure::chosen(&list(value()?))?,
+                "--metrics" => read.metrics = list(value()?),
                 "--seconds" => read.effort.tcp = seconds(&value()?)?,
                 "--patience" => read.effort.patience = seconds(&value()?)?,
                 "--entries" => read.entries = value()?.parse().context("--entries wants a number")?,
@@ -68,6 +70,9 @@ impl Options {
             }
         }
         ensure!(!read.suite.is_empty() && read.repeats > 0, "{USAGE}");
+        if read.suite != "bgp" {
+            measure::chosen(&read.metrics)?;
+        }
         Ok(read)
     }
 }
@@ -78,6 +83,10 @@ fn seconds(text: &str) -> Result<Duration> {
 }
 
 fn run() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some("bgp-load") {
+        return bgp::load::run(words);
+    }
     let options = Options::read(std::env::args().skip(1))?;
     machine::prefer_us();
     let described = machine::describe();
@@ -85,10 +94,11 @@ fn run() -> Result<()> {
         "overlay" => {
             let mut results = Results::new("overlay", &overlay::BASES);
             overlay::run(&options, &mut results)?;
-            (results, overlay::conditions(&options, &options.metrics))
+            (results, overlay::conditions(&options, &measure::chosen(&options.metrics)?))
         }
         "scale" => scale::run(&options)?,
         "facts" => facts::run(&options)?,
+        "bgp" => bgp::run(&options)?,
         other => bail!("no suite called {other}\n{USAGE}"),
     };
     println!("\n{described}\n{conditions}\n\n{}", results.table());

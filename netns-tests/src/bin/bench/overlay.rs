@@ -11,7 +11,7 @@ use netns_tests::wait_until;
 use nix::sys::signal::Signal;
 
 use crate::machine::used_within;
-use crate::measure::{Effort, measure};
+use crate::measure::{Effort, chosen, measure};
 use crate::table::{Metric, Results};
 use crate::watari;
 use crate::wires::{Hosts, Path, Wires};
@@ -27,6 +27,7 @@ type Turn = (usize, Hosts);
 /// Measures every path and variant in `options.paths` (all where it is empty).
 pub(crate) fn run(options: &Options, results: &mut Results) -> Result<()> {
     let (paths, turns) = build(options)?;
+    let metrics = chosen(&options.metrics)?;
     print_idle_cost(&paths)?;
     for round in 0..options.repeats {
         for (at, hosts) in order(&turns, round) {
@@ -34,7 +35,7 @@ pub(crate) fn run(options: &Options, results: &mut Results) -> Result<()> {
             only_this_brain(&paths, at)?;
             path.set_hosts(hosts)?;
             is_ready(path)?;
-            let line = measure(path, hosts.variant(), &options.metrics, options.effort, results)?;
+            let line = measure(path, hosts.variant(), &metrics, options.effort, results)?;
             println!("round {}/{} {line}", round + 1, options.repeats);
         }
         for path in &paths {

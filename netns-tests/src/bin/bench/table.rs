@@ -65,10 +65,6 @@ impl Results {
         self.rows.iter().find(|row| row.path == path && row.metric == metric)
     }
 
-    pub(crate) fn median_of(&self, path: &str, metric: Metric) -> Option<f64> {
-        self.row(path, metric).map(|row| median(&row.values))
-    }
-
     /// The median, over the rounds, of `path`'s value over that of `base` in the same round, each variant to its own kind.
     /// A machine that grows slower from round to round moves the medians of the values by chance, these hardly.
     fn ratio(&self, path: &str, base: &str, metric: Metric) -> Option<f64> {
