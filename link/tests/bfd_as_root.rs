@@ -350,19 +350,19 @@ fn as_root_a_device_and_an_address_may_come_later_and_a_packet_from_afar_is_drop
     wait_until("up", || all_are(&a, BfdState::Up) && all_are(&b, BfdState::Up));
     assert_eq!(list(&a)[0].error, None);
 
-    // RFC 5881 §5: what could have crossed a router is not taken.
+    // RFC 5881 §5: what could have crossed a router does not get into the queue; what comes behind it does.
     let thread = wire.b.inside(|| {
         let socket = std::net::UdpSocket::bind("192.0.2.2:50000").unwrap();
         socket.set_ttl(254).unwrap();
         let octets = [0x20, 0x40, 3, 24, 0, 0, 0, 9, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         socket.send_to(&octets, ("192.0.2.1".parse::<IpAddr>().unwrap(), 3784)).unwrap();
+        socket.set_ttl(255).unwrap();
         socket.send_to(&octets[..23], ("192.0.2.1".parse::<IpAddr>().unwrap(), 3784)).unwrap();
     });
     thread.join().unwrap();
     let drops = || a.client().list_bfd().unwrap().drops;
-    wait_until("both are counted", || {
-        drops().iter().map(|d| (d.reason.as_str(), d.packets)).collect::<Vec<_>>()
-            == [("truncated", 1), ("ttl", 1)]
+    wait_until("the second is counted", || {
+        drops().iter().map(|d| (d.reason.as_str(), d.packets)).collect::<Vec<_>>() == [("truncated", 1)]
     });
     assert!(all_are(&a, BfdState::Up));
 

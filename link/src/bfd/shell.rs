@@ -29,8 +29,9 @@ use crate::handover::{Fds, HandoverError, SentFds};
 use crate::lock;
 use crate::protocol::{BfdConfig, BfdSessionsConfig, BfdSessionsStatus, BfdState, BfdStatus, Event};
 
-/// Datagrams taken from one socket before the others are looked at.
-const BATCH_MAX: usize = 64;
+/// Datagrams taken from one socket before the others are looked at: more than its queue holds, because what waited there through
+/// a stall of ours shows that a neighbour lives, and is read before a timer says otherwise.
+const BATCH_MAX: usize = 2_048;
 /// Octets of the longest datagram that can be one: Length has 8 bits.
 const DATAGRAM_MAX: usize = 255;
 

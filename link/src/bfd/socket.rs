@@ -11,7 +11,7 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::table::{Arrival, TTL};
 use crate::protocol::{BfdConfig, BfdHops};
@@ -25,6 +25,8 @@ const SOURCE_PORT_FIRST: u16 = 49_152;
 const SOURCE_PORTS: u16 = u16::MAX - SOURCE_PORT_FIRST;
 /// Source ports that are tried until one is free.
 const SOURCE_PORT_TRIES: u16 = 64;
+/// Room for what arrives while the thread does something else, in bytes.
+const RECEIVE_BUFFER_BYTES: usize = 512 << 10;
 /// Control packets ask for the class of network control (RFC 4594 §3.1).
 const TOS_NETWORK_CONTROL: u32 = 0xc0;
 
@@ -86,6 +88,11 @@ pub(super) fn open_port(port: &Port) -> io::Result<UdpSocket> {
     let address = SocketAddr::new(any, port.number());
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
+    // More room is welcome, not needed: without the privilege the system's limit holds.
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES);
+    if !port.multihop {
+        from_this_link_only(&socket, port.is_ipv4)?;
+    }
     if port.is_ipv4 {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
@@ -96,6 +103,21 @@ pub(super) fn open_port(port: &Port) -> io::Result<UdpSocket> {
     }
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Lets nothing into the socket's queue that was not sent on this link (RFC 5881 §5): a flood from further away must not push
+/// out what the neighbour sends. Whatever is in the queue is judged again.
+fn from_this_link_only(socket: &Socket, is_ipv4: bool) -> io::Result<()> {
+    // Where TTL or hop limit is, from the network header on.
+    let at = if is_ipv4 { 8 } else { 7 };
+    let step = |code: u32, jt, jf, k| SockFilter::new(u16::try_from(code).unwrap_or(0), jt, jf, k);
+    let program = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, libc::SKF_NET_OFF.cast_unsigned() + at),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::from(TTL)),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    socket.attach_filter(&program)
 }
 
 /// A session's own socket.
@@ -212,4 +234,34 @@ pub(super) fn receive(
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_was_sent_further_away_gets_into_the_queue() {
+        for address in ["127.0.0.1", "::1"] {
+            let address = SocketAddr::new(address.parse().unwrap(), 0);
+            let new = || Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).unwrap();
+            let (to, from) = (new(), new());
+            from_this_link_only(&to, address.is_ipv4()).unwrap();
+            to.bind(&address.into()).unwrap();
+            for ttl in [64, 254, 255, 1] {
+                if address.is_ipv4() {
+                    from.set_ttl_v4(ttl).unwrap();
+                } else {
+                    from.set_unicast_hops_v6(ttl).unwrap();
+                }
+                from.send_to(&[u8::try_from(ttl).unwrap()], &to.local_addr().unwrap()).unwrap();
+            }
+            let to = UdpSocket::from(to);
+            to.set_nonblocking(true).unwrap();
+            let mut buffer = [0; 8];
+            assert_eq!(to.recv(&mut buffer).unwrap(), 1);
+            assert_eq!(buffer[0], 255);
+            assert_eq!(to.recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+    }
 }

@@ -157,14 +157,23 @@ impl Table {
             return Ok(entry);
         }
         let mut found = Err(Discard::UnknownSession);
-        for entry in self.entries.values_mut() {
-            match (entry.check(arrival), &found) {
-                (Ok(()), _) => return Ok(entry),
-                (Err(Discard::Ttl), _) => found = Err(Discard::Ttl),
-                _ => {}
+        let mut leaving = None;
+        for (name, entry) in &self.entries {
+            match entry.check(arrival) {
+                // One that is on its way out is the last to be meant: the same way may have another by this time.
+                Ok(()) if entry.leaves_at.is_some() => leaving = Some(name.clone()),
+                Ok(()) => {
+                    let name = name.clone();
+                    return self.entries.get_mut(&name).ok_or(Discard::UnknownSession);
+                }
+                Err(Discard::Ttl) => found = Err(Discard::Ttl),
+                Err(_) => {}
             }
         }
-        found
+        match leaving {
+            Some(name) => self.entries.get_mut(&name).ok_or(Discard::UnknownSession),
+            None => found,
+        }
     }
 }
 

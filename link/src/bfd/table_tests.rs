@@ -123,3 +123,18 @@ fn what_is_removed_is_neither_found_nor_due() {
     assert!(table.due(Moment::from_millis(999)).is_empty());
     assert_eq!(table.next_deadline(), Some(Moment::from_secs(1)));
 }
+
+#[test]
+fn a_session_that_is_on_its_way_out_is_meant_last() {
+    let mut table = table();
+    let mut renamed =
+        Entry::new(config("z", "192.0.2.2", BfdHops::Single), NonZeroU32::new(200).unwrap(), 0, Moment::ZERO);
+    renamed.device_index = Some(4);
+    table.insert(renamed);
+    let found = |table: &mut Table| table.find(&packet(0), &arrival()).map(|entry| entry.config.name.clone());
+    assert_eq!(found(&mut table), Ok("a".to_owned()));
+    table.entries.get_mut("a").unwrap().leaves_at = Some(Moment::from_secs(9));
+    assert_eq!(found(&mut table), Ok("z".to_owned()));
+    table.remove("z");
+    assert_eq!(found(&mut table), Ok("a".to_owned()), "it answers for itself until then");
+}
