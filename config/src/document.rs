@@ -4,12 +4,13 @@
 //! others from the rest. `README.md` shows a whole one.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::endpoint::Endpoints;
 use crate::guard::Guard;
 use crate::names::{Asn, IfName, Mac, Mtu, Name, Vid, Vni, WgKey};
 use crate::read::{object, read_by_text};
@@ -324,21 +325,29 @@ object! {
         /// The largest IP packet it may be asked to carry: `auto`, what the device below it allows, or a number of bytes. What
         /// really crosses is measured, and never exceeded.
         pub mtu: TunnelMtu = TunnelMtu::Auto,
-        /// The tunnel with the lowest number carries the traffic while it is up.
+        /// The tunnel with the lowest number carries the traffic while it is up. WireGuard tunnels of one number share it by
+        /// flow.
         pub preference: u16 = 100,
+        /// Its share among tunnels of one preference between the same gateways, 1 … 100: this in the sum of those that are
+        /// up.
+        pub weight: u8 = 1,
     }
 }
 
 object! {
     /// A WireGuard tunnel.
     pub struct WireguardTunnel {
-        /// Address and UDP port at which each gateway is reached, by the gateway's name. One of the two
-        /// may be absent: that gateway starts the handshake.
-        pub endpoints: BTreeMap<Name, SocketAddr>,
+        /// Address or DNS name, and UDP port, at which each gateway is reached, by the gateway's name: one, or a list of
+        /// up to 8 for a gateway with several uplinks or both families, of which the best by measurement is used. One of
+        /// the two gateways may be absent: that one starts the handshake.
+        pub endpoints: BTreeMap<Name, Endpoints>,
         /// UDP port each gateway listens on, where it is not the endpoint's.
         pub listen_ports: BTreeMap<Name, u16>,
         /// Seconds between keepalives; 0 for none.
         pub keepalive_s: u16 = 15,
+        /// DSCP of the outer header: `inherit` the inner one's (uniform model), or a number from 0 to 63 for all (pipe
+        /// model, RFC 2983). The kernel's WireGuard knows 0 alone. ECN crosses in either case (RFC 6040).
+        pub dscp: Dscp = Dscp::Fixed(0),
     }
 }
 

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! * [`document`]: the objects an operator writes (tenant, segment, tunnel …), one struct each.
+//! * [`endpoint`]: where the far end of a tunnel is reached.
 //! * [`guard`]: what an attachment may send.
 //! * [`names`]: the vocabulary as types (`Vni`, `Vid`, `Asn` …), so that a wrong value cannot be carried around.
 //! * [`tags`]: VLAN tags, one or two.
@@ -21,6 +22,7 @@ pub mod allocate;
 pub mod bootstrap;
 pub mod desired;
 pub mod document;
+pub mod endpoint;
 pub mod guard;
 pub mod names;
 pub mod read;

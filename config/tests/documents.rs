@@ -106,6 +106,33 @@ fn a_tunnel_that_would_lead_through_itself_is_refused() {
     );
 }
 
+#[test]
+fn a_gateway_has_one_place_or_several_and_a_name_is_one_too() {
+    let one = "gw-a: \"203.0.113.1:51820\"";
+    let several = "gw-a: [\"203.0.113.1:51820\", \"[2001:db8::1]:51820\", \"gw-a.example.org:51820\"]";
+    let desired = desired(&WHOLE.replacen(one, several, 1)).unwrap();
+    let wireguard = desired.document().tunnels[&"ab-wg".parse().unwrap()].wireguard.clone().unwrap();
+    let gateway = "gw-a".parse().unwrap();
+    assert_eq!(wireguard.endpoints[&gateway].len(), 3);
+    assert_eq!(wireguard.listen_port(&gateway), Some(51820));
+    let path = "tunnels.ab-wg.wireguard.endpoints.gw-a";
+    refused(one, "gw-a: []", path, "1 to 8 places");
+    refused(one, "gw-a: \"example:0\"", path, "a port other than 0");
+    refused(one, "gw-a: \"203.0.113:51820\"", path, "is no DNS name");
+    let twice = "gw-a: [\"203.0.113.1:51820\", \"203.0.113.1:51820\"]";
+    refused(one, twice, &format!("{path}[1]"), "203.0.113.1:51820");
+    let vtep = "gw-a: [\"203.0.113.1:51820\", \"10.255.0.2:51820\"]";
+    refused(one, vtep, &format!("{path}[1]"), "is the VTEP of gateway gw-b");
+}
+
+#[test]
+fn dscp_of_a_wireguard_tunnel_is_the_inner_one_or_a_number() {
+    let (without, with) = ("wireguard: { ", "wireguard: { dscp: inherit, ");
+    assert!(desired(&WHOLE.replacen(without, with, 1)).is_ok());
+    let path = "tunnels.ab-wg.wireguard.dscp";
+    refused(without, "wireguard: { dscp: 64, ", path, "must be inherit or a number from 0 to 63");
+}
+
 /// The whole document with VTEPs and the ends of the direct tunnel of IPv6.
 fn whole_v6() -> String {
     WHOLE

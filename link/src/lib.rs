@@ -10,6 +10,7 @@ mod beacon;
 mod bfd;
 mod clock;
 mod control;
+mod endpoint;
 mod engine;
 mod events;
 mod handover;

@@ -33,6 +33,23 @@ pub(crate) fn find(name: &str) -> io::Result<Option<Link>> {
     }
 }
 
+/// How many packets an interface has received since it was made.
+pub(crate) fn received_packets(index: u32) -> io::Result<u64> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let nothing = || io::Error::new(io::ErrorKind::InvalidData, "no statistics in the kernel's answer");
+    match exchange(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)? {
+        Some(RouteNetlinkMessage::NewLink(found)) => {
+            let stats = found.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Stats64(stats) => Some(stats.rx_packets),
+                _ => None,
+            });
+            stats.ok_or_else(nothing)
+        }
+        _ => Err(nothing()),
+    }
+}
+
 fn read(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,

@@ -44,6 +44,8 @@ pub const LINE_BYTES_MAX: usize = 4 << 20;
 pub const DEVICES_MAX: usize = 64;
 /// Most peers of one device.
 pub const PEERS_MAX: usize = 4096;
+/// Most endpoints of one peer.
+pub const ENDPOINTS_MAX: usize = 8;
 /// Most allowed-ips of one device, over all its peers.
 pub const ALLOWED_IPS_MAX: usize = 65_536;
 /// Most probes of one engine.
@@ -151,8 +153,33 @@ pub struct DeviceConfig {
     pub listen_port: u16,
     /// MTU of the interface in bytes, [`MTU_MIN`]..=[`MTU_MAX`].
     pub mtu: u16,
+    /// DSCP of the outer packets.
+    #[serde(default, skip_serializing_if = "Dscp::is_default")]
+    pub dscp: Dscp,
     /// Peers in any order; each public key once.
     pub peers: Vec<PeerConfig>,
+}
+
+/// DSCP of outer packets (RFC 2983). That of what was inside stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dscp {
+    /// That of the packet inside (uniform model, §4.1); 0 for messages without one.
+    Inherit,
+    /// The same for all, 0–63 (pipe model, §4).
+    Fixed(u8),
+}
+
+impl Default for Dscp {
+    fn default() -> Self {
+        Self::Fixed(0)
+    }
+}
+
+impl Dscp {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A peer as it is wanted.
@@ -167,12 +194,23 @@ pub struct PeerConfig {
     /// the same configuration again does not move it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    /// Other places where it is reached, [`ENDPOINTS_MAX`] with the first. Each is measured, and the best is used. Only
+    /// with `endpoint`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_endpoints: Vec<SocketAddr>,
     /// What may come from it, and what is sent to it: longest match over all peers of the device.
     /// One prefix belongs to one peer.
     pub allowed_ips: Vec<IpNet>,
     /// Seconds of silence after which an empty packet is sent; 0 is never.
     #[serde(default)]
     pub keepalive_s: u16,
+}
+
+impl PeerConfig {
+    /// Every place where it is reached, in the order of the configuration.
+    pub fn endpoints(&self) -> Vec<SocketAddr> {
+        self.endpoint.into_iter().chain(self.more_endpoints.iter().copied()).collect()
+    }
 }
 
 /// Names one device.
@@ -403,6 +441,9 @@ pub struct DeviceStatus {
     pub bound_port: u16,
     /// MTU as configured, bytes.
     pub mtu: u16,
+    /// DSCP as configured.
+    #[serde(default, skip_serializing_if = "Dscp::is_default")]
+    pub dscp: Dscp,
     /// The interface as the kernel has it now; absent if it is gone (somebody deleted it):
     /// set the device again to have it back.
     pub link: Option<LinkStatus>,
@@ -464,8 +505,14 @@ pub struct PeerStatus {
     pub preshared_key_fingerprint: Option<String>,
     /// Endpoint as configured.
     pub configured_endpoint: Option<SocketAddr>,
+    /// The others as configured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_endpoints: Vec<SocketAddr>,
     /// Endpoint in use: configured, or where the last authenticated packet came from.
     pub endpoint: Option<SocketAddr>,
+    /// Every endpoint as measured, of a peer with several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measured: Vec<EndpointStatus>,
     /// As configured, ordered.
     pub allowed_ips: Vec<IpNet>,
     /// As configured, seconds.
@@ -480,6 +527,25 @@ pub struct PeerStatus {
     pub tx_bytes: u64,
     /// The session in use, if there is one.
     pub session: Option<SessionStatus>,
+}
+
+/// One endpoint of a peer as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Where.
+    pub endpoint: SocketAddr,
+    /// As configured; false: the peer was heard from there.
+    pub configured: bool,
+    /// Packets go there.
+    pub in_use: bool,
+    /// Answers come from there; absent if none ever did, as with a far end that is no engine of ours.
+    pub state: Option<PathState>,
+    /// Smoothed round-trip time in microseconds; absent before the first answer.
+    pub rtt_us: Option<u64>,
+    /// Loss over the last [`PROBE_LOSS_WINDOW`] questions whose fate is known, in permille.
+    pub loss_permille: u16,
+    /// Milliseconds since the last answer; absent before the first.
+    pub last_seen_ms: Option<u64>,
 }
 
 /// A WireGuard session as it is.
@@ -511,6 +577,9 @@ pub struct ProbeStatus {
     pub since_ms: u64,
     /// How often `state` changed since the probe was set.
     pub changes: u64,
+    /// Live traffic shows that packets cross both ways; requests are rare meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_traffic: bool,
     /// Smoothed round-trip time in microseconds (RFC 6298 §2); absent before the first answer.
     pub rtt_us: Option<u64>,
     /// Smoothed deviation of it in microseconds.

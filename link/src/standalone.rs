@@ -110,6 +110,7 @@ pub fn run(standalone: &Standalone) -> Result<(), StandaloneError> {
         private_key: PrivateKey::generate().map_err(failed("make a key"))?,
         listen_port: 0,
         mtu: MTU,
+        dscp: crate::protocol::Dscp::default(),
         peers: Vec::new(),
     };
     validate::device(&config).map_err(StandaloneError::Name)?;

@@ -187,10 +187,12 @@ mod tests {
             private_key: PrivateKey::from_bytes([1; 32]),
             listen_port: 0,
             mtu: 1420,
+            dscp: crate::protocol::Dscp::default(),
             peers: vec![PeerConfig {
                 public_key: peer,
                 preshared_key: Some(PresharedKey::from_bytes([3; 32])),
                 endpoint: None,
+                more_endpoints: Vec::new(),
                 allowed_ips: vec!["10.0.0.0/8".parse().unwrap()],
                 keepalive_s: 25,
             }],

@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use crate::protocol::{
     ALIAS_BYTES_MAX, ALLOWED_IPS_MAX, BEACON_TAGS_MAX, BEACONS_MAX, BFD_INTERVAL_MAX_US, BFD_INTERVAL_MIN_US,
     BFD_NAME_BYTES_MAX, BFD_SESSIONS_MAX, BeaconConfig, BeaconsConfig, BfdAuthenticationKind, BfdConfig,
-    BfdHops, BfdSessionsConfig, DEVICE_NAME_BYTES_MAX, DeviceConfig, MTU_MAX, MTU_MIN, PATH_MTU_MIN,
-    PEERS_MAX, PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX, PathMtusConfig,
-    PeerConfig, ProbeConfig, ProbesConfig, Refusal, RefusalCode,
+    BfdHops, BfdSessionsConfig, DEVICE_NAME_BYTES_MAX, DeviceConfig, Dscp, ENDPOINTS_MAX, MTU_MAX, MTU_MIN,
+    PATH_MTU_MIN, PEERS_MAX, PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX,
+    PathMtusConfig, PeerConfig, ProbeConfig, ProbesConfig, Refusal, RefusalCode,
 };
 
 fn invalid(field: impl Into<String>, message: impl Into<String>) -> Refusal {
@@ -28,6 +28,9 @@ pub(crate) fn device(config: &DeviceConfig) -> Result<(), Refusal> {
     }
     if !(MTU_MIN..=MTU_MAX).contains(&config.mtu) {
         return Err(invalid("mtu", format!("must be {MTU_MIN} to {MTU_MAX} bytes")));
+    }
+    if matches!(config.dscp, Dscp::Fixed(64..)) {
+        return Err(invalid("dscp", "must be inherit or fixed from 0 to 63"));
     }
     if config.peers.len() > PEERS_MAX {
         let message = format!("a device has {PEERS_MAX} peers at most");
@@ -59,15 +62,36 @@ pub(crate) fn device(config: &DeviceConfig) -> Result<(), Refusal> {
 }
 
 fn peer(config: &PeerConfig, at: &impl Fn(&str) -> String) -> Result<(), Refusal> {
-    let Some(endpoint) = config.endpoint else { return Ok(()) };
+    if config.endpoint.is_none() && !config.more_endpoints.is_empty() {
+        return Err(invalid(at("more_endpoints"), "only with endpoint"));
+    }
+    if config.more_endpoints.len() >= ENDPOINTS_MAX {
+        let message = format!("a peer has {ENDPOINTS_MAX} endpoints at most");
+        return Err(refuse(RefusalCode::Limit, at("more_endpoints"), message));
+    }
+    let mut seen = BTreeSet::new();
+    for (number, endpoint) in config.endpoints().into_iter().enumerate() {
+        let field = match number.checked_sub(1) {
+            None => at("endpoint"),
+            Some(more) => at(&format!("more_endpoints[{more}]")),
+        };
+        self::endpoint(endpoint, &field)?;
+        if !seen.insert(endpoint) {
+            return Err(invalid(field, format!("{endpoint} is given twice")));
+        }
+    }
+    Ok(())
+}
+
+fn endpoint(endpoint: SocketAddr, field: &str) -> Result<(), Refusal> {
     let unusable = |address: IpAddr| address.is_unspecified() || address.is_multicast();
     if endpoint.port() == 0 || unusable(endpoint.ip()) {
-        return Err(invalid(at("endpoint"), format!("nobody can be at {endpoint}")));
+        return Err(invalid(field, format!("nobody can be at {endpoint}")));
     }
     if let SocketAddr::V6(v6) = endpoint
         && v6.ip().to_ipv4_mapped().is_some()
     {
-        return Err(invalid(at("endpoint"), "write an IPv4 address as one"));
+        return Err(invalid(field, "write an IPv4 address as one"));
     }
     Ok(())
 }
@@ -297,6 +321,7 @@ mod tests {
             public_key: PublicKey::from_bytes([n; 32]),
             preshared_key: None,
             endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+            more_endpoints: Vec::new(),
             allowed_ips: vec![allowed.parse().unwrap()],
             keepalive_s: 0,
         };
@@ -306,6 +331,7 @@ mod tests {
             private_key: PrivateKey::from_bytes([1; 32]),
             listen_port: 51820,
             mtu: 1420,
+            dscp: Dscp::default(),
             peers: vec![peer(2, "10.0.0.0/24"), peer(3, "10.0.1.0/24")],
         }
     }

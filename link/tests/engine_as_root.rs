@@ -149,6 +149,7 @@ fn as_root_setting_the_same_again_touches_nothing_and_changes_keep_the_session()
         public_key: stranger,
         preshared_key: None,
         endpoint: None,
+        more_endpoints: Vec::new(),
         allowed_ips: vec!["10.78.0.0/16".parse().unwrap()],
         keepalive_s: 0,
     });

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Serialize;
-use watari_config::document::VlanPort;
+use watari_config::document::{Dscp, VlanPort};
 use watari_config::{Mac, Tags, Vni, WgKey};
 
 /// A network namespace: that of the gateway, or a tenant's by its name below `/run/netns`.
@@ -100,6 +100,8 @@ pub enum Key {
     Neighbour(Ns, String, IpAddr),
     /// A kernel route: namespace, prefix, device.
     Route(Ns, IpNet, String),
+    /// Tunnels that share the traffic to a VTEP by flow, by its prefix.
+    Bundle(IpNet),
     /// The one entry about this gateway.
     GatewayEntry,
     /// A tenant, by its L3VNI.
@@ -180,6 +182,15 @@ pub enum Value {
         /// The lower one wins.
         metric: u32,
         /// MTU of what goes that way, bytes; that of the device without it.
+        mtu: Option<u16>,
+    },
+    /// Tunnels that share traffic.
+    Bundle {
+        /// Those that carry, by device.
+        members: BTreeMap<String, BundleMember>,
+        /// The preferred source.
+        source: Option<IpAddr>,
+        /// MTU of what goes that way, bytes: what the narrowest member carries.
         mtu: Option<u16>,
     },
     /// The MAC of a neighbour.
@@ -346,6 +357,15 @@ pub enum Value {
     },
 }
 
+/// A tunnel in a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BundleMember {
+    /// The next hop; on link without one.
+    pub via: Option<IpAddr>,
+    /// Its share is this in the sum of all, 1 … 100.
+    pub weight: u8,
+}
+
 /// What is checked of what comes in by an attachment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PortGuard {
@@ -372,6 +392,8 @@ pub struct Wireguard {
     pub listen_port: u16,
     /// MTU in bytes.
     pub mtu: u16,
+    /// DSCP of the outer header.
+    pub dscp: Dscp,
     /// Peers by key.
     pub peers: BTreeMap<WgKey, WireguardPeer>,
 }
@@ -379,8 +401,8 @@ pub struct Wireguard {
 /// A WireGuard peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WireguardPeer {
-    /// Where it is reached first; it may roam.
-    pub endpoint: Option<SocketAddr>,
+    /// Where it is reached, in the order of preference before anything was measured; it may roam.
+    pub endpoints: Vec<SocketAddr>,
     /// Prefixes behind it, sorted.
     pub allowed_ips: Vec<IpNet>,
     /// Seconds between keepalives; 0 for none.
@@ -423,6 +445,7 @@ impl fmt::Display for Key {
             Self::Address(ns, device, net) => write!(f, "address {net} of {device}{ns}"),
             Self::Neighbour(ns, device, ip) => write!(f, "neighbour {ip} of {device}{ns}"),
             Self::Route(ns, prefix, device) => write!(f, "route {prefix} dev {device}{ns}"),
+            Self::Bundle(prefix) => write!(f, "bundle to {prefix}"),
             Self::GatewayEntry => write!(f, "datapath gateway entry"),
             Self::TenantEntry(vni) => write!(f, "datapath tenant {vni}"),
             Self::SegmentEntry(vni) => write!(f, "datapath vni {vni}"),

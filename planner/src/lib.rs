@@ -28,7 +28,7 @@ pub mod wanted;
 
 pub use item::{Key, System, Value};
 pub use loops::{LoopPeer, Loops, OwnPort, Verdict};
-pub use observed::{BfdHealth, Engine, Identity, Observed, TunnelHealth};
+pub use observed::{BfdHealth, EndpointHealth, Engine, Identity, Observed, Resolution, TunnelHealth};
 pub use path_mtu::{PathMtu, PathMtuPhase};
 pub use plan::{Action, Op, Plan, plan};
 pub use said::with_whom;

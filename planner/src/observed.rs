@@ -1,6 +1,7 @@
 //! What the system really has, read back from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use watari_config::{Name, WgKey};
@@ -31,6 +32,9 @@ pub enum Engine {
 pub struct TunnelHealth {
     /// Packets cross to the far side and back.
     pub up: bool,
+    /// Live traffic shows it; probes are rare meanwhile.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub by_traffic: bool,
     /// Round-trip time in microseconds.
     pub rtt_us: Option<u64>,
     /// Share of probes lost lately, in percent.
@@ -43,6 +47,57 @@ pub struct TunnelHealth {
     pub delay_change_out_us: Option<u64>,
     /// The same from there to here.
     pub delay_change_in_us: Option<u64>,
+}
+
+/// One place where a WireGuard peer is reached.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointHealth {
+    /// Address and UDP port.
+    pub endpoint: SocketAddr,
+    /// Packets go there.
+    pub in_use: bool,
+    /// Measurements come back; none where nothing is measured: the kernel's engine, a far end that does not answer
+    /// them, or a peer with one place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up: Option<bool>,
+    /// Round-trip time in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+    /// Share of measurements lost lately, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_percent: Option<f64>,
+    /// The peer was heard from there, and the document does not name the place.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub roamed: bool,
+}
+
+impl EndpointHealth {
+    /// The places of a peer of which only that in use is known.
+    pub fn unmeasured(configured: &[SocketAddr], used: Option<SocketAddr>) -> Vec<Self> {
+        let place = |endpoint, roamed| Self {
+            endpoint,
+            in_use: used == Some(endpoint),
+            up: None,
+            rtt_us: None,
+            loss_percent: None,
+            roamed,
+        };
+        let elsewhere = used.filter(|used| !configured.contains(used)).map(|used| place(used, true));
+        configured.iter().map(|endpoint| place(*endpoint, false)).chain(elsewhere).collect()
+    }
+}
+
+/// What is known of a DNS name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Resolution {
+    /// Its addresses at the last resolution that succeeded, in ascending order.
+    pub addresses: Vec<IpAddr>,
+    /// How old that one is, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_s: Option<u64>,
+    /// Why the last one failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// How a BFD session is.
@@ -101,6 +156,10 @@ pub struct Observed {
     pub handshakes: BTreeMap<String, BTreeMap<String, Option<u64>>>,
     /// What runs each WireGuard device.
     pub engines: BTreeMap<String, Engine>,
+    /// Where the peers of each WireGuard device are reached.
+    pub endpoints: BTreeMap<String, Vec<EndpointHealth>>,
+    /// DNS names that were asked for.
+    pub names: BTreeMap<String, Resolution>,
     /// Since when the beacon of each attachment has been sent, in ms of Unix time.
     #[serde(skip)]
     pub beacons: BTreeMap<PortAt, u64>,
@@ -127,6 +186,8 @@ impl Observed {
             bfd: BTreeMap::new(),
             handshakes: BTreeMap::new(),
             engines: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            names: BTreeMap::new(),
             beacons: BTreeMap::new(),
             loops: BTreeMap::new(),
             failures: BTreeMap::new(),

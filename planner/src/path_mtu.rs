@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use watari_config::desired::device;
 use watari_config::document::{Gateway, Tunnel};
+use watari_config::endpoint::Endpoint;
 use watari_config::validate::vxlan_overhead_bytes;
 use watari_config::{Desired, Name};
 
@@ -108,10 +109,12 @@ fn below(desired: &Desired, tunnel: &Tunnel) -> (Option<String>, u16) {
         return (direct.ends.get(own).map(|end| end.vlan.trunk.to_string()), 0);
     }
     let endpoints = tunnel.wireguard.iter().flat_map(|wireguard| &wireguard.endpoints);
-    let far = endpoints.into_iter().find(|(gateway, _)| *gateway != own).map(|(_, endpoint)| endpoint.ip());
+    let far = endpoints.into_iter().find(|(gateway, _)| *gateway != own).map(|(_, places)| places);
     let uplink = desired.gateway().and_then(|gateway| gateway.uplink.as_ref()).map(ToString::to_string);
-    // A far side that calls us may do so over either family.
-    (uplink, wireguard_overhead_bytes(far.is_some_and(|ip| ip.is_ipv4())))
+    // A far side that calls us may do so over either family, a name may have addresses of both, and of several places
+    // each may be the one in use: only where all are IPv4 the shorter header is counted on.
+    let is_four = |place: &Endpoint| place.ip().is_some_and(|ip| ip.is_ipv4());
+    (uplink, wireguard_overhead_bytes(far.is_some_and(|places| places.iter().all(is_four))))
 }
 
 /// What `tunnel` carries from here, IP packets in bytes: what was measured; before that, what is usual for its kind or written

@@ -1,12 +1,17 @@
 //! The state of each object, from what was read back.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::Serialize;
-use watari_config::Desired;
 use watari_config::desired::device;
+use watari_config::document::{Dscp, WireguardTunnel};
+use watari_config::endpoint::Endpoint;
+use watari_config::{Desired, Name};
 
-use crate::observed::{Engine, Observed, TunnelHealth};
+use crate::item::{Key, Value};
+use crate::observed::{EndpointHealth, Engine, Observed, Resolution, TunnelHealth};
 use crate::said::with_whom;
 use crate::wanted::{Wanted, place, wanted};
 
@@ -53,6 +58,15 @@ pub struct ObjectStatus {
     /// What runs the WireGuard device, of a tunnel that has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<Engine>,
+    /// Its share of the traffic to the far gateway in percent, of a tunnel in a bundle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_percent: Option<f64>,
+    /// Where the far gateway is reached, of a WireGuard tunnel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointHealth>,
+    /// The DNS names among them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, Resolution>,
     /// Seconds since the last handshake, of a node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshake_age_s: Option<u64>,
@@ -98,6 +112,9 @@ fn present_objects(desired: &Desired) -> BTreeMap<String, ObjectStatus> {
         path_mtu: None,
         path_mtu_back: None,
         engine: None,
+        share_percent: None,
+        endpoints: Vec::new(),
+        names: BTreeMap::new(),
         handshake_age_s: None,
     };
     let mut paths: Vec<String> = Vec::new();
@@ -142,7 +159,7 @@ fn items(wanted: &Wanted, observed: &Observed, objects: &mut BTreeMap<String, Ob
 }
 
 fn tunnels(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String, ObjectStatus>) {
-    for (name, ..) in desired.tunnels() {
+    for (name, tunnel, far, gateway) in desired.tunnels() {
         let owner = format!("tunnels.{name}");
         let health = observed.tunnels.get(name).cloned().unwrap_or_default();
         let Some(object) = objects.get_mut(&owner) else { continue };
@@ -151,11 +168,46 @@ fn tunnels(desired: &Desired, observed: &Observed, objects: &mut BTreeMap<String
         let path = observed.path_mtus.get(name);
         object.path_mtu = path.and_then(|path| path.mtu);
         object.path_mtu_back = path.and_then(|path| path.far_mtu);
-        object.engine = observed.engines.get(&device::wireguard(name)).copied();
+        if let Some(wireguard) = &tunnel.wireguard {
+            reached(name, wireguard, far, observed, object);
+            object.share_percent = share(observed, gateway.vtep, &device::wireguard(name));
+        }
         if object.state == ObjectState::Up && !health.up {
             object.state = ObjectState::Down;
             object.reason = Some("no probe comes back from the far gateway".to_owned());
         }
+    }
+}
+
+/// The share of a device in the bundle to a VTEP, if it is or could be in one.
+fn share(observed: &Observed, vtep: IpAddr, device: &str) -> Option<f64> {
+    let Value::Bundle { members, .. } = observed.system.get(&Key::Bundle(IpNet::from(vtep)))? else {
+        return None;
+    };
+    let sum: u32 = members.values().map(|member| u32::from(member.weight)).sum();
+    let own = members.get(device).map_or(0, |member| member.weight);
+    Some((f64::from(own) * 1000.0 / f64::from(sum.max(1))).round() / 10.0)
+}
+
+/// Where the far gateway of a WireGuard tunnel is reached, and by what.
+fn reached(
+    name: &Name,
+    tunnel: &WireguardTunnel,
+    far: &Name,
+    observed: &Observed,
+    object: &mut ObjectStatus,
+) {
+    let device = device::wireguard(name);
+    object.engine = observed.engines.get(&device).copied();
+    object.endpoints = observed.endpoints.get(&device).cloned().unwrap_or_default();
+    for place in tunnel.endpoints.get(far).iter().flat_map(|places| places.iter()) {
+        if let Endpoint::Named { host, .. } = place {
+            let found = observed.names.get(host).cloned().unwrap_or_default();
+            object.names.insert(host.clone(), found);
+        }
+    }
+    if object.engine == Some(Engine::Kernel) && tunnel.dscp != Dscp::Fixed(0) && object.reason.is_none() {
+        object.reason = Some("the kernel's WireGuard sends DSCP 0, whatever the document says".to_owned());
     }
 }
 

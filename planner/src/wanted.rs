@@ -9,7 +9,7 @@ mod route;
 mod tenant;
 mod tunnel;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use watari_config::document::{Attachment, Gateway, Tenant, VlanPort};
 use watari_config::{Desired, IfName, Mac, Name, Vni};
@@ -35,6 +35,8 @@ pub struct Wanted {
     pub items: BTreeMap<Key, Item>,
     /// Objects that cannot be realised for now, each with the reason; their items are left out.
     pub blocked: BTreeMap<String, String>,
+    /// DNS names whose addresses are needed.
+    pub names: BTreeSet<String>,
 }
 
 /// Everything that `desired` needs on this gateway. Without a gateway object of its own it needs nothing.

@@ -32,6 +32,7 @@ pub mod loops;
 pub mod nodes;
 mod pace;
 pub mod reconcile;
+mod resolver;
 pub mod run;
 pub mod store;
 pub mod view;

@@ -1,5 +1,6 @@
 //! Gateways, tunnels and MTU.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -7,11 +8,14 @@ use ipnet::IpNet;
 use super::{Check, PATH_MTU_PORT, PROBE_PORT, Unique, at, vxlan_overhead_bytes};
 use crate::desired::{device, router_mac};
 use crate::document::{DirectTunnel, Gateway, Tunnel, WireguardTunnel};
+use crate::endpoint::{ENDPOINTS_MAX, Endpoints};
 use crate::names::Name;
 use crate::read::Path;
 
 /// The smallest MTU of a link that carries IPv6 (RFC 8200 section 5).
 const IPV6_MTU_MIN: u16 = 1280;
+/// The largest weight of a tunnel in a bundle.
+const WEIGHT_MAX: u8 = 100;
 
 pub(super) fn check(check: &mut Check<'_>) {
     gateways(check);
@@ -92,8 +96,32 @@ fn tunnels(check: &mut Check<'_>) {
             _ => check.add(&path, "must have exactly one of wireguard and direct"),
         }
         mtu(check, name, tunnel);
+        if !(1..=WEIGHT_MAX).contains(&tunnel.weight) {
+            check.add(&path.field("weight"), format!("must be 1 to {WEIGHT_MAX}"));
+        }
     }
+    bundles(check);
     udp_ports(check);
+}
+
+/// Tunnels of one preference between the same gateways are a bundle, which the kernel's routing makes by flow; VXLAN over a
+/// `direct` tunnel leaves by the programs, which know one way to a gateway.
+fn bundles(check: &mut Check<'_>) {
+    let mut first = BTreeMap::new();
+    for (name, tunnel) in &check.document.tunnels {
+        let mut ends: Vec<&Name> = tunnel.between.iter().collect();
+        ends.sort_unstable();
+        let Some(other) = first.insert((ends, tunnel.preference), (name, tunnel)) else { continue };
+        let has_direct = tunnel.direct.is_some() || other.1.direct.is_some();
+        if has_direct {
+            let path = at("tunnels").field(name.as_str()).field("preference");
+            let message = format!(
+                "{} is that of tunnel {} as well: only WireGuard tunnels share traffic",
+                tunnel.preference, other.0
+            );
+            check.add(&path, message);
+        }
+    }
 }
 
 fn wireguard_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, wireguard: &WireguardTunnel, path: &Path) {
@@ -103,21 +131,33 @@ fn wireguard_tunnel(check: &mut Check<'_>, tunnel: &Tunnel, wireguard: &Wireguar
     if wireguard.endpoints.is_empty() {
         check.add(&here.field("endpoints"), "must have at least one gateway's endpoint");
     }
-    for (gateway, endpoint) in &wireguard.endpoints {
-        let field = here.field("endpoints").field(gateway.as_str());
-        if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
-            check.add(&field, "must be a unicast address and a port other than 0");
-        }
-        let mut gateways = check.document.gateways.iter();
-        if let Some((name, _)) = gateways.find(|(_, g)| g.vtep == endpoint.ip()) {
-            check.add(&field, format!("is the VTEP of gateway {name}, which is reached through the tunnel"));
-        }
+    for (gateway, places) in &wireguard.endpoints {
+        endpoints(check, places, &here.field("endpoints").field(gateway.as_str()));
     }
     for end in &tunnel.between {
         let keyless = check.document.gateways.get(end).is_some_and(|g| g.wireguard_key.is_none());
         if keyless {
             let field = at("gateways").field(end.as_str()).field("wireguard_key");
             check.add(&field, format!("is required: {path} ends there; `watari facts` shows it"));
+        }
+    }
+}
+
+fn endpoints(check: &mut Check<'_>, places: &Endpoints, path: &Path) {
+    if places.is_empty() || places.len() > ENDPOINTS_MAX {
+        check.add(path, format!("must have 1 to {ENDPOINTS_MAX} places"));
+    }
+    let mut seen = Unique::new();
+    for (i, endpoint) in places.iter().enumerate() {
+        let field = if places.len() == 1 { path.clone() } else { path.index(i) };
+        seen.take(endpoint, format!("{endpoint}"), &field, &mut check.problems);
+        let impossible = |ip: IpAddr| ip.is_unspecified() || ip.is_multicast();
+        if endpoint.port() == 0 || endpoint.ip().is_some_and(impossible) {
+            check.add(&field, "must be a unicast address or a name, and a port other than 0");
+        }
+        let mut gateways = check.document.gateways.iter();
+        if let Some((name, _)) = gateways.find(|(_, g)| Some(g.vtep) == endpoint.ip()) {
+            check.add(&field, format!("is the VTEP of gateway {name}, which is reached through the tunnel"));
         }
     }
 }
@@ -164,7 +204,10 @@ fn udp_ports(check: &mut Check<'_>) {
 impl WireguardTunnel {
     /// The UDP port `gateway` listens on; none: any free one.
     pub fn listen_port(&self, gateway: &Name) -> Option<u16> {
-        self.listen_ports.get(gateway).copied().or_else(|| self.endpoints.get(gateway).map(|e| e.port()))
+        self.listen_ports.get(gateway).copied().or_else(|| {
+            let first = self.endpoints.get(gateway)?.first()?;
+            Some(first.port())
+        })
     }
 }
 

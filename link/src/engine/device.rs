@@ -12,7 +12,7 @@ use super::estate::Indices;
 use super::lane::Worker;
 use super::offers::EngineOptions;
 use super::peer::Peer;
-use super::plane::{Identity, Plane, Shared, View};
+use super::plane::{Context, Identity, Plane, Shared, View};
 use super::tun::Tun;
 use super::udp::UdpPair;
 use super::workers;
@@ -50,7 +50,7 @@ impl Device {
         let (tun, _) = Tun::open(&config.name, &config.alias, &options)?;
         let tun = Arc::new(tun);
         let peers = Peers::build(&identity, None, &config, last, &Indices::new())?;
-        let plane = peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), config.mtu);
+        let plane = peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), &config);
         let shared = Arc::new(Shared::new(config.name.clone(), plane, events, moved));
         let mut touched = Vec::new();
         mend_link(&config, tun.index(), &mut touched)?;
@@ -128,9 +128,12 @@ impl Device {
         let kept = same_key.then_some(&*before);
         let peers = Peers::build(&identity, kept, &wanted, &self.endpoints(), &Indices::new())?;
         mend_link(&wanted, tun.index(), &mut touched)?;
+        if wanted.dscp != self.config.dscp {
+            touched.push("dscp".to_owned());
+        }
         let called = self.diff_peers(&wanted, &before, &peers, &mut touched);
         let old_udp = Arc::clone(&before.udp);
-        self.shared.replace_plane(peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), wanted.mtu));
+        self.shared.replace_plane(peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), &wanted));
         self.config = wanted;
         let name = self.config.name.clone();
         let thread = |source| EngineError::system("start a thread", &name, source);
@@ -190,6 +193,7 @@ impl Device {
         peers: &Peers,
         touched: &mut Vec<String>,
     ) -> Vec<PublicKey> {
+        let context = Context { shared: &self.shared, plane: before };
         let old: HashMap<PublicKey, &PeerConfig> =
             self.config.peers.iter().map(|peer| (peer.public_key, peer)).collect();
         let mut called = Vec::new();
@@ -208,8 +212,8 @@ impl Device {
             if config.preshared_key != old.preshared_key {
                 touched.push(format!("peers[{key}].preshared_key"));
             }
-            if config.endpoint != old.endpoint {
-                peer.configure_endpoint(config.endpoint);
+            if config.endpoints() != old.endpoints() {
+                peer.configure_endpoints(&context, config);
                 touched.push(format!("peers[{key}].endpoint"));
                 called.push(key);
             }
@@ -278,7 +282,6 @@ impl Device {
             _ => None,
         };
         self.shared.advance_clock();
-        let now_ms = self.shared.now_ms();
         let mut configs: Vec<&PeerConfig> = self.config.peers.iter().collect();
         configs.sort_by_key(|peer| peer.public_key);
         DeviceStatus {
@@ -288,11 +291,12 @@ impl Device {
             listen_port: self.config.listen_port,
             bound_port: plane.udp.port(),
             mtu: self.config.mtu,
+            dscp: self.config.dscp,
             link,
             offloads: offloads(&plane),
             peers: configs
                 .into_iter()
-                .filter_map(|config| Some(plane.peers.get(&config.public_key)?.status(config, now_ms)))
+                .filter_map(|config| Some(plane.peers.get(&config.public_key)?.status(config, &self.shared)))
                 .collect(),
             drops: self.shared.drops.read(),
             error: lock(&self.shared.error).clone(),
@@ -339,6 +343,12 @@ fn mend_link(config: &DeviceConfig, index: u32, touched: &mut Vec<String>) -> Re
     Ok(())
 }
 
+fn random() -> Result<u64, EngineError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| EngineError::Random(error.to_string()))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
 /// The peers of a plane in the making.
 pub(super) struct Peers {
     by_key: BTreeMap<PublicKey, Arc<Peer>>,
@@ -370,7 +380,7 @@ impl Peers {
                         None => peers.free_index(former)?,
                     };
                     let endpoint = last.get(&key).copied();
-                    Arc::new(Peer::new(identity, index, peer_config, endpoint))
+                    Arc::new(Peer::new(identity, index, peer_config, endpoint, random()?))
                 }
             };
             peers.by_index.insert(peer.index(), Arc::clone(&peer));
@@ -386,9 +396,7 @@ impl Peers {
     /// this one by its number.
     fn free_index(&self, former: Option<&Plane>) -> Result<u32, EngineError> {
         loop {
-            let mut bytes = [0; 4];
-            getrandom::fill(&mut bytes).map_err(|error| EngineError::Random(error.to_string()))?;
-            let index = u32::from_le_bytes(bytes) >> 8;
+            let index = u32::try_from(random()? >> 40).unwrap_or(0);
             let taken = self.by_index.contains_key(&index)
                 || former.is_some_and(|plane| plane.by_index.contains_key(&index));
             if !taken {
@@ -402,9 +410,9 @@ impl Peers {
         identity: Arc<Identity>,
         tun: Arc<Tun>,
         udp: Arc<UdpPair>,
-        mtu: u16,
+        config: &DeviceConfig,
     ) -> Plane {
         let Self { by_key: peers, by_index, allowed } = self;
-        Plane { identity, peers, by_index, allowed, tun, udp, mtu: mtu.into() }
+        Plane { identity, peers, by_index, allowed, tun, udp, mtu: config.mtu.into(), dscp: config.dscp }
     }
 }

@@ -156,7 +156,7 @@ impl PreparedDevice {
         let (v4, v6) = (socket(estate.v4)?, socket(estate.v6)?);
         let failed = |error: io::Error| HandoverError::Channel("take up the sockets", error);
         let udp = Arc::new(UdpPair::take_up(v4, v6, &options).map_err(failed)?);
-        let plane = peers.into_plane(identity, tun, udp, config.mtu);
+        let plane = peers.into_plane(identity, tun, udp, &config);
         let shared = Arc::new(Shared::new(config.name.clone(), plane, events, moved));
         shared.drops.restore(&estate.drops);
         for (key, peer) in estate.peers {

@@ -6,7 +6,7 @@
 //! the interface) when it is the batch's turn.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use super::offload::coalesce::Coalescer;
 use super::offload::ecn;
 use super::peer::Peer;
 use super::plane::{Context, Plane, Shared, View};
-use super::udp::{self, RECEIVE_BYTES_MAX, Received, UdpPair};
+use super::udp::{self, RECEIVE_BYTES_MAX, Received, UdpPair, Way};
 use super::workers::wait;
 use super::{Side, inner_address};
 use crate::lock;
@@ -232,11 +232,11 @@ impl InBatch {
         self.refuse_replays();
         let messages = std::mem::take(&mut self.messages);
         for message in &messages {
-            let from = self.receives[message.receive].1.from;
+            let way = self.receives[message.receive].1.way();
             match &message.outcome {
                 Outcome::Dropped(reason) => context.drop_packet(*reason),
                 Outcome::Unknown => self.late(context, message, &mut source),
-                outcome => self.accept(context, message, outcome, from, &mut source),
+                outcome => self.accept(context, message, outcome, way, &mut source),
             }
         }
         self.messages = messages;
@@ -266,7 +266,7 @@ impl InBatch {
         context: &Context<'_>,
         message: &Message,
         outcome: &Outcome,
-        from: SocketAddr,
+        way: Way,
         source: &mut Option<(IpAddr, usize, bool)>,
     ) {
         let (known_index, content) = match outcome {
@@ -276,7 +276,7 @@ impl InBatch {
         };
         let known = &mut self.sessions[known_index];
         if known.heard != Some(message.receive) {
-            known.peer.heard_from(context, from);
+            known.peer.heard_from(context, way);
             known.heard = Some(message.receive);
         }
         known.bytes += message.range.len() as u64;
@@ -312,7 +312,7 @@ impl InBatch {
         let (_, received) = self.receives[message.receive];
         let bytes = &self.buffer[message.range.clone()];
         if receiver_of(bytes).is_none() {
-            return handshake::receive(context, bytes, received.from);
+            return handshake::receive(context, bytes, received.way());
         }
         match self.open_one(context, &message.range, received.tos) {
             Outcome::Unknown => context.drop_packet(DropReason::UnknownSession),
@@ -326,7 +326,7 @@ impl InBatch {
                 if !self.sessions[*known].session.accept(*counter) {
                     return context.drop_packet(DropReason::Refused);
                 }
-                self.accept(context, message, &outcome, received.from, source);
+                self.accept(context, message, &outcome, received.way(), source);
             }
         }
     }

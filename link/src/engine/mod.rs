@@ -32,6 +32,7 @@ mod offload;
 mod outbound;
 mod peer;
 mod plane;
+mod several;
 mod spare;
 mod tun;
 mod udp;

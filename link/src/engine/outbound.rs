@@ -71,7 +71,8 @@ struct Packet {
     at: usize,
     length: usize,
     split: Split,
-    ecn: u8,
+    /// Of what carries it.
+    tos: u8,
     /// What carries it must not be fragmented; nor is it padded, because its size is the question.
     whole: bool,
 }
@@ -92,7 +93,7 @@ struct Run {
     at: usize,
     length: usize,
     segment: usize,
-    ecn: u8,
+    tos: u8,
     whole: bool,
     ended: bool,
 }
@@ -238,11 +239,11 @@ impl OutBatch {
         }
         self.planned += messages;
         let at = begin + virtio::HEADER;
-        let ecn = ecn::of(packet);
+        let tos = ecn::outer(context.plane.dscp, packet);
         let whole = split.count() == 1 && must_stay_whole(packet);
         let group = self.group_of(peer);
         self.groups[group].messages += split.count() as u64;
-        self.packets.push(Packet { group, at, length: length - virtio::HEADER, split, ecn, whole });
+        self.packets.push(Packet { group, at, length: length - virtio::HEADER, split, tos, whole });
     }
 
     fn group_of(&mut self, peer: &Arc<Peer>) -> usize {
@@ -308,7 +309,7 @@ impl OutBatch {
             if run.whole {
                 peer.send_whole(context, bytes);
             } else {
-                peer.send_run(context, bytes, run.segment, run.ecn);
+                peer.send_run(context, bytes, run.segment, run.tos);
             }
         }
         for group in self.groups.drain(..) {
@@ -358,7 +359,7 @@ fn add(runs: &mut Vec<Run>, packet: &Packet, at: usize, length: usize) {
     if let Some(run) = runs.last_mut()
         && !packet.whole
         && run.group == packet.group
-        && run.ecn == packet.ecn
+        && run.tos == packet.tos
         && !run.ended
         && length <= run.segment
     {
@@ -366,8 +367,8 @@ fn add(runs: &mut Vec<Run>, packet: &Packet, at: usize, length: usize) {
         run.ended = length < run.segment;
         return;
     }
-    let Packet { group, ecn, whole, .. } = *packet;
-    runs.push(Run { group, at, length, segment: length, ecn, whole, ended: whole });
+    let Packet { group, tos, whole, .. } = *packet;
+    runs.push(Run { group, at, length, segment: length, tos, whole, ended: whole });
 }
 
 fn messages(group: &Group) -> usize {

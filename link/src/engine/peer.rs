@@ -13,12 +13,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::drops::DropReason;
 use super::estate::{HeldRead, PeerEstate};
+use super::offload::ecn;
 use super::outbound::OutBatch;
-use super::plane::{Context, Identity};
-use super::udp::{PathHint, Run};
+use super::plane::{Context, Identity, Shared};
+use super::several::Several;
+use super::udp::{PathHint, Run, Way};
 use crate::key::{PresharedKey, PublicKey};
 use crate::lock;
 use crate::protocol::{Event, PeerConfig, PeerStatus, SessionStatus};
+use crate::wg::limits::KEEPALIVE_TIMEOUT_MS;
 use crate::wg::{self, Input, Now, Output, Session, Sessions, Traffic};
 
 /// Most packets or super-packets that wait for a session, and their octets together. What waits longest
@@ -37,6 +40,7 @@ pub(super) struct Peer {
     /// 24 bits; the session indices of this peer begin with them.
     index: u32,
     places: RwLock<Places>,
+    several: Several,
     sessions: Arc<Sessions>,
     traffic: Arc<Traffic>,
     machine: Mutex<wg::Peer>,
@@ -54,8 +58,8 @@ pub(super) struct Peer {
 #[derive(Debug, Clone, Copy, Default)]
 struct Places {
     configured: Option<SocketAddr>,
-    /// In use: configured, or where the last authenticated message came from.
-    current: Option<SocketAddr>,
+    /// In use: configured, chosen among several, or where the last authenticated message came from.
+    current: Option<Way>,
 }
 
 /// What waits for a session, as it was read from the interface.
@@ -111,6 +115,7 @@ impl Peer {
         index: u32,
         config: &PeerConfig,
         last_endpoint: Option<SocketAddr>,
+        nonce: u64,
     ) -> Self {
         let own = Arc::clone(&identity.keys);
         let mut machine = wg::Peer::new(own, config.public_key, config.preshared_key.as_ref(), index);
@@ -121,8 +126,9 @@ impl Peer {
             index,
             places: RwLock::new(Places {
                 configured: config.endpoint,
-                current: last_endpoint.or(config.endpoint),
+                current: last_endpoint.or(config.endpoint).map(Way::to),
             }),
+            several: Several::new(identity, config, nonce),
             sessions: Arc::clone(machine.sessions()),
             traffic: Arc::clone(machine.traffic()),
             machine: Mutex::new(machine),
@@ -149,6 +155,10 @@ impl Peer {
 
     /// Where it is, if known.
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.places().current.map(|way| way.to)
+    }
+
+    fn way(&self) -> Option<Way> {
         self.places().current
     }
 
@@ -160,12 +170,22 @@ impl Peer {
         change(&mut self.places.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Moves the peer to a newly configured endpoint.
-    pub(super) fn configure_endpoint(&self, endpoint: Option<SocketAddr>) {
+    /// Takes newly configured endpoints. The peer moves to the first of them, unless it is at one of them already, or is
+    /// elsewhere by its own doing and the first is the same as before.
+    pub(super) fn configure_endpoints(&self, context: &Context<'_>, config: &PeerConfig) {
+        let endpoints = config.endpoints();
+        let former = self.several.configured();
+        let is_at = |list: &[SocketAddr], way: Way| list.contains(&way.to);
         self.set_places(|places| {
-            places.configured = endpoint;
-            places.current = endpoint.or(places.current);
+            places.configured = config.endpoint;
+            let stays = places.current.is_some_and(|way| {
+                is_at(&endpoints, way) || (!is_at(&former, way) && former.first() == endpoints.first())
+            });
+            if !stays {
+                places.current = config.endpoint.map(Way::to).or(places.current);
+            }
         });
+        self.several.configure(context, endpoints, self.endpoint());
         self.path.forget();
     }
 
@@ -184,7 +204,7 @@ impl Peer {
     /// Goes on with what a former owner handed over; [`Peer::resume`] follows when threads run.
     pub(super) fn take_up(&self, estate: PeerEstate, now_ms: u64) -> Result<(), wg::HandoverError> {
         let calling = lock(&self.machine).take_up(&estate.machine, now(now_ms))?;
-        self.set_places(|places| places.current = estate.endpoint.or(places.current));
+        self.set_places(|places| places.current = estate.endpoint.map(Way::to).or(places.current));
         let mut held = lock(&self.held);
         estate.held.iter().for_each(|read| held.push(&read.0));
         self.holding.store(!held.reads.is_empty(), Ordering::Release);
@@ -252,23 +272,23 @@ impl Peer {
     }
 
     /// Sends sealed messages of one size, the last of which may be shorter.
-    pub(super) fn send_run(&self, context: &Context<'_>, bytes: &[u8], segment: usize, ecn: u8) {
+    pub(super) fn send_run(&self, context: &Context<'_>, bytes: &[u8], segment: usize, tos: u8) {
         let messages = bytes.len().div_ceil(segment);
-        let Some(to) = self.endpoint() else {
+        let Some(way) = self.way() else {
             return context.drop_packets(DropReason::NoEndpoint, messages);
         };
-        let run = Run { bytes, segment, to, ecn };
+        let run = Run { bytes, segment, way, tos };
         if let Err((lost, error)) = context.plane.udp.send_run(&run, &self.path) {
-            tracing::trace!(device = context.device(), %to, %error, lost, "not sent");
+            tracing::trace!(device = context.device(), to = %way.to, %error, lost, "not sent");
             context.drop_packets(DropReason::SendFailed, lost);
         }
     }
 
     /// Sends one sealed message that must not be fragmented on its way.
     pub(super) fn send_whole(&self, context: &Context<'_>, message: &[u8]) {
-        let Some(to) = self.endpoint() else { return context.drop_packet(DropReason::NoEndpoint) };
-        if let Err(error) = context.plane.udp.send_whole(message, to) {
-            tracing::trace!(device = context.device(), %to, %error, "not sent");
+        let Some(way) = self.way() else { return context.drop_packet(DropReason::NoEndpoint) };
+        if let Err(error) = context.plane.udp.send_whole(message, way) {
+            tracing::trace!(device = context.device(), to = %way.to, %error, "not sent");
             context.drop_packet(DropReason::SendFailed);
         }
     }
@@ -281,8 +301,16 @@ impl Peer {
     }
 
     /// Takes a handshake message that came from there, and does what follows.
-    pub(super) fn handshake(self: &Arc<Self>, context: &Context<'_>, input: Input<'_>, from: SocketAddr) {
+    pub(super) fn handshake(self: &Arc<Self>, context: &Context<'_>, input: Input<'_>, from: Way) {
         self.drive(context, input, Some(from));
+    }
+
+    /// Takes a question about a place of ours, or the answer to one about a place of the peer.
+    pub(super) fn echo(&self, context: &Context<'_>, datagram: &[u8], way: Way) -> Result<(), DropReason> {
+        if let Some(at) = self.several.receive(context, datagram, way)? {
+            self.move_to(context, Way::to(at));
+        }
+        Ok(())
     }
 
     /// The far side has begun to use the session.
@@ -293,6 +321,11 @@ impl Peer {
     /// What time brings: retransmissions, rekeying, keepalives, expiry (whitepaper §6).
     pub(super) fn tick(self: &Arc<Self>, context: &Context<'_>) {
         self.drive(context, Input::Tick, None);
+        let Some(current) = self.way() else { return };
+        let session = self.sessions.sealing(context.now_ms());
+        if let Some(at) = self.several.tick(context, current, session.as_deref()) {
+            self.move_to(context, Way::to(at));
+        }
     }
 
     /// The path may carry other sizes by this time.
@@ -300,7 +333,7 @@ impl Peer {
         self.path.forget();
     }
 
-    fn drive(self: &Arc<Self>, context: &Context<'_>, input: Input<'_>, from: Option<SocketAddr>) {
+    fn drive(self: &Arc<Self>, context: &Context<'_>, input: Input<'_>, from: Option<Way>) {
         // An initiation may be a recorded one, which an engine that has just started cannot know: the peer has moved once
         // it uses the session that we answered with.
         let moves = !matches!(input, Input::CookieReply(_) | Input::Initiation(_));
@@ -319,14 +352,10 @@ impl Peer {
         }
     }
 
-    fn act(self: &Arc<Self>, context: &Context<'_>, output: &Output, from: Option<SocketAddr>) {
+    fn act(self: &Arc<Self>, context: &Context<'_>, output: &Output, from: Option<Way>) {
         let places = self.places();
         match output {
-            Output::Initiation { message, attempt } => {
-                // The last known endpoint and the configured one in turns: either may be stale.
-                let configured = places.configured.filter(|_| attempt % 2 == 1);
-                self.transmit(context, message, configured.or(places.current));
-            }
+            Output::Initiation { message, attempt } => self.initiate(context, places, message, *attempt),
             Output::Response(message) => self.transmit(context, message, from.or(places.current)),
             Output::Keepalive(message) => self.transmit(context, message, places.current),
             Output::Ready(_) => self.ready(context),
@@ -338,6 +367,32 @@ impl Peer {
         }
     }
 
+    fn initiate(&self, context: &Context<'_>, places: Places, message: &[u8], attempt: u32) {
+        let now_ms = context.now_ms();
+        let silent = |since: u64| now_ms.saturating_sub(since) >= KEEPALIVE_TIMEOUT_MS;
+        let lost = attempt > 0
+            || self.sessions.sealing(now_ms).is_none()
+            || self.traffic.unanswered_since_ms().is_some_and(silent);
+        if !lost {
+            return self.transmit(context, message, places.current);
+        }
+        // The address of ours that it was heard at may be the cause of the trouble.
+        self.set_places(|places| places.current = places.current.map(|way| Way::to(way.to)));
+        let several = self.several.configured();
+        if several.len() < 2 {
+            // The last known endpoint and the configured one in turns: either may be stale.
+            let configured = places.configured.filter(|_| attempt % 2 == 1).map(Way::to);
+            let current = places.current.map(|way| Way::to(way.to));
+            return self.transmit(context, message, configured.or(current));
+        }
+        // Whichever brings the first answer is used; what comes later is a replay, and dropped.
+        for way in several.iter().copied().map(Way::to) {
+            self.transmit(context, message, Some(way));
+        }
+        let elsewhere = places.current.filter(|way| !several.contains(&way.to));
+        self.transmit(context, message, elsewhere.map(|way| Way::to(way.to)));
+    }
+
     fn ready(self: &Arc<Self>, context: &Context<'_>) {
         self.send_held(context, &mut lock(&self.held));
         let Some(endpoint) = self.endpoint() else { return };
@@ -346,36 +401,50 @@ impl Peer {
         context.publish(&Event::Handshake { device, public_key: self.public_key, endpoint });
     }
 
-    fn transmit(&self, context: &Context<'_>, message: &[u8], to: Option<SocketAddr>) {
-        let Some(to) = to else { return };
-        if let Err(error) = context.plane.udp.send(message, to) {
-            tracing::trace!(device = context.device(), %to, %error, "not sent");
+    fn transmit(&self, context: &Context<'_>, message: &[u8], way: Option<Way>) {
+        let Some(way) = way else { return };
+        // A message without a packet inside.
+        let tos = ecn::outer(context.plane.dscp, &[]);
+        if let Err(error) = context.plane.udp.send_marked(message, way, tos) {
+            tracing::trace!(device = context.device(), to = %way.to, %error, "not sent");
             context.drop_packet(DropReason::SendFailed);
         }
     }
 
-    /// An authenticated message came from there (whitepaper §2.1).
-    pub(super) fn heard_from(&self, context: &Context<'_>, from: SocketAddr) {
-        if self.endpoint() == Some(from) {
+    /// An authenticated message came that way (whitepaper §2.1): answers go back by it, from the address of ours that it
+    /// was sent to. Of several places that are measured, one that answers stays.
+    pub(super) fn heard_from(&self, context: &Context<'_>, way: Way) {
+        let current = self.way();
+        if current == Some(way) {
             return;
         }
-        self.set_places(|places| places.current = Some(from));
+        if current.is_some_and(|current| current.to == way.to) {
+            return self.set_places(|places| places.current = Some(way));
+        }
+        if let Some(way) = self.several.heard(context, way) {
+            self.move_to(context, way);
+        }
+    }
+
+    fn move_to(&self, context: &Context<'_>, way: Way) {
+        self.set_places(|places| places.current = Some(way));
         self.path.forget();
         context.endpoint_moved();
         // Two senders with one key move it with every packet.
         let now_ms = context.now_ms();
         if now_ms.saturating_sub(self.roamed_ms.swap(now_ms, Ordering::Relaxed)) >= ROAMED_AGAIN_MS {
-            tracing::info!(device = context.device(), peer = %self.public_key, %from, "endpoint moved");
+            tracing::info!(device = context.device(), peer = %self.public_key, to = %way.to, "endpoint moved");
         }
         context.publish(&Event::Roamed {
             device: context.device().to_owned(),
             public_key: self.public_key,
-            endpoint: from,
+            endpoint: way.to,
         });
     }
 
     /// The peer as it is, under the configuration it has, at a time of the device's clock.
-    pub(super) fn status(&self, config: &PeerConfig, now_ms: u64) -> PeerStatus {
+    pub(super) fn status(&self, config: &PeerConfig, shared: &Shared) -> PeerStatus {
+        let now_ms = shared.now_ms();
         let machine = lock(&self.machine);
         let age_ms = |since: u64| now_ms.saturating_sub(since);
         let mut allowed_ips = config.allowed_ips.clone();
@@ -384,7 +453,9 @@ impl Peer {
             public_key: self.public_key,
             preshared_key_fingerprint: self.preshared_key.as_ref().map(PresharedKey::fingerprint),
             configured_endpoint: config.endpoint,
+            more_endpoints: config.more_endpoints.clone(),
             endpoint: self.endpoint(),
+            measured: self.several.status(shared.elapsed(), self.endpoint()),
             allowed_ips,
             keepalive_s: config.keepalive_s,
             handshakes: machine.handshakes(),

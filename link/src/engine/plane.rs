@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use super::allowed_ips::AllowedIps;
 use super::drops::{DropCounters, DropReason};
@@ -14,7 +15,7 @@ use super::udp::UdpPair;
 use crate::clock;
 use crate::events::EventHub;
 use crate::key::{PrivateKey, PublicKey};
-use crate::protocol::Event;
+use crate::protocol::{Dscp, Event};
 use crate::wg;
 
 /// Who we are on a device.
@@ -44,6 +45,8 @@ pub(super) struct Plane {
     pub(super) udp: Arc<UdpPair>,
     /// Of the interface, in octets: nothing is padded beyond it.
     pub(super) mtu: usize,
+    /// Of outer packets.
+    pub(super) dscp: Dscp,
 }
 
 /// What the threads of a device share, besides the plane of the moment.
@@ -103,6 +106,11 @@ impl Shared {
         self.clock_ms.load(Ordering::Relaxed)
     }
 
+    /// Time since the machine started, exactly.
+    pub(super) fn elapsed(&self) -> Duration {
+        clock::monotonic()
+    }
+
     pub(super) fn publish(&self, event: &Event) {
         self.events.publish(event);
     }
@@ -157,6 +165,11 @@ impl Context<'_> {
     /// The coarse clock of the device.
     pub(super) fn now_ms(&self) -> u64 {
         self.shared.now_ms()
+    }
+
+    /// Time since the machine started, exactly.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.shared.elapsed()
     }
 
     pub(super) fn drop_packet(&self, reason: DropReason) {

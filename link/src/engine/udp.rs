@@ -5,7 +5,7 @@
 //! by one; nothing is lost by the refusal.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -62,25 +62,49 @@ impl PathHint {
     }
 }
 
+/// Where datagrams go, and from which address of ours: the one that the peer sent to, so that a gateway with several
+/// answers from the one it was asked at. The kernel's choice without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) to: SocketAddr,
+    pub(super) from: Option<IpAddr>,
+}
+
+impl Way {
+    /// There, from whichever address the kernel takes.
+    pub(super) fn to(to: SocketAddr) -> Self {
+        Self { to, from: None }
+    }
+}
+
 /// Datagrams of one size to one place, one behind the other; the last may be shorter.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run<'a> {
     pub(super) bytes: &'a [u8],
     /// Octets of each datagram but the last.
     pub(super) segment: usize,
-    pub(super) to: SocketAddr,
-    /// ECN of the outer packets (RFC 6040).
-    pub(super) ecn: u8,
+    pub(super) way: Way,
+    /// TOS or traffic class of the outer packets: DSCP (RFC 2983) and ECN (RFC 6040).
+    pub(super) tos: u8,
 }
 
 /// One receive: datagrams of one size from one place, one behind the other; the last may be shorter.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Received {
     pub(super) from: SocketAddr,
+    /// The address of ours that it was sent to.
+    pub(super) local: Option<IpAddr>,
     pub(super) length: usize,
     pub(super) segment: usize,
     /// TOS or traffic class of the outer packets.
     pub(super) tos: u8,
+}
+
+impl Received {
+    /// The way back.
+    pub(super) fn way(&self) -> Way {
+        Way { to: self.from, from: self.local }
+    }
 }
 
 impl UdpPair {
@@ -167,16 +191,21 @@ impl UdpPair {
     }
 
     /// Sends one datagram that must not be fragmented on its way.
-    pub(super) fn send_whole(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.whole.send(packet, self.port, to)
+    pub(super) fn send_whole(&self, packet: &[u8], way: Way) -> io::Result<()> {
+        self.whole.send(packet, self.port, way)
     }
 
     /// Sends a handshake message, cookie or keepalive, and waits for nothing: whoever sends one has other peers to see to. Where
     /// data fills the socket's buffer it leaves by the raw socket, which has a buffer of its own.
-    pub(super) fn send(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
-        let run = Run { bytes: packet, segment: packet.len(), to, ecn: 0 };
-        match send_message(self.socket(to)?, &run, packet, false) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.send_whole(packet, to),
+    pub(super) fn send(&self, packet: &[u8], way: Way) -> io::Result<()> {
+        self.send_marked(packet, way, 0)
+    }
+
+    /// The same with a TOS or traffic class.
+    pub(super) fn send_marked(&self, packet: &[u8], way: Way, tos: u8) -> io::Result<()> {
+        let run = Run { bytes: packet, segment: packet.len(), way, tos };
+        match send_message(self.socket(way.to)?, &run, packet, false) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.send_whole(packet, way),
             result => result,
         }
     }
@@ -241,7 +270,7 @@ impl UdpPair {
     }
 
     fn send_at_once(&self, run: &Run<'_>, bytes: &[u8], segment: usize) -> io::Result<()> {
-        let socket = self.socket(run.to)?;
+        let socket = self.socket(run.way.to)?;
         let several = bytes.len() > segment;
         match send_message(socket, run, bytes, several) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -263,13 +292,30 @@ fn lost(
     (before.map_or(0, |(count, _)| count) + bytes.len().div_ceil(segment), error)
 }
 
+fn is_about_source(error: &io::Error) -> bool {
+    let about = [libc::EINVAL, libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENODEV];
+    error.raw_os_error().is_some_and(|code| about.contains(&code))
+}
+
 /// Room for control messages, aligned as their headers are.
 #[repr(align(8))]
 struct Control([u8; 128]);
 
-/// One `sendmsg`; `several`: the kernel cuts the octets into datagrams of the run's size.
+/// Sends octets; `several`: the kernel cuts them into datagrams of the run's size.
 fn send_message(socket: &UdpSocket, run: &Run<'_>, bytes: &[u8], several: bool) -> io::Result<()> {
-    let address = SockAddr::from(run.to);
+    match send_once(socket, run, bytes, several) {
+        // The address that the peer sent to may be ours no more, or lead there no more.
+        Err(error) if run.way.from.is_some() && is_about_source(&error) => {
+            let run = Run { way: Way::to(run.way.to), ..*run };
+            send_once(socket, &run, bytes, several)
+        }
+        result => result,
+    }
+}
+
+/// One `sendmsg`; `several`: the kernel cuts the octets into datagrams of the run's size.
+fn send_once(socket: &UdpSocket, run: &Run<'_>, bytes: &[u8], several: bool) -> io::Result<()> {
+    let address = SockAddr::from(run.way.to);
     let mut slice = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut control = Control([0; 128]);
     // SAFETY: msghdr is plain data for which all zeroes is a value.
@@ -284,9 +330,12 @@ fn send_message(socket: &UdpSocket, run: &Run<'_>, bytes: &[u8], several: bool) 
         let segment = u16::try_from(run.segment).map_err(|_| io::ErrorKind::InvalidInput)?;
         used += put_control(&mut control.0[used..], libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
     }
-    if run.ecn != 0 {
-        let value = libc::c_int::from(run.ecn).to_ne_bytes();
-        let (level, option) = if run.to.is_ipv4() {
+    if let Some(from) = run.way.from {
+        used += put_source(&mut control.0[used..], from);
+    }
+    if run.tos != 0 {
+        let value = libc::c_int::from(run.tos).to_ne_bytes();
+        let (level, option) = if run.way.to.is_ipv4() {
             (libc::IPPROTO_IP, libc::IP_TOS)
         } else {
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
@@ -303,7 +352,42 @@ fn send_message(socket: &UdpSocket, run: &Run<'_>, bytes: &[u8], several: bool) 
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Writes one control message of at most 8 octets and returns the room that it takes.
+/// Writes the control message that chooses the source address, and no device (ip(7), RFC 3542 §6.2).
+fn put_source(room: &mut [u8], from: IpAddr) -> usize {
+    match from {
+        IpAddr::V4(from) => {
+            // struct in_pktinfo: device, source, destination as it stood in the header.
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&from.octets());
+            put_control(room, libc::IPPROTO_IP, libc::IP_PKTINFO, &info)
+        }
+        IpAddr::V6(from) => {
+            // struct in6_pktinfo: source, device.
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&from.octets());
+            put_control(room, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info)
+        }
+    }
+}
+
+/// The address of ours in what the kernel says of an arriving datagram. One that is of a single link alone says nothing
+/// without its device.
+fn local_address(kind: libc::c_int, data: &[u8]) -> Option<IpAddr> {
+    match kind {
+        libc::IP_PKTINFO if data.len() == 12 => {
+            let octets: [u8; 4] = data.get(4..8)?.try_into().ok()?;
+            Some(IpAddr::V4(octets.into()))
+        }
+        libc::IPV6_PKTINFO => {
+            let octets: [u8; 16] = data.get(..16)?.try_into().ok()?;
+            let address = Ipv6Addr::from(octets);
+            (!address.is_unicast_link_local() && !address.is_multicast()).then_some(IpAddr::V6(address))
+        }
+        _ => None,
+    }
+}
+
+/// Writes one control message and returns the room that it takes.
 fn put_control(room: &mut [u8], level: libc::c_int, kind: libc::c_int, data: &[u8]) -> usize {
     let header = size_of::<libc::cmsghdr>();
     let length = header + data.len();
@@ -335,7 +419,7 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Recei
     // SAFETY: the kernel wrote an address of this length.
     let from = unsafe { SockAddr::new(storage, message.msg_namelen) };
     let from = from.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    let mut result = Received { from, length, segment: length, tos: 0 };
+    let mut result = Received { from, local: None, length, segment: length, tos: 0 };
     let mut rest = control.0.get(..message.msg_controllen).unwrap_or_default();
     while let Some((level, kind, data, next)) = take_control(rest) {
         let number = match (data.first_chunk(), data.first()) {
@@ -348,6 +432,9 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Recei
             }
             (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                 result.tos = u8::try_from(number & 0xff).unwrap_or(0);
+            }
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                result.local = local_address(kind, data);
             }
             _ => {}
         }
@@ -402,13 +489,15 @@ fn bind_family(address: SocketAddr) -> io::Result<UdpSocket> {
         (libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
     };
     set_int(socket.as_raw_fd(), level, option, value)?;
-    // The outer ECN of what arrives (RFC 6040 §4.2).
-    let (level, option) = if address.is_ipv4() {
-        (libc::SOL_IP, libc::IP_RECVTOS)
+    // Of what arrives, the outer ECN (RFC 6040 §4.2) and the address of ours that it was sent to.
+    let (level, options) = if address.is_ipv4() {
+        (libc::SOL_IP, [libc::IP_RECVTOS, libc::IP_PKTINFO])
     } else {
-        (libc::SOL_IPV6, libc::IPV6_RECVTCLASS)
+        (libc::SOL_IPV6, [libc::IPV6_RECVTCLASS, libc::IPV6_RECVPKTINFO])
     };
-    set_int(socket.as_raw_fd(), level, option, 1)?;
+    for option in options {
+        set_int(socket.as_raw_fd(), level, option, 1)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
@@ -474,12 +563,14 @@ mod tests {
                 let to_address = SocketAddr::new(address.parse().unwrap(), to.port());
                 // More than one send can hold, and a shorter last one.
                 let bytes = vec![7; 70 * 1_452 + 32];
-                let run = Run { bytes: &bytes, segment: 1_452, to: to_address, ecn: 0b10 };
+                let way = Way { to: to_address, from: Some(to_address.ip()) };
+                let run = Run { bytes: &bytes, segment: 1_452, way, tos: 0b10 };
                 from.send_run(&run, &PathHint::default()).unwrap();
                 let socket = if to_address.is_ipv4() { &to.v4 } else { &to.v6 };
                 let received = all(socket.as_ref().unwrap(), 71);
                 assert_eq!(received.iter().map(|one| one.length).sum::<usize>(), bytes.len());
                 assert!(received.iter().all(|one| one.tos == 0b10 && one.from.port() == from.port()));
+                assert!(received.iter().all(|one| one.local == Some(to_address.ip())), "{received:?}");
                 let largest = received.iter().map(|one| one.length).max();
                 assert!(to.gro() || largest == Some(1_452), "{without:?}: {largest:?}");
             }
@@ -491,10 +582,22 @@ mod tests {
         let (from, to) = (pair(&[]), pair(&[]));
         let to_address = SocketAddr::new("127.0.0.1".parse().unwrap(), to.port());
         let bytes = vec![7; 300 * 32];
-        let run = Run { bytes: &bytes, segment: 32, to: to_address, ecn: 0 };
+        let run = Run { bytes: &bytes, segment: 32, way: Way::to(to_address), tos: 0 };
         from.send_run(&run, &PathHint::default()).unwrap();
         let received = all(to.v4.as_ref().unwrap(), 300);
         assert_eq!(received.iter().map(|one| one.length / 32).sum::<usize>(), 300);
+    }
+
+    #[test]
+    fn what_is_sent_leaves_from_the_address_that_was_asked_for_while_that_is_ours() {
+        let (from, to) = (pair(&[]), pair(&[]));
+        let to_address = SocketAddr::new("127.0.0.1".parse().unwrap(), to.port());
+        for (wanted, seen) in [("127.0.0.7", "127.0.0.7"), ("192.0.2.77", "127.0.0.1")] {
+            let way = Way { to: to_address, from: Some(wanted.parse().unwrap()) };
+            from.send(b"hello", way).unwrap();
+            let received = all(to.v4.as_ref().unwrap(), 1)[0];
+            assert_eq!(received.from.ip(), seen.parse::<IpAddr>().unwrap());
+        }
     }
 
     #[test]

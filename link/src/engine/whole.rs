@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::udp::Way;
+
 const UDP: u8 = 17;
 const UDP_BYTES: usize = 8;
 const V4_BYTES: usize = 20;
@@ -42,14 +44,24 @@ impl WholeSender {
         [&self.v4, &self.v6].into_iter().flatten().try_for_each(|socket| socket.set_mark(mark))
     }
 
-    /// Sends `message` from UDP port `port` of whichever address leads there. Fails, with `EMSGSIZE`, if the device on the
+    /// Sends `message` from UDP port `port`. Fails, with `EMSGSIZE`, if the device on the
     /// way does not take it whole.
-    pub(super) fn send(&self, message: &[u8], port: u16, to: SocketAddr) -> io::Result<()> {
+    pub(super) fn send(&self, message: &[u8], port: u16, way: Way) -> io::Result<()> {
+        let to = way.to;
         let missing = || io::Error::from(io::ErrorKind::Unsupported);
         let (socket, packet) = match to.ip() {
-            IpAddr::V4(far) => (self.v4.as_ref(), packet_v4(message, port, far, to.port())),
+            IpAddr::V4(far) => {
+                let own = match way.from {
+                    Some(IpAddr::V4(own)) => own,
+                    _ => Ipv4Addr::UNSPECIFIED,
+                };
+                (self.v4.as_ref(), packet_v4(message, port, (own, far), to.port()))
+            }
             IpAddr::V6(far) => {
-                let own = own_address(to)?;
+                let own = match way.from {
+                    Some(IpAddr::V6(own)) => own,
+                    _ => own_address(to)?,
+                };
                 (self.v6.as_ref(), packet_v6(message, port, (own, far), to.port()))
             }
         };
@@ -71,15 +83,16 @@ fn own_address(to: SocketAddr) -> io::Result<Ipv6Addr> {
     }
 }
 
-/// The kernel writes identification, checksum and source address (raw(7)).
-fn packet_v4(message: &[u8], port: u16, far: Ipv4Addr, far_port: u16) -> Option<Vec<u8>> {
+/// The kernel writes identification, checksum and a source address that is unspecified (raw(7)).
+fn packet_v4(message: &[u8], port: u16, (own, far): (Ipv4Addr, Ipv4Addr), far_port: u16) -> Option<Vec<u8>> {
     let length = u16::try_from(V4_BYTES + UDP_BYTES + message.len()).ok()?;
     let mut packet = Vec::with_capacity(usize::from(length));
     packet.extend([0x45, 0]);
     packet.extend(length.to_be_bytes());
     packet.extend([0, 0]);
     packet.extend(DF.to_be_bytes());
-    packet.extend([HOPS, UDP, 0, 0, 0, 0, 0, 0]);
+    packet.extend([HOPS, UDP, 0, 0]);
+    packet.extend(own.octets());
     packet.extend(far.octets());
     // No checksum (RFC 768): what is inside is authenticated.
     udp(&mut packet, port, far_port, message, 0)?;
@@ -129,12 +142,13 @@ mod tests {
 
     #[test]
     fn the_headers_are_those_of_a_datagram_that_must_not_be_fragmented() {
-        let packet = packet_v4(b"sealed", 51820, Ipv4Addr::new(192, 0, 2, 7), 4500).unwrap();
+        let packet =
+            packet_v4(b"sealed", 51820, (Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(192, 0, 2, 7)), 4500).unwrap();
         assert_eq!(packet[..12], [0x45, 0, 0, 34, 0, 0, 0x40, 0, 64, 17, 0, 0]);
         assert_eq!(packet[16..20], [192, 0, 2, 7]);
         assert_eq!(packet[20..28], [0xca, 0x6c, 0x11, 0x94, 0, 14, 0, 0]);
         assert_eq!(&packet[28..], b"sealed");
-        assert!(packet_v4(&[0; 65_536], 1, Ipv4Addr::LOCALHOST, 1).is_none());
+        assert!(packet_v4(&[0; 65_536], 1, (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST), 1).is_none());
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! there was none for `dead_after`. An answer shows that both directions carry packets: our request
 //! got there and the answer got here. Round-trip time is smoothed as in RFC 6298 §2.
 //!
+//! Live traffic counts as proof ([`super::live`]): while packets of the tunnel come in and the far side does not complain
+//! that ours do not, requests are [`REST`] times rarer, for the figures alone.
+//!
 //! If the prober itself was stopped (a suspended machine, a starved process) the silence is its
 //! own: the path gets one `dead_after` of grace.
 
@@ -14,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::delay::OneWay;
+use super::live::{Live, REST};
 use crate::protocol::{PROBE_LOSS_WINDOW, PathState};
 
 /// Answers in a row after which a path is up.
@@ -76,6 +80,8 @@ pub(crate) struct Prober {
     out: OneWay,
     /// The delay from there to here.
     back: OneWay,
+    #[serde(default)]
+    live: Live,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -102,13 +108,64 @@ impl Prober {
             rtt: None,
             out: OneWay::default(),
             back: OneWay::default(),
+            live: Live::default(),
         }
     }
 
-    /// Changes the timing and keeps everything else.
+    /// To be told before each [`Input::Timer`]: how many packets the device of the path has received in all; `None`: it
+    /// cannot be said.
+    pub(crate) fn counted(&mut self, now: Moment, packets: impl Into<Option<u64>>) {
+        match packets.into() {
+            Some(packets) => self.live.counted(now, packets),
+            None => self.live.uncounted(),
+        }
+    }
+
+    /// A request or an answer came on the path: to be told for each before what it says.
+    pub(crate) fn probe_came(&mut self) {
+        self.live.probe();
+    }
+
+    /// How long ago anything was received, for the far side.
+    pub(crate) fn heard_age(&self, now: Moment) -> Option<Duration> {
+        self.live.heard_age(now)
+    }
+
+    /// The far side said that it had heard us last so long ago.
+    pub(crate) fn told(&mut self, now: Moment, age: Duration) {
+        let Some(silent) = self.live.told(now, age, self.smoothed_rtt()) else { return };
+        // What an answer has shown since stays shown.
+        let silent = self.last_answer.map_or(silent, |answer| answer.max(silent));
+        self.silent_since = self.silent_since.min(silent);
+        self.next_send = self.next_send.min(now);
+    }
+
+    /// Traffic shows by itself that packets cross both ways.
+    pub(crate) fn is_proven_by_traffic(&self, now: Moment) -> bool {
+        self.proven(now).is_some()
+    }
+
+    fn proven(&self, now: Moment) -> Option<Moment> {
+        let proof = self.live.proves(now, self.timing, self.smoothed_rtt(), self.last_answer);
+        proof.filter(|_| self.state == PathState::Up)
+    }
+
+    fn smoothed_rtt(&self) -> Duration {
+        self.rtt.map_or(Duration::ZERO, |rtt| rtt.smoothed)
+    }
+
+    /// Changes the timing and keeps everything else. A shorter patience begins now: what was asked at a slower pace has not
+    /// had the time to be answered.
     pub(crate) fn retime(&mut self, timing: Timing, now: Moment) {
+        if timing.dead_after < self.timing.dead_after {
+            self.silent_since = now;
+        }
         self.timing = timing;
         self.next_send = self.next_send.min(now + timing.interval);
+    }
+
+    pub(crate) fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// When [`Input::Timer`] is due.
@@ -136,6 +193,10 @@ impl Prober {
         if now >= self.next_deadline() + self.timing.dead_after / 2 {
             self.silent_since = now;
         }
+        let proven = self.proven(now);
+        if let Some(proof) = proven {
+            self.silent_since = self.silent_since.max(proof);
+        }
         if now >= self.dead_at() {
             self.answers_in_row = 0;
             if self.state == PathState::Up {
@@ -143,9 +204,19 @@ impl Prober {
             }
         }
         if now >= self.next_send {
-            outputs.push(self.send(now));
+            let last = self.history.back().map(|sent| sent.at);
+            if proven.is_some() && last.is_some_and(|last| now < last + self.timing.interval * REST) {
+                self.keep_rhythm(now);
+            } else {
+                outputs.push(self.send(now));
+            }
         }
         outputs
+    }
+
+    /// The rhythm is kept; after a stop of our own the probes missed are not made up for.
+    fn keep_rhythm(&mut self, now: Moment) {
+        self.next_send = (self.next_send + self.timing.interval).max(now + self.timing.interval / 2);
     }
 
     fn send(&mut self, now: Moment) -> Output {
@@ -154,8 +225,7 @@ impl Prober {
             self.history.pop_front();
         }
         self.history.push_back(Sent { sequence: self.sequence, at: now, answered: false });
-        // The rhythm is kept; after a stop of our own the probes missed are not made up for.
-        self.next_send = (self.next_send + self.timing.interval).max(now + self.timing.interval / 2);
+        self.keep_rhythm(now);
         Output::Send { sequence: self.sequence }
     }
 

@@ -21,8 +21,8 @@ use super::wire::{Kind, LENGTH, Probe};
 use crate::clock;
 use crate::events::EventHub;
 use crate::handover::{Fds, HandoverError, SentFds, SocketEstate};
-use crate::lock;
 use crate::protocol::{Event, ProbeConfig, ProbeStatus, ProbesConfig, ProbesStatus};
+use crate::{lock, netdev};
 
 /// How often a socket that is missing, or whose device may have been replaced, is looked at.
 const REOPEN: Duration = Duration::from_millis(500);
@@ -322,6 +322,8 @@ impl Probes {
                 continue;
             }
             let socket = self.sockets.get(&path.place());
+            let index = socket.map(|opened| opened.device_index);
+            path.prober.counted(now, index.and_then(|index| netdev::received_packets(index).ok()));
             for output in path.prober.handle(now, Input::Timer) {
                 match output {
                     Output::State(state) => path.announce(state, events),
@@ -376,9 +378,13 @@ impl Probes {
                 && path.config.device == place.device
         });
         let Some(path) = path else { return };
+        path.prober.probe_came();
         let now = common.now();
         match probe.kind {
             Kind::Request => {
+                if let Some(age) = probe.heard_age() {
+                    path.prober.told(now, age);
+                }
                 if path.budget.take(now) {
                     let answer = probe.answer(nanos(now)).encode();
                     path.answered += u64::from(socket.send_to(&answer, from).is_ok());
@@ -451,7 +457,8 @@ impl Path {
 
     fn ask(&mut self, socket: &UdpSocket, port: u16, nonce: u64, sequence: u64, now: Moment) {
         let asked_at_ns = nanos(now);
-        let probe = Probe { kind: Kind::Request, nonce, sequence, asked_at_ns, answered_at_ns: 0 };
+        let answered_at_ns = self.prober.heard_age(now).map_or(0, |age| nanos(age).saturating_add(1));
+        let probe = Probe { kind: Kind::Request, nonce, sequence, asked_at_ns, answered_at_ns };
         let to = SocketAddr::new(self.config.remote, port);
         self.error = socket.send_to(&probe.encode(), to).err().map(|error| error.to_string());
     }
@@ -469,6 +476,7 @@ impl Path {
             state: self.prober.state(),
             since_ms: millis(now.saturating_sub(self.prober.since())),
             changes: self.prober.changes(),
+            by_traffic: self.prober.is_proven_by_traffic(now),
             rtt_us: rtt.map(|(smoothed, _)| micros(smoothed)),
             rtt_var_us: rtt.map(|(_, deviation)| micros(deviation)),
             jitter_out_us: out.jitter_us(),

@@ -11,13 +11,17 @@
 //! |  nonce (64 bits): of the asker, random per start              |
 //! |  sequence (64 bits): of the asker, from 1                     |
 //! |  asked at (64 bits): asker's clock, ns                        |
-//! |  answered at (64 bits): answerer's clock, ns; 0 in a request  |
+//! |  answered at (64 bits): answerer's clock, ns                  |
+//! |  in a request: 1 + how long ago the asker received anything   |
+//! |  on the path, ns; 0: it does not say                          |
 //! +---------------------------------------------------------------+
 //! ```
 //!
 //! An answer repeats nonce, sequence and "asked at". The clocks have no common origin: only
 //! differences of one clock mean something. The nonce keeps answers to a former start, and answers
 //! made up by somebody who does not see the requests, from counting.
+
+use std::time::Duration;
 
 /// Length of every probe, in bytes.
 pub(crate) const LENGTH: usize = 40;
@@ -82,6 +86,12 @@ impl Probe {
         })
     }
 
+    /// How long before it sent this request the asker had received anything; `None`: it does not say.
+    pub(crate) fn heard_age(&self) -> Option<Duration> {
+        let said = (self.kind == Kind::Request).then_some(self.answered_at_ns)?;
+        said.checked_sub(1).map(Duration::from_nanos)
+    }
+
     /// The answer to a request.
     pub(crate) fn answer(&self, answered_at_ns: u64) -> Self {
         Self { kind: Kind::Answer, answered_at_ns, ..*self }
@@ -106,6 +116,14 @@ mod tests {
         let answer = REQUEST.answer(77);
         assert_eq!(Probe::decode(&answer.encode()), Some(answer));
         assert_eq!((answer.nonce, answer.sequence, answer.asked_at_ns), (REQUEST.nonce, 9, 10));
+    }
+
+    #[test]
+    fn a_request_says_what_its_sender_hears_and_an_answer_does_not() {
+        let saying = Probe { answered_at_ns: 1 + 5_000_000, ..REQUEST };
+        assert_eq!(REQUEST.heard_age(), None, "a former version");
+        assert_eq!(saying.heard_age(), Some(Duration::from_millis(5)));
+        assert_eq!(saying.answer(9).heard_age(), None);
     }
 
     #[test]

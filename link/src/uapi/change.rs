@@ -67,6 +67,7 @@ fn place_of(config: &mut DeviceConfig, key: PublicKey) -> Place {
         public_key: key,
         preshared_key: None,
         endpoint: None,
+        more_endpoints: Vec::new(),
         allowed_ips: Vec::new(),
         keepalive_s: 0,
     });
@@ -96,7 +97,10 @@ fn of_peer(config: &mut DeviceConfig, index: usize, change: &Change) {
     let peer = &mut config.peers[index];
     match change {
         Change::PresharedKey(key) => peer.preshared_key = key.clone(),
-        Change::Endpoint(endpoint) => peer.endpoint = Some(*endpoint),
+        Change::Endpoint(endpoint) => {
+            peer.endpoint = Some(*endpoint);
+            peer.more_endpoints.clear();
+        }
         Change::Keepalive(seconds) => peer.keepalive_s = *seconds,
         Change::ReplaceAllowedIps => peer.allowed_ips.clear(),
         Change::AllowedIp(prefix) => peer.allowed_ips.push(*prefix),

@@ -108,6 +108,7 @@ fn shown() -> Shown {
         public_key: PublicKey::from_bytes([2; 32]),
         preshared_key: Some(PresharedKey::from_bytes([3; 32])),
         endpoint: None,
+        more_endpoints: Vec::new(),
         allowed_ips: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
         keepalive_s: 25,
     };
@@ -117,12 +118,15 @@ fn shown() -> Shown {
         private_key: PrivateKey::from_bytes([1; 32]),
         listen_port: 0,
         mtu: 1420,
+        dscp: crate::protocol::Dscp::default(),
         peers: vec![peer.clone()],
     };
     let status = PeerStatus {
         public_key: peer.public_key,
         preshared_key_fingerprint: None,
         configured_endpoint: None,
+        more_endpoints: Vec::new(),
+        measured: Vec::new(),
         endpoint: Some("[2001:db8::1]:7".parse().unwrap()),
         allowed_ips: peer.allowed_ips,
         keepalive_s: 25,

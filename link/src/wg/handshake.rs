@@ -97,6 +97,11 @@ impl Identity {
         &self.public
     }
 
+    /// The secret that our static key and a peer's share.
+    pub(super) fn shared_with(&self, peer: &PublicKey) -> Result<Secret, HandshakeError> {
+        agree(&self.secret, peer.as_bytes())
+    }
+
     /// Finds out whose initiation this is: one Diffie-Hellman operation. Pass it through the gate first.
     ///
     /// # Errors

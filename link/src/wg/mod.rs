@@ -30,6 +30,7 @@
 pub mod limits;
 
 mod cookie;
+mod echo;
 mod handover;
 mod handshake;
 mod message;
@@ -54,6 +55,7 @@ mod simulation_tests;
 mod world;
 
 pub use cookie::{Gate, HANDSHAKES_PER_SECOND, HANDSHAKES_UNDER_LOAD_PER_SECOND, Verdict};
+pub use echo::{ECHO_LEN, Echo, EchoKey, EchoKind, echo_receiver};
 pub use handover::{HandoverError, PeerState, SessionState};
 pub use handshake::{HandshakeError, Identity, Introduction};
 pub use message::Message;

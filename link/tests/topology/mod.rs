@@ -236,10 +236,12 @@ impl Pair {
             private_key: keys[own].clone(),
             listen_port: 51820,
             mtu: 1420,
+            dscp: watari_link::protocol::Dscp::default(),
             peers: vec![PeerConfig {
                 public_key: keys[1 - own].public_key(),
                 preshared_key: preshared_key.clone(),
                 endpoint: Some(SocketAddr::new(far.outer, 51820)),
+                more_endpoints: Vec::new(),
                 allowed_ips: vec![
                     format!("10.9.0.{number}/32").parse().expect("prefix"),
                     format!("fd09::{number}/128").parse().expect("prefix"),

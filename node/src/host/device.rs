@@ -119,10 +119,12 @@ fn set_engine(wish: &DeviceWish<'_>, paths: &LinkPaths) -> Result<(), HostError>
         private_key: wish.private_key.clone(),
         listen_port: 0,
         mtu: wish.mtu,
+        dscp: watari_link::protocol::Dscp::default(),
         peers: vec![PeerConfig {
             public_key: wish.wireguard.public_key,
             preshared_key: None,
             endpoint: Some(wish.wireguard.endpoint),
+            more_endpoints: Vec::new(),
             allowed_ips: wish.wireguard.allowed_ips.clone(),
             keepalive_s: wish.wireguard.keepalive_s,
         }],

@@ -133,6 +133,7 @@ impl Enrolment {
             public_key: request.public_key,
             preshared_key: None,
             endpoint: None,
+            more_endpoints: Vec::new(),
             allowed_ips: ["10.77.0.9/32", "fd77::9/128"].map(|p| p.parse().expect("a prefix")).to_vec(),
             keepalive_s: 0,
         }]);
@@ -146,6 +147,7 @@ impl Enrolment {
             private_key: self.key.clone(),
             listen_port: WIREGUARD_PORT,
             mtu: MTU,
+            dscp: watari_link::protocol::Dscp::default(),
             peers,
         };
         Client::connect(&self.socket)

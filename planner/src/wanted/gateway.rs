@@ -11,7 +11,7 @@ use crate::item::{HookKind, Key, Ns, Value};
 const VXLAN_MTU: u16 = 9216;
 
 /// Metric of the route that is taken when no tunnel has one: above that of any tunnel, up or down.
-const METRIC_LAST: u32 = 200_000;
+const METRIC_LAST: u32 = 100_000_000;
 
 impl Making<'_> {
     pub(super) fn gateway(&mut self) {

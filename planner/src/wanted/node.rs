@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use watari_config::Name;
 use watari_config::desired::device;
-use watari_config::document::Node;
+use watari_config::document::{Dscp, Node};
 
 use super::{Making, untagged};
 use crate::item::{HookKind, Key, Ns, TenantRoute, Value, Wireguard, WireguardPeer};
@@ -34,7 +34,7 @@ impl Making<'_> {
         let device = device::node(tenant);
         let peers = nodes.iter().filter_map(|(_, node)| {
             let peer = WireguardPeer {
-                endpoint: None,
+                endpoints: Vec::new(),
                 allowed_ips: sorted(node.addresses.iter().map(|a| IpNet::from(*a))),
                 keepalive_s: 0,
             };
@@ -44,6 +44,7 @@ impl Making<'_> {
             own_key: self.observed.identity.wireguard_key,
             listen_port: self.tenant_object(tenant).node_port,
             mtu: NODE_DEVICE_MTU,
+            dscp: Dscp::Fixed(0),
             peers: peers.collect(),
         };
         let port = Value::TenantPort { tenant: self.tenant_vni(tenant), nodes: true };

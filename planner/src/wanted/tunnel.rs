@@ -1,21 +1,26 @@
 //! Tunnels to other gateways. Each has a device, a route to the far VTEP with a metric by preference
 //! and health, a guard that binds the VTEP to the device, a probe, and a measurement of what crosses.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use watari_config::Name;
 use watari_config::desired::device;
 use watari_config::document::{DirectTunnel, Gateway, Tunnel, WireguardTunnel};
+use watari_config::endpoint::{ENDPOINTS_MAX, Endpoint, Endpoints};
 use watari_config::validate::vxlan_overhead_bytes;
+use watari_config::{Name, WgKey};
 
 use super::{Making, untagged};
-use crate::item::{HookKind, Key, Ns, PortAt, Value, Wireguard, WireguardPeer};
+use crate::item::{BundleMember, HookKind, Key, Ns, PortAt, Value, Wireguard, WireguardPeer};
 use crate::path_mtu::{bound, carried};
 
 /// Added to the metric of a tunnel through which no probe comes back: any that is up goes before it.
-const METRIC_DOWN: u32 = 100_000;
+const METRIC_DOWN: u32 = 10_000_000;
+/// Between tunnels of one preference and those of the next; as many tunnels may be in a bundle.
+const METRIC_STEP: u32 = 64;
+/// Bundles go before any single tunnel: theirs is 1.
+const METRIC_FIRST: u32 = 2;
 
 impl Making<'_> {
     pub(super) fn tunnels(&mut self) {
@@ -34,8 +39,8 @@ impl Making<'_> {
         self.remotes();
     }
 
-    /// What crosses to each far gateway: what fits into the tunnel that carries the traffic, that is the one with the
-    /// lowest preference among those that are up. While none is up, what fits into any of them.
+    /// What crosses to each far gateway: what fits into the tunnels that carry the traffic, those of the lowest preference
+    /// among those that are up. While none is up, what fits into any of them.
     fn remotes(&mut self) {
         let mut tunnels = BTreeMap::<IpAddr, Vec<(&Name, &Tunnel)>>::new();
         for (name, tunnel, _, far) in self.desired.tunnels() {
@@ -43,15 +48,39 @@ impl Making<'_> {
         }
         for (vtep, tunnels) in tunnels {
             let is_up = |name: &Name| self.observed.tunnels.get(name).is_some_and(|t| t.up);
-            let up = tunnels.iter().filter(|(name, _)| is_up(name));
+            let best = tunnels.iter().filter(|(name, _)| is_up(name)).map(|(_, t)| t.preference).min();
+            let carries = |(name, tunnel): &&(&Name, &Tunnel)| {
+                best.is_none_or(|best| best == tunnel.preference && is_up(name))
+            };
             let carried = |name, tunnel| carried(self.desired, self.observed, name, tunnel);
-            let carrying = up.min_by_key(|(name, tunnel)| (tunnel.preference, carried(name, tunnel)));
-            let smallest = tunnels.iter().min_by_key(|(name, tunnel)| carried(name, tunnel));
-            let Some((name, tunnel)) = carrying.or(smallest) else { continue };
-            let mtu = carried(name, tunnel).saturating_sub(vxlan_overhead_bytes(vtep));
+            let narrowest = tunnels.iter().filter(carries).min_by_key(|(name, t)| carried(name, t));
+            let Some((name, tunnel)) = narrowest else { continue };
+            let carried = carried(name, tunnel);
             let owner = format!("tunnels.{name}");
+            let mtu = carried.saturating_sub(vxlan_overhead_bytes(vtep));
             self.want(&owner, Key::Remote(vtep), Value::Remote { mtu, spoke: false });
+            let members: Vec<_> = tunnels.into_iter().filter(|(_, t)| best == Some(t.preference)).collect();
+            if members.len() > 1 {
+                self.bundle(&owner, vtep, &members, carried);
+            }
         }
+    }
+
+    /// Tunnels of one preference share the traffic to a VTEP by flow, those that are up. The bundle stays while any of them is,
+    /// so that the flows of one that comes back return to it at rest.
+    fn bundle(&mut self, owner: &str, vtep: IpAddr, tunnels: &[(&Name, &Tunnel)], mtu: u16) {
+        let is_up = |name: &Name| self.observed.tunnels.get(name).is_some_and(|t| t.up);
+        let up = tunnels.iter().filter(|(name, _)| is_up(name));
+        let members = up.map(|(name, tunnel)| {
+            (device::wireguard(name), BundleMember { via: None, weight: tunnel.weight })
+        });
+        let value =
+            Value::Bundle { members: members.collect(), source: Some(self.gateway.vtep), mtu: Some(mtu) };
+        self.want(owner, Key::Bundle(IpNet::from(vtep)), value);
+        // The kernel chooses by ports too: VXLAN's source port is made of the flow inside (RFC 7348 section 5).
+        let family = if vtep.is_ipv4() { "ipv4" } else { "ipv6" };
+        let path = format!("net/{family}/fib_multipath_hash_policy");
+        self.want(owner, Key::Sysctl(Ns::Root, path), Value::Setting("1".to_owned()));
     }
 
     fn wireguard(
@@ -64,8 +93,9 @@ impl Making<'_> {
         far: &Gateway,
     ) -> Option<(String, Option<IpAddr>)> {
         let device = device::wireguard(name);
+        let key = far.wireguard_key?;
         let peer = WireguardPeer {
-            endpoint: wireguard.endpoints.get(far_name).copied(),
+            endpoints: self.endpoints(&device, &key, wireguard.endpoints.get(far_name)),
             allowed_ips: vec![IpNet::from(far.vtep)],
             keepalive_s: wireguard.keepalive_s,
         };
@@ -73,7 +103,8 @@ impl Making<'_> {
             own_key: self.observed.identity.wireguard_key,
             listen_port: wireguard.listen_port(self.desired.gateway_name()).unwrap_or(0),
             mtu: self.bound(name, tunnel),
-            peers: BTreeMap::from([(far.wireguard_key?, peer)]),
+            dscp: wireguard.dscp,
+            peers: BTreeMap::from([(key, peer)]),
         };
         self.want(owner, Key::Wireguard(device.clone()), Value::Wireguard(value));
         // Reverse-path filtering, loose too, drops what comes in by a device without an address when the way back
@@ -81,6 +112,37 @@ impl Making<'_> {
         let own = IpNet::from(self.gateway.vtep);
         self.want(owner, Key::Address(Ns::Root, device.clone(), own), Value::Present);
         Some((device, None))
+    }
+
+    /// The addresses of the places of a peer, in the order of the document. A name that nobody has resolved since the
+    /// daemon started leaves the peer where it is; a VTEP cannot be reached through itself.
+    fn endpoints(&mut self, device: &str, key: &WgKey, places: Option<&Endpoints>) -> Vec<SocketAddr> {
+        let mut found = Vec::new();
+        let mut is_open = false;
+        for place in places.iter().flat_map(|places| places.iter()) {
+            match place {
+                Endpoint::Address(address) => found.push(*address),
+                Endpoint::Named { host, port } => {
+                    self.wanted.names.insert(host.clone());
+                    let resolved = self.observed.names.get(host).filter(|name| !name.addresses.is_empty());
+                    is_open |= resolved.is_none();
+                    let addresses = resolved.into_iter().flat_map(|name| &name.addresses);
+                    found.extend(addresses.map(|ip| SocketAddr::new(*ip, *port)));
+                }
+            }
+        }
+        if is_open
+            && let Some(Value::Wireguard(present)) =
+                self.observed.system.get(&Key::Wireguard(device.to_owned()))
+            && let Some(peer) = present.peers.get(key)
+        {
+            found.extend(&peer.endpoints);
+        }
+        let is_vtep = |ip| self.desired.document().gateways.values().any(|gateway| gateway.vtep == ip);
+        let mut seen = BTreeSet::new();
+        found.retain(|place| seen.insert(*place) && !is_vtep(place.ip()));
+        found.truncate(ENDPOINTS_MAX);
+        found
     }
 
     fn direct(
@@ -149,8 +211,14 @@ impl Making<'_> {
     ) {
         let local = self.gateway.vtep;
         let up = self.observed.tunnels.get(name).is_some_and(|t| t.up);
-        // Metrics of different tunnels to one gateway differ, so that each keeps a route of its own for its probe.
-        let metric = u32::from(tunnel.preference) + 1 + if up { 0 } else { METRIC_DOWN };
+        // Metrics of different tunnels to one gateway differ, so that each keeps a route of its own for its probe; in a
+        // bundle the one of the first name goes before, where the bundle does not.
+        let before = self.desired.tunnels().filter(|(other, t, _, gateway)| {
+            gateway.vtep == far.vtep && t.preference == tunnel.preference && *other < name
+        });
+        let rank = u32::try_from(before.count()).unwrap_or(0);
+        let metric = u32::from(tunnel.preference) * METRIC_STEP + rank.min(METRIC_STEP - 1) + METRIC_FIRST;
+        let metric = metric + if up { 0 } else { METRIC_DOWN };
         let mtu = Some(carried(self.desired, self.observed, name, tunnel));
         let route = Value::Route { via, source: Some(local), metric, mtu };
         let prefix = IpNet::from(far.vtep);

@@ -43,7 +43,8 @@ pub fn observe(dumps: &BTreeMap<Ns, Dump>, alias: &str, system: &mut System) {
                 system.insert(Key::Neighbour(ns.clone(), device, *ip), Value::Neighbour(mac));
             }
         }
-        for route in dump.routes.iter().filter(|r| r.protocol == PROTOCOL_PLAN) {
+        // Those through a nexthop object are bundles.
+        for route in dump.routes.iter().filter(|r| r.protocol == PROTOCOL_PLAN && r.nexthop.is_none()) {
             // The device of an underlay route is the kernel's choice, by the next hop; tunnels say their source.
             let chosen = *ns == Ns::Root && route.source.is_none();
             let device = route.oif.and_then(ours).filter(|_| !chosen).unwrap_or_default();
@@ -79,6 +80,7 @@ pub async fn apply(netlink: &Netlink, op: &Op) -> Result<(), DriverError> {
                 metric: *metric,
                 mtu: *mtu,
                 protocol: PROTOCOL_PLAN,
+                nexthop: None,
             };
             plan_route(netlink, op, device, route, remove).await
         }
@@ -169,7 +171,10 @@ async fn plan_route(
     // The kernel identifies a route by prefix and metric: a change of the metric leaves the old one behind.
     let stale: Vec<KernelRoute> = netlink.routes().await?;
     let same_place = |r: &KernelRoute| {
-        r.protocol == PROTOCOL_PLAN && r.prefix == route.prefix && (r.oif == route.oif || route.oif.is_none())
+        r.protocol == PROTOCOL_PLAN
+            && r.nexthop.is_none()
+            && r.prefix == route.prefix
+            && (r.oif == route.oif || route.oif.is_none())
     };
     let is_there = stale.iter().any(|r| same_place(r) && r.metric == route.metric);
     if is_there {
@@ -235,6 +240,7 @@ fn message(route: &KernelRoute) -> RouteMessage {
     attributes.push(RouteAttribute::Destination(address(route.prefix.addr())));
     attributes.push(RouteAttribute::Priority(route.metric));
     attributes.extend(route.oif.map(RouteAttribute::Oif));
+    attributes.extend(route.nexthop.map(RouteAttribute::NhId));
     attributes.extend(route.via.map(|via| RouteAttribute::Gateway(address(via))));
     attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(address(source))));
     attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.into())])));
@@ -246,7 +252,7 @@ fn onlink(mut message: RouteMessage, route: &KernelRoute) -> RouteMessage {
     if route.via.is_some() && route.oif.is_some() {
         message.header.flags |= RouteFlags::Onlink;
     }
-    if route.via.is_none() && route.prefix.addr().is_ipv4() {
+    if route.via.is_none() && route.nexthop.is_none() && route.prefix.addr().is_ipv4() {
         message.header.scope = RouteScope::Link;
     }
     message

@@ -6,6 +6,7 @@
 //!  observe()  ├ wireguard   kernel, or watari-link
 //!  apply(op)  ├ sysctl      /proc/sys
 //!             ├ addresses   addresses, neighbours, routes (netlink)
+//!             ├ bundles     tunnels that share traffic: nexthop groups (netlink)
 //!             ├ datapath    maps, programs, attachments   (bpf)
 //!             └ probes      watari-link
 //! ```
@@ -13,11 +14,13 @@
 //! namespace. What does not carry it is seen and never touched.
 
 pub mod addresses;
+pub mod bundles;
 pub mod datapath;
 pub mod error;
 pub mod links;
 pub mod namespace;
 pub mod netlink;
+mod nexthops;
 pub mod sysctl;
 pub mod wireguard;
 
@@ -120,6 +123,7 @@ impl Drivers {
         observed.near_devices = near.map(|l| l.name.clone()).collect();
         links::observe(&dumps, &self.place.alias(), system);
         addresses::observe(&dumps, &self.place.alias(), system);
+        bundles::observe(&dumps[&Ns::Root], system);
         let names: BTreeMap<u32, String> =
             dumps[&Ns::Root].links.iter().map(|l| (l.index, l.name.clone())).collect();
         self.datapath.observe(&names, system)?;
@@ -135,6 +139,11 @@ impl Drivers {
         });
         observed.system.extend(sysctl::read(keys.collect()));
         self.engines.adopt(wanted, observed);
+    }
+
+    /// Sees to what follows health and no plan: which of several places of a peer the kernel's WireGuard uses.
+    pub fn tend(&mut self, observed: &Observed) {
+        self.engines.tend(observed);
     }
 
     /// Carries out one op.
@@ -173,6 +182,7 @@ impl Drivers {
                 Value::Setting(text) if !remove => sysctl::write(ns, path, text),
                 _ => Ok(()),
             },
+            Key::Bundle(_) => bundles::apply(self.netlink(&Ns::Root).await?, op).await,
             Key::Address(ns, ..) | Key::Neighbour(ns, ..) | Key::Route(ns, ..) => {
                 addresses::apply(self.netlink(ns).await?, op).await
             }

@@ -68,6 +68,8 @@ pub struct KernelRoute {
     pub mtu: Option<u16>,
     /// [`PROTOCOL_PLAN`] or [`PROTOCOL_LEARNT`].
     pub protocol: u8,
+    /// The nexthop object that it goes through, of a bundle of tunnels.
+    pub nexthop: Option<u32>,
 }
 
 /// What is in a namespace.
@@ -340,7 +342,7 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let is_v4 = message.header.address_family == netlink_packet_route::AddressFamily::Inet;
     let any = if is_v4 { IpAddr::V4([0; 4].into()) } else { IpAddr::V6([0; 16].into()) };
     let (mut to, mut via, mut oif, mut source, mut metric) = (any, None, None, None, 0);
-    let mut mtu = None;
+    let (mut mtu, mut nexthop) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(a) => to = ip(a)?,
@@ -348,12 +350,13 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
             RouteAttribute::PrefSource(a) => source = ip(a),
             RouteAttribute::Oif(index) => oif = Some(*index),
             RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::NhId(id) => nexthop = Some(*id),
             RouteAttribute::Metrics(metrics) => mtu = metrics.iter().find_map(metric_mtu),
             _ => {}
         }
     }
     let prefix = IpNet::new(to, message.header.destination_prefix_length).ok()?;
-    Some(KernelRoute { prefix, via, oif, source, metric, mtu, protocol })
+    Some(KernelRoute { prefix, via, oif, source, metric, mtu, protocol, nexthop })
 }
 
 fn metric_mtu(metric: &RouteMetric) -> Option<u16> {

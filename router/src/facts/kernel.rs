@@ -95,6 +95,7 @@ fn route(prefix: IpNet, via: IpAddr, oif: u32, metric: u32) -> ((IpNet, u32), Ke
         metric,
         mtu: None,
         protocol: PROTOCOL_LEARNT,
+        nexthop: None,
     };
     ((prefix, metric), route)
 }

@@ -88,7 +88,7 @@ pub async fn spawn(
         Path::new(&bootstrap.run_dir),
         stop.clone(),
     )?;
-    let turns = Turns::new(brain.clone(), drivers, board, guard);
+    let turns = Turns::new(brain.clone(), drivers, board, guard, wakeup.clone());
     let task = tokio::spawn(async move {
         tokio::select! {
             () = run(brain, turns, wakeup, stop) => {

@@ -14,9 +14,11 @@ use watari_planner::{Action, Observed, Op, Plan, Verdict, plan, status};
 
 use super::retry::Retries;
 use crate::brain::Brain;
+use crate::drivers::netlink::Wakeup;
 use crate::drivers::{DriverError, Drivers};
 use crate::facts::Board;
 use crate::loops::{self, LoopGuard};
+use crate::resolver::Resolver;
 use crate::view::View;
 
 /// The drivers, and what went wrong with them before.
@@ -26,6 +28,7 @@ pub(super) struct Turns {
     board: Board,
     guard: Arc<LoopGuard>,
     retries: Retries,
+    resolver: Resolver,
     /// The verdicts that the last turn began with, and whether this one's are others.
     loops: BTreeMap<PortAt, Verdict>,
     loops_changed: bool,
@@ -38,13 +41,20 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    pub(super) fn new(brain: Arc<Brain>, drivers: Drivers, board: Board, guard: Arc<LoopGuard>) -> Self {
+    pub(super) fn new(
+        brain: Arc<Brain>,
+        drivers: Drivers,
+        board: Board,
+        guard: Arc<LoopGuard>,
+        wakeup: Wakeup,
+    ) -> Self {
         Self {
             brain,
             drivers,
             board,
             guard,
             retries: Retries::default(),
+            resolver: Resolver::new(wakeup),
             loops: BTreeMap::new(),
             loops_changed: false,
             first_ops: None,
@@ -68,6 +78,7 @@ impl Turns {
             Err(error) => return self.is_blind(&error),
         };
         self.blind = None;
+        self.drivers.tend(&observed);
         self.loops_changed = self.loops != observed.loops;
         self.loops.clone_from(&observed.loops);
         self.retries.keep(|key| plan.ops.iter().any(|op| op.key == *key));
@@ -93,10 +104,14 @@ impl Turns {
     /// A look for the sake of a desired state that is not in force changes nothing of what is guarded.
     async fn look_at(&mut self, desired: &Desired, in_force: bool) -> Result<(Observed, Plan), DriverError> {
         let mut observed = self.drivers.observe().await?;
+        observed.names = self.resolver.known();
         let wanted = wanted(desired, &observed);
         self.drivers.observe_settings(&wanted, &mut observed);
         match in_force {
-            true => self.guard.look(desired, &wanted, &mut observed),
+            true => {
+                self.resolver.need(&wanted.names, desired, &observed);
+                self.guard.look(desired, &wanted, &mut observed);
+            }
             false => observed.loops = self.guard.verdicts(),
         }
         observed.failures = self.retries.failures(Instant::now());
@@ -240,7 +255,7 @@ fn told_together(key: &Key) -> bool {
 /// The metric of a tunnel's route changes with the tunnel's health, its MTU and that of the overlay with the path's: our own
 /// doing, not somebody's.
 fn follows_health(op: &Op) -> bool {
-    let follows = matches!(op.key, Key::Route(..) | Key::Remote(_) | Key::PathMtu(_));
+    let follows = matches!(op.key, Key::Route(..) | Key::Bundle(_) | Key::Remote(_) | Key::PathMtu(_));
     op.action == Action::Change && follows
 }
 

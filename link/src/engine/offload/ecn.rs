@@ -1,7 +1,9 @@
-//! Explicit congestion notification across a tunnel (RFC 6040). DSCP is left as the outer packet
-//! has it by default, as kernel WireGuard does: what is inside is nobody's business outside.
+//! Explicit congestion notification across a tunnel (RFC 6040), and DSCP (RFC 2983). The outer packet's DSCP is 0 unless
+//! something else is configured, as with kernel WireGuard: what is inside is nobody's business outside. What arrives
+//! keeps the DSCP that it had inside.
 
 use super::checksum::Sum;
+use crate::protocol::Dscp;
 
 /// The two bits (RFC 3168 §5).
 const MASK: u8 = 0b11;
@@ -12,10 +14,23 @@ const CE: u8 = 0b11;
 /// The codepoint of an IP packet; 0 for what is none. RFC 6040 §4.1, normal mode: it is the outer
 /// packet's as well.
 pub(crate) fn of(packet: &[u8]) -> u8 {
+    tos_of(packet) & MASK
+}
+
+/// TOS or traffic class of an IP packet: DSCP and ECN; 0 for what is none.
+pub(crate) fn tos_of(packet: &[u8]) -> u8 {
     match packet {
-        [first, second, ..] if first >> 4 == 4 => second & MASK,
-        [first, second, ..] if first >> 4 == 6 => (second >> 4) & MASK,
+        [first, second, ..] if first >> 4 == 4 => *second,
+        [first, second, ..] if first >> 4 == 6 => first << 4 | second >> 4,
         _ => NOT_ECT,
+    }
+}
+
+/// TOS or traffic class of what carries a packet: DSCP as configured (RFC 2983), ECN as that of the packet (RFC 6040).
+pub(crate) fn outer(dscp: Dscp, packet: &[u8]) -> u8 {
+    match dscp {
+        Dscp::Inherit => tos_of(packet),
+        Dscp::Fixed(dscp) => dscp << 2 | of(packet),
     }
 }
 
@@ -54,6 +69,22 @@ fn set(packet: &mut [u8], codepoint: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dscp_is_the_inner_one_or_a_fixed_one_and_ecn_crosses_with_both() {
+        // AF41 and ECT(1); EF and CE.
+        let four = [0x45, 34 << 2 | 0b01];
+        let six = [0x60 | 46 >> 2, (46 << 6_u32) as u8 | 0b11 << 4];
+        assert_eq!([tos_of(&four), tos_of(&six)], [34 << 2 | 0b01, 46 << 2 | 0b11]);
+        for (dscp, outer_four, outer_six) in [
+            (Dscp::Inherit, 34 << 2 | 0b01, 46 << 2 | 0b11),
+            (Dscp::Fixed(0), 0b01, 0b11),
+            (Dscp::Fixed(10), 10 << 2 | 0b01, 10 << 2 | 0b11),
+        ] {
+            assert_eq!([outer(dscp, &four), outer(dscp, &six)], [outer_four, outer_six], "{dscp:?}");
+        }
+        assert_eq!(outer(Dscp::Inherit, &[]), 0);
+    }
     use crate::engine::offload::IPV4_HEADER;
 
     const ECT_0: u8 = 0b10;

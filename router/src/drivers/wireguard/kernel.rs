@@ -9,16 +9,19 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkWireguard};
 use watari_config::WgKey;
+use watari_config::desired::device;
+use watari_config::document::Dscp;
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
 use watari_planner::wanted::Wanted;
-use watari_planner::{Engine, Observed};
+use watari_planner::{EndpointHealth, Engine, Observed};
 
 use super::genetlink::{self, Device, PeerChange};
+use super::rotation::Rotation;
 use crate::drivers::netlink::{Link, Netlink, failed, gone_is_fine};
 use crate::drivers::{DriverError, links};
 
@@ -30,6 +33,9 @@ pub(super) struct KernelEngine {
     private_key: [u8; 32],
     /// Devices as they were configured.
     configured: BTreeMap<String, Wireguard>,
+    /// Which of its places each peer that has several is tried at.
+    rotations: BTreeMap<(String, WgKey), Rotation>,
+    began: Instant,
 }
 
 impl KernelEngine {
@@ -37,7 +43,12 @@ impl KernelEngine {
     pub(super) fn probe(private_key: [u8; 32]) -> Option<Self> {
         let found = genetlink::is_there();
         tracing::info!(found, "kernel WireGuard");
-        found.then(|| Self { private_key, configured: BTreeMap::new() })
+        found.then(|| Self {
+            private_key,
+            configured: BTreeMap::new(),
+            rotations: BTreeMap::new(),
+            began: Instant::now(),
+        })
     }
 
     /// Adds a device to `observed`. One that is down, or that goes away just now, is not reported as it should
@@ -54,12 +65,48 @@ impl KernelEngine {
         });
         observed.handshakes.insert(link.name.clone(), ages.collect());
         observed.engines.insert(link.name.clone(), Engine::Kernel);
+        observed.endpoints.insert(link.name.clone(), self.places(&link.name, &read));
         let mtu = if link.up { u16::try_from(link.mtu).unwrap_or(0) } else { 0 };
         let Some(mut device) = value(&read, mtu) else { return observe_unusable(&link.name, observed) };
         if let Some(configured) = self.configured.get(&link.name) {
             as_configured(&mut device, configured);
         }
         observed.system.insert(Key::Wireguard(link.name.clone()), Value::Wireguard(device));
+    }
+
+    /// Where the peers of a device are reached.
+    fn places(&self, name: &str, read: &Device) -> Vec<EndpointHealth> {
+        let configured = self.configured.get(name);
+        let of = |(key, peer): (&[u8; 32], &genetlink::Peer)| {
+            let was = WgKey::new(*key).ok().and_then(|key| configured?.peers.get(&key));
+            EndpointHealth::unmeasured(was.map_or(&[], |was| &was.endpoints), peer.endpoint)
+        };
+        read.peers.iter().flat_map(of).collect()
+    }
+
+    /// Moves each peer whose tunnel carries nothing to its next place. Its session goes on there.
+    pub(super) fn tend(&mut self, observed: &Observed) {
+        let now = self.began.elapsed();
+        for (tunnel, health) in &observed.tunnels {
+            let name = device::wireguard(tunnel);
+            let Some(configured) = self.configured.get(&name) else { continue };
+            for (key, peer) in configured.peers.iter().filter(|(_, peer)| peer.endpoints.len() > 1) {
+                let rotation = self.rotations.entry((name.clone(), *key)).or_default();
+                let Some(place) = rotation.next(health.up, peer.endpoints.len(), now) else { continue };
+                let endpoint = peer.endpoints[place];
+                let change = PeerChange::Set {
+                    key: key.octets(),
+                    endpoint: Some(endpoint),
+                    keepalive_s: None,
+                    allowed_ips: None,
+                };
+                match genetlink::write(&name, self.private_key, None, &[change]) {
+                    Ok(()) => tracing::info!(device = name, %endpoint, "another place is tried"),
+                    Err(error) => tracing::warn!(device = name, %error, "another place could not be set"),
+                }
+            }
+        }
+        self.rotations.retain(|(name, _), _| self.configured.contains_key(name));
     }
 
     /// Takes what is wanted of a device as what it was configured with, where nothing is remembered of it.
@@ -120,6 +167,7 @@ pub(super) fn observe_unusable(name: &str, observed: &mut Observed) {
         own_key: observed.identity.wireguard_key,
         listen_port: 0,
         mtu: 0,
+        dscp: Dscp::Fixed(0),
         peers: BTreeMap::new(),
     };
     observed.system.insert(Key::Wireguard(name.to_owned()), Value::Wireguard(value));
@@ -151,7 +199,7 @@ async fn make(root: &Netlink, name: &str, alias: &str) -> Result<u32, DriverErro
 fn value(device: &Device, mtu: u16) -> Option<Wireguard> {
     let peers = device.peers.iter().filter_map(|(key, peer)| {
         let value = WireguardPeer {
-            endpoint: peer.endpoint,
+            endpoints: peer.endpoint.into_iter().collect(),
             allowed_ips: sorted(&peer.allowed_ips),
             keepalive_s: peer.keepalive_s,
         };
@@ -161,6 +209,7 @@ fn value(device: &Device, mtu: u16) -> Option<Wireguard> {
         own_key: WgKey::new(device.public_key).ok()?,
         listen_port: device.listen_port,
         mtu,
+        dscp: Dscp::Fixed(0),
         peers: peers.collect(),
     })
 }
@@ -171,17 +220,18 @@ fn sorted(nets: &[IpNet]) -> Vec<IpNet> {
     nets
 }
 
-/// Puts what was configured in the place of what became of it: the endpoint of a peer that has one, and the
-/// port where any would do.
+/// Puts what was configured in the place of what became of it: the endpoints of a peer that has one, the port where any
+/// would do, and the DSCP, which the kernel does not know.
 fn as_configured(device: &mut Wireguard, configured: &Wireguard) {
+    device.dscp = configured.dscp;
     if configured.listen_port == 0 {
         device.listen_port = 0;
     }
     for (key, peer) in &mut device.peers {
         if let Some(was) = configured.peers.get(key)
-            && (peer.endpoint.is_some() || was.endpoint.is_none())
+            && (!peer.endpoints.is_empty() || was.endpoints.is_empty())
         {
-            peer.endpoint = was.endpoint;
+            peer.endpoints.clone_from(&was.endpoints);
         }
     }
 }
@@ -194,21 +244,24 @@ fn changes(present: &Device, configured: Option<&Wireguard>, wanted: &Wireguard)
     let gone = present.peers.keys().filter(|key| !wanted_keys.contains_key(*key));
     let mut changes: Vec<PeerChange> = gone.map(|key| PeerChange::Remove(*key)).collect();
     for (octets, (key, wish)) in &wanted_keys {
-        let was = configured.and_then(|c| c.peers.get(key)).map(|peer| peer.endpoint);
+        let was = configured.and_then(|c| c.peers.get(key)).map(|peer| &peer.endpoints);
+        let first = wish.endpoints.first().copied();
         let change = match present.peers.get(octets) {
             None => PeerChange::Set {
                 key: *octets,
-                endpoint: wish.endpoint,
+                endpoint: first,
                 keepalive_s: Some(wish.keepalive_s),
                 allowed_ips: Some(wish.allowed_ips.clone()),
             },
             Some(peer) => {
-                // One that was heard from elsewhere stays there until another endpoint is configured.
-                let keeps_endpoint = peer.endpoint.is_some() && was == Some(wish.endpoint);
+                // One that was heard from elsewhere stays there until another endpoint is configured; one that is at any
+                // of its places stays there.
+                let is_there = peer.endpoint.is_some_and(|endpoint| wish.endpoints.contains(&endpoint));
+                let keeps_endpoint = is_there || (peer.endpoint.is_some() && was == Some(&wish.endpoints));
                 let same_nets = sorted(&peer.allowed_ips) == sorted(&wish.allowed_ips);
                 PeerChange::Set {
                     key: *octets,
-                    endpoint: wish.endpoint.filter(|e| !keeps_endpoint && peer.endpoint != Some(*e)),
+                    endpoint: first.filter(|_| !keeps_endpoint),
                     keepalive_s: Some(wish.keepalive_s).filter(|s| *s != peer.keepalive_s),
                     allowed_ips: (!same_nets).then(|| wish.allowed_ips.clone()),
                 }
@@ -239,19 +292,23 @@ mod tests {
 
     fn wish(peers: &[(u8, Option<&str>, &[&str])]) -> Wireguard {
         let peer = |(octet, endpoint, allowed): &(u8, Option<&str>, &[&str])| {
-            let endpoint = endpoint.map(|e| e.parse().expect("an endpoint"));
-            (key(*octet), WireguardPeer { endpoint, allowed_ips: nets(allowed), keepalive_s: 25 })
+            let endpoints = endpoint.iter().map(|e| e.parse().expect("an endpoint")).collect();
+            (key(*octet), WireguardPeer { endpoints, allowed_ips: nets(allowed), keepalive_s: 25 })
         };
         let peers = peers.iter().map(peer).collect();
-        Wireguard { own_key: key(99), listen_port: 51820, mtu: 1420, peers }
+        Wireguard { own_key: key(99), listen_port: 51820, mtu: 1420, dscp: Dscp::Fixed(0), peers }
     }
 
     /// What the kernel says after it was told `wish`.
     fn told(wish: &Wireguard) -> Device {
         let peer = |(key, peer): (&WgKey, &WireguardPeer)| {
             let allowed_ips = peer.allowed_ips.iter().rev().copied().collect();
-            let peer =
-                Peer { endpoint: peer.endpoint, allowed_ips, keepalive_s: peer.keepalive_s, handshake: None };
+            let peer = Peer {
+                endpoint: peer.endpoints.first().copied(),
+                allowed_ips,
+                keepalive_s: peer.keepalive_s,
+                handshake: None,
+            };
             (key.octets(), peer)
         };
         Device {
@@ -301,6 +358,18 @@ mod tests {
         lost.peers.get_mut(&[1; 32]).expect("the peer").endpoint = None;
         assert_ne!(read_back(&lost, &old), old);
         assert_eq!(changes(&lost, Some(&old), &old), only_endpoint(CONFIGURED));
+    }
+
+    #[test]
+    fn a_peer_that_is_at_another_of_its_places_stays_there() {
+        let mut wish = wish(&[(1, Some(CONFIGURED), &["10.0.0.0/8"])]);
+        let mut device = told(&wish);
+        let peer = wish.peers.get_mut(&key(1)).expect("the peer");
+        peer.endpoints.push(ROAMED.parse().expect("an endpoint"));
+        device.peers.get_mut(&[1; 32]).expect("the peer").endpoint =
+            Some(ROAMED.parse().expect("an endpoint"));
+        assert_eq!(read_back(&device, &wish), wish);
+        assert_eq!(changes(&device, None, &wish), []);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod bfd;
 mod genetlink;
 mod kernel;
 mod path_mtus;
+mod rotation;
 mod user;
 
 use std::collections::BTreeMap;
@@ -148,6 +149,7 @@ impl Engines {
             observed.system.insert(Key::Probe(config.name.clone()), value);
             let health = TunnelHealth {
                 up: probe.state == PathState::Up,
+                by_traffic: probe.by_traffic,
                 rtt_us: probe.rtt_us,
                 loss_percent: Some(f64::from(probe.loss_permille) / 10.0),
                 jitter_out_us: probe.jitter_out_us,
@@ -166,6 +168,13 @@ impl Engines {
     pub fn adopt(&mut self, wanted: &Wanted, observed: &mut Observed) {
         if let Some(kernel) = &mut self.kernel {
             kernel.adopt(wanted, observed);
+        }
+    }
+
+    /// Moves peers of the kernel's engine that do not answer to their next place. The user-space engine does so by itself.
+    pub fn tend(&mut self, observed: &Observed) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.tend(observed);
         }
     }
 

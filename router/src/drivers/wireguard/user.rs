@@ -9,11 +9,12 @@ use watari_config::validate::{PATH_MTU_PORT, PROBE_PORT};
 use watari_link::client::{Client, ClientError, REQUEST_TIMEOUT};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{
-    BeaconConfig, BeaconStatus, BfdConfig, BfdStatus, DeviceConfig, DeviceStatus, PathMtuConfig,
-    PathMtuStatus, PathMtusConfig, PeerConfig, ProbeConfig, ProbeStatus, ProbesConfig, RefusalCode,
+    BeaconConfig, BeaconStatus, BfdConfig, BfdStatus, DeviceConfig, DeviceStatus, Dscp, PathMtuConfig,
+    PathMtuStatus, PathMtusConfig, PathState, PeerConfig, PeerStatus, ProbeConfig, ProbeStatus, ProbesConfig,
+    RefusalCode,
 };
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
-use watari_planner::{Engine, Observed};
+use watari_planner::{EndpointHealth, Engine, Observed};
 
 use crate::drivers::netlink::Dump;
 use crate::drivers::{DriverError, Place};
@@ -206,7 +207,8 @@ impl UserEngine {
         let peers = device.peers.iter().map(|(key, peer)| PeerConfig {
             public_key: PublicKey::from_bytes(key.octets()),
             preshared_key: None,
-            endpoint: peer.endpoint,
+            endpoint: peer.endpoints.first().copied(),
+            more_endpoints: peer.endpoints.iter().skip(1).copied().collect(),
             allowed_ips: peer.allowed_ips.clone(),
             keepalive_s: peer.keepalive_s,
         });
@@ -216,6 +218,10 @@ impl UserEngine {
             private_key: PrivateKey::from_bytes(self.private_key),
             listen_port: device.listen_port,
             mtu: device.mtu,
+            dscp: match device.dscp {
+                watari_config::document::Dscp::Inherit => Dscp::Inherit,
+                watari_config::document::Dscp::Fixed(number) => Dscp::Fixed(number),
+            },
             peers: peers.collect(),
         };
         self.with(REQUEST_TIMEOUT, |client| client.set_device(config.clone())).map(drop)
@@ -303,7 +309,7 @@ pub(super) fn observe_device(device: &DeviceStatus, root: &Dump, observed: &mut 
             let mut allowed_ips = peer.allowed_ips.clone();
             allowed_ips.sort();
             let value = WireguardPeer {
-                endpoint: peer.configured_endpoint,
+                endpoints: peer.configured_endpoint.iter().chain(&peer.more_endpoints).copied().collect(),
                 allowed_ips,
                 keepalive_s: peer.keepalive_s,
             };
@@ -311,12 +317,36 @@ pub(super) fn observe_device(device: &DeviceStatus, root: &Dump, observed: &mut 
         })
         .collect();
     let mtu = u16::try_from(link.mtu).unwrap_or(0);
-    let value = Wireguard { own_key, listen_port: device.listen_port, mtu, peers };
+    let dscp = match device.dscp {
+        Dscp::Inherit => watari_config::document::Dscp::Inherit,
+        Dscp::Fixed(number) => watari_config::document::Dscp::Fixed(number),
+    };
+    let value = Wireguard { own_key, listen_port: device.listen_port, mtu, dscp, peers };
     observed.system.insert(Key::Wireguard(device.name.clone()), Value::Wireguard(value));
     let ages =
         device.peers.iter().map(|p| (p.public_key.to_string(), p.last_handshake_age_ms.map(|ms| ms / 1000)));
     observed.handshakes.insert(device.name.clone(), ages.collect());
     observed.engines.insert(device.name.clone(), Engine::User);
+    observed.endpoints.insert(device.name.clone(), device.peers.iter().flat_map(places).collect());
+}
+
+/// Where a peer is reached: as measured, or the one place where nothing is.
+fn places(peer: &PeerStatus) -> Vec<EndpointHealth> {
+    let measured = peer.measured.iter().map(|place| EndpointHealth {
+        endpoint: place.endpoint,
+        in_use: place.in_use,
+        up: place.state.map(|state| state == PathState::Up),
+        rtt_us: place.rtt_us,
+        loss_percent: place.state.map(|_| f64::from(place.loss_permille) / 10.0),
+        roamed: !place.configured,
+    });
+    let mut places: Vec<_> = measured.collect();
+    if places.is_empty() {
+        let configured: Vec<_> =
+            peer.configured_endpoint.iter().chain(&peer.more_endpoints).copied().collect();
+        places = EndpointHealth::unmeasured(&configured, peer.endpoint);
+    }
+    places
 }
 
 #[cfg(test)]
