@@ -165,7 +165,7 @@ impl Rib {
         }
     }
 
-    pub(super) fn source_id(&self, source: Source) -> Option<SourceId> {
+    pub(crate) fn source_id(&self, source: Source) -> Option<SourceId> {
         self.numbers.get(&source).copied()
     }
 
@@ -327,8 +327,7 @@ impl Rib {
     }
 
     /// Removes the path of `source`, if there is one.
-    pub(crate) fn remove(&mut self, key: &Key, source: Source) {
-        let Some(source) = self.source_id(source) else { return };
+    pub(crate) fn remove(&mut self, key: &Key, source: SourceId) {
         let Some(at) = self.find(key) else { return };
         if let Some(which) = self.paths(at).iter().position(|path| path.source() == source) {
             self.touch(at);
@@ -393,6 +392,11 @@ impl Rib {
             counts.take(old);
             counts.add(new);
         }
+    }
+
+    /// Routes with paths.
+    fn live(&self) -> usize {
+        self.routes.len() as usize - self.free.len() - self.ghosts
     }
 
     /// Numbers are given from the first one on: nobody knows any.
@@ -480,14 +484,19 @@ impl Table {
         }
     }
 
+    /// Whether many routes have no path.
+    pub(crate) fn has_ghosts(&self) -> bool {
+        self.rib.ghosts >= self.rib.reclaim_at.max(self.rib.live() / 2)
+    }
+
     /// Frees the numbers of routes without paths once there are many: those of which nobody has to be told. Where few
     /// could be freed, it is tried again once there are twice as many.
     pub(crate) fn reclaim(&mut self) {
-        let rib = &mut self.rib;
-        let live = rib.routes.len() as usize - rib.free.len() - rib.ghosts;
-        if rib.ghosts < rib.reclaim_at.max(live / 2) || rib.is_dirty() {
+        if !self.has_ghosts() || self.rib.is_dirty() {
             return;
         }
+        let rib = &mut self.rib;
+        let live = rib.live();
         if live == 0 && self.groups.iter().all(|group| group.is_at_rest()) {
             self.groups.iter_mut().for_each(super::group::Group::forget_numbers);
             rib.begin_anew();
@@ -534,7 +543,7 @@ mod tests {
             let set = table.rib.sets.intern(&attrs, &NlriData::default());
             table.rib.insert(&key(n), set, id, None);
             if n >= LIVE {
-                table.rib.remove(&key(n - LIVE), source);
+                table.rib.remove(&key(n - LIVE), id);
             }
             table.decide(&mut changed);
             table.reclaim();

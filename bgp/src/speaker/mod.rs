@@ -38,6 +38,9 @@ pub const SEND_CREDIT: usize = 256 * 1024;
 /// The longest time in milliseconds that a change waits for others, as long as input is waiting.
 pub const SETTLE_MS: u64 = 100;
 
+/// How long routes without paths keep their place, in milliseconds.
+const RECLAIM_MS: u64 = 1_000;
+
 /// What concerns the whole speaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpeakerConfig {
@@ -58,6 +61,8 @@ pub struct Speaker {
     own_addrs: BTreeSet<(InstanceId, IpAddr)>,
     /// Instances whose best paths nobody wants to know.
     silent: BTreeSet<InstanceId>,
+    /// When routes without paths are looked at.
+    reclaim_at: Option<Instant>,
     /// Since when there are inputs that have not been settled.
     unsettled_since: Option<Instant>,
     out: Vec<Output>,
@@ -73,6 +78,7 @@ impl Speaker {
             restart: Restart::default(),
             own_addrs: BTreeSet::new(),
             silent: BTreeSet::new(),
+            reclaim_at: None,
             unsettled_since: None,
             out: Vec::new(),
         }
@@ -136,7 +142,8 @@ impl Speaker {
             Input::Originate { instance, nlri, attrs } => self.originate(instance, &nlri, &attrs),
             Input::Withdraw { instance, key } => {
                 if let Some(table) = self.tables.get_mut(&(instance, key.family())) {
-                    table.rib.remove(&key, Source::Local);
+                    let source = table.rib.source_id(Source::Local);
+                    source.into_iter().for_each(|source| table.rib.remove(&key, source));
                 }
             }
             Input::Report { instance, report } => self.set_report(instance, report),
@@ -153,7 +160,8 @@ impl Speaker {
         let neighbors = self.neighbors.values().filter_map(Neighbor::next_deadline);
         let groups = self.tables.values().filter_map(|table| table.groups.next_deadline());
         let settle = self.unsettled_since.map(|since| since + SETTLE_MS);
-        neighbors.chain(groups).chain(self.restart.deadline).chain(settle).min()
+        let own = [self.restart.deadline, settle, self.reclaim_at].into_iter().flatten();
+        neighbors.chain(groups).chain(own).min()
     }
 
     fn tick(&mut self, now: Instant) {
@@ -173,7 +181,17 @@ impl Speaker {
         self.decide_all();
         self.out.extend(done.into_iter().map(|(instance, family)| Output::SelectionDone(instance, family)));
         self.advertise_all(now);
-        self.tables.values_mut().for_each(Table::reclaim);
+        self.reclaim(now);
+    }
+
+    /// Frees what routes without paths take, some time after there were many: they may come again, or all may go.
+    fn reclaim(&mut self, now: Instant) {
+        if self.reclaim_at.is_some_and(|at| at <= now) {
+            self.reclaim_at = None;
+            self.tables.values_mut().for_each(Table::reclaim);
+        } else if self.reclaim_at.is_none() && self.tables.values().any(Table::has_ghosts) {
+            self.reclaim_at = Some(now + RECLAIM_MS);
+        }
     }
 
     /// Decides and reports.

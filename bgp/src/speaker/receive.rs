@@ -45,7 +45,7 @@ impl Speaker {
         let attrs = std::mem::take(&mut update.attrs);
         for nlri in [Some(update.withdrawn), update.unreach].into_iter().flatten() {
             if carried(nlri.family()) {
-                nlri.flatten().for_each(|route| self.forget(peer, &route.key));
+                self.forget_all(peer, nlri);
             }
         }
         let base = (!update.announced.is_empty()).then(|| (update.announced, attrs.clone()));
@@ -57,7 +57,7 @@ impl Speaker {
                 continue;
             }
             if update.treat_as_withdraw {
-                nlri.flatten().for_each(|route| self.forget(peer, &route.key));
+                self.forget_all(peer, nlri);
             } else {
                 self.learn_all(peer, nlri, &attrs);
             }
@@ -77,7 +77,7 @@ impl Speaker {
         let mut last: Option<(NlriData, SetId)> = None;
         for route in routes.flatten() {
             if !is_valid_prefix_route(&route, attrs) {
-                rib.remove(&route.key, Source::Peer(peer));
+                rib.remove(&route.key, source);
                 continue;
             }
             let rejected = judged.or_else(|| by_policy(config, &route.key));
@@ -99,11 +99,11 @@ impl Speaker {
         }
     }
 
-    fn forget(&mut self, peer: PeerId, key: &Key) {
+    fn forget_all(&mut self, peer: PeerId, routes: NlriIter<'_>) {
         let Some(neighbor) = self.neighbors.get(&peer) else { return };
-        if let Some(table) = self.tables.get_mut(&(neighbor.config.instance, key.family())) {
-            table.rib.remove(key, Source::Peer(peer));
-        }
+        let Some(table) = self.tables.get_mut(&(neighbor.config.instance, routes.family())) else { return };
+        let Some(source) = table.rib.source_id(Source::Peer(peer)) else { return };
+        routes.flatten().for_each(|route| table.rib.remove(&route.key, source));
     }
 
     /// RFC 4486 §4: the data names the family and the limit.
