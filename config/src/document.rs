@@ -446,7 +446,9 @@ object! {
         pub tenant: Option<Name>,
         /// Where to.
         pub prefix: IpNet,
-        /// The next hop: for a tenant a neighbour on one of its exits.
+        /// The next hop: for a tenant a neighbour on one of its exits. In the underlay any neighbour, or the VTEP of
+        /// another gateway: then the prefix is reached through the tunnels to it, without VXLAN, and what comes from
+        /// the prefix is taken from these tunnels.
         pub via: IpAddr,
     }
 }

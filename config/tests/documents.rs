@@ -143,6 +143,16 @@ fn whole_v6() -> String {
         .replace("mtu: 1420", "mtu: 1440")
 }
 
+#[test]
+fn a_route_through_a_far_gateway_leaves_out_how_that_is_reached() {
+    let route = |prefix: &str| {
+        format!("routes:\n  r: {{ gateway: gw-a, prefix: {prefix}, via: 10.255.0.2 }}\nexits:")
+    };
+    desired(&WHOLE.replacen("exits:", &route("10.40.0.0/16"), 1)).unwrap();
+    refused("exits:", &route("10.255.0.2/32"), "routes.r.prefix", "holds 10.255.0.2, which is how");
+    refused("exits:", &route("198.51.100.0/24"), "routes.r.prefix", "holds 198.51.100.1, which is how");
+}
+
 /// The problem with `path` of the IPv6 document with `from` replaced by `to`.
 #[track_caller]
 fn refused_v6(from: &str, to: &str, path: &str, words: &str) {

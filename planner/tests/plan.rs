@@ -156,6 +156,31 @@ fn an_underlay_of_ipv6_is_planned_like_one_of_ipv4() {
     assert_eq!(allowed, ["2001:db8:b::1/128"]);
 }
 
+/// An underlay route to the VTEP of another gateway goes through each tunnel to it, as the VTEP's own does, and its
+/// prefix may come out of them.
+#[test]
+fn what_lies_behind_a_gateway_goes_the_way_its_vtep_goes() {
+    let routes = "routes:\n  behind-b: { gateway: gw-a, prefix: 10.40.0.0/16, via: 10.255.0.2 }\n  \
+                  elsewhere: { gateway: gw-a, prefix: 10.50.0.0/16, via: 203.0.113.9 }\n";
+    let desired = desired(&format!("{TWO_SITES}{routes}"));
+    let observed = settled(&desired);
+    assert_eq!(plan(&desired, &observed).ops, []);
+    let (wireguard, direct) =
+        (device::wireguard(&"ab-wg".parse().unwrap()), device::direct(&"ab-l2vpn".parse().unwrap()).0);
+    let route = |prefix: &str, device: &str| {
+        observed.system.get(&Key::Route(Ns::Root, prefix.parse().unwrap(), device.to_owned()))
+    };
+    for device in [&wireguard, &direct] {
+        let behind = route("10.40.0.0/16", device);
+        assert!(behind.is_some() && behind == route("10.255.0.2/32", device), "{device}: {behind:?}");
+    }
+    assert!(route("10.40.0.0/16", "").is_none() && route("10.50.0.0/16", "").is_some());
+    let Value::Wireguard(value) = &observed.system[&Key::Wireguard(wireguard)] else { panic!("no device") };
+    let allowed = value.peers.values().flat_map(|p| &p.allowed_ips).map(ToString::to_string);
+    assert_eq!(allowed.collect::<Vec<_>>(), ["10.40.0.0/16", "10.255.0.2/32"]);
+    assert!(status(&desired, &observed).objects.contains_key("routes.behind-b"));
+}
+
 #[test]
 fn a_device_that_is_missing_blocks_its_objects_and_no_others() {
     let desired = desired(TWO_SITES);

@@ -1,10 +1,13 @@
 //! Tenants, segments, attachments, exits, peers and routes.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::underlay::host_address;
 use super::{Check, Unique, at};
-use crate::document::{Bfd, Family, Segment};
+use crate::document::{Bfd, Document, Family, Route, Segment};
+use crate::endpoint::Endpoint;
 use crate::names::Name;
 use crate::read::Path;
 
@@ -170,6 +173,18 @@ fn bfd_times(check: &mut Check<'_>, bfd: &Bfd, path: &Path) {
     }
 }
 
+/// An address that must not lie behind the gateway that an underlay route leads through: the outer packets of the
+/// tunnels to it would go into them. Also its VTEP, whose route every tunnel has already.
+fn outer_address_behind(document: &Document, route: &Route) -> Option<IpAddr> {
+    let (far, gateway) = document.gateways.iter().find(|(_, gateway)| gateway.vtep == route.via)?;
+    let tunnels = document.tunnels.values().filter(|tunnel| tunnel.between.contains(far));
+    let wireguards = tunnels.filter_map(|tunnel| tunnel.wireguard.as_ref());
+    let endpoints = wireguards.filter_map(|wireguard| wireguard.endpoints.get(far));
+    let mut endpoints = endpoints.flat_map(|several| several.iter().filter_map(Endpoint::ip));
+    let own = (route.prefix == IpNet::from(gateway.vtep)).then_some(gateway.vtep);
+    own.or_else(|| endpoints.find(|outer| route.prefix.contains(outer)))
+}
+
 fn routes(check: &mut Check<'_>) {
     let mut taken = Unique::new();
     for (name, route) in &check.document.routes {
@@ -190,6 +205,12 @@ fn routes(check: &mut Check<'_>) {
         }
         if route.prefix != route.prefix.trunc() {
             check.add(&path.field("prefix"), format!("meant is {}", route.prefix.trunc()));
+        }
+        if route.tenant.is_none()
+            && let Some(outer) = outer_address_behind(check.document, route)
+        {
+            let problem = format!("holds {outer}, which is how {} itself is reached", route.via);
+            check.add(&path.field("prefix"), problem);
         }
         if route.prefix.addr().is_ipv4() != route.via.is_ipv4() {
             check.add(&path.field("via"), "must be of the prefix's family");

@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::lane::{Fill, Signal, Stages, Worker};
-use super::offload::classify::{classify, ip_len};
+use super::offload::classify::{Class, classify, ip_len};
 use super::offload::coalesce::Coalescer;
 use super::offload::properties::PacketSpec;
 use super::offload::split::Split;
 use super::offload::virtio::{Gso, Header};
 use crate::lock;
 use crate::wg::limits::HEADER_LEN;
-use crate::wg::{Agreed, Opened, Role, Session, SessionKeys, Traffic};
+use crate::wg::{Agreed, Role, Session, SessionKeys, Traffic};
 
 const MTU: usize = 1420;
 const SEGMENT: u16 = 1368;
@@ -38,8 +38,16 @@ struct Batch {
     packet: Vec<u8>,
     counter: u64,
     messages: Vec<u8>,
-    opened: Vec<(usize, Opened)>,
+    opened: Vec<Sealed>,
     coalescer: Coalescer,
+}
+
+/// A message that was sealed and opened again: its counter, where its packet lies, what it is.
+struct Sealed {
+    counter: u64,
+    begin: usize,
+    length: usize,
+    class: Class,
 }
 
 fn session(local_index: u32, seal: [u8; 32], open: [u8; 32]) -> Session {
@@ -47,12 +55,6 @@ fn session(local_index: u32, seal: [u8; 32], open: [u8; 32]) -> Session {
     let agreed =
         Agreed { local_index, remote_index: 3 - local_index, keys, role: Role::Initiator, born_ms: 0 };
     Session::new(&agreed, Arc::new(Traffic::default()))
-}
-
-impl Memory {
-    fn split(&self) -> Split {
-        Split::new(&self.header, &mut self.packet.clone()).expect("a super-packet")
-    }
 }
 
 impl Stages for Memory {
@@ -76,7 +78,8 @@ impl Stages for Memory {
         self.left.store(left - 1, Ordering::Relaxed);
         // What reading the interface does.
         batch.packet[..self.packet.len()].copy_from_slice(&self.packet);
-        batch.counter = self.sealing.take_counters(self.split().count() as u64).expect("counters");
+        let split = Split::new(&self.header, &mut batch.packet[..self.packet.len()]).expect("a super-packet");
+        batch.counter = self.sealing.take_counters(split.count() as u64).expect("counters");
         Fill::Part
     }
 
@@ -99,19 +102,20 @@ impl Stages for Memory {
             let counter = batch.counter + index as u64;
             let length = self.sealing.seal(counter, message, length, MTU);
             let opened = self.opening.open(&mut message[..length]).expect("authentic");
-            batch.opened.push((at, opened));
+            let begin = at + opened.range.start;
+            let packet = &message[opened.range];
+            let inside = ip_len(packet).expect("a packet");
+            let class = classify(&packet[..inside]);
+            batch.opened.push(Sealed { counter: opened.counter, begin, length: inside, class });
             at += length;
         }
     }
 
     fn finish(&self, batch: &mut Batch) {
         let mut replay = self.opening.replay();
-        for (at, opened) in &batch.opened {
-            assert!(replay.accept(opened.counter));
-            let begin = at + opened.range.start;
-            let length = ip_len(&batch.messages[begin..at + opened.range.end]).expect("a packet");
-            let class = classify(&batch.messages[begin..begin + length]);
-            batch.coalescer.push(&batch.messages, begin, length, class, true);
+        for Sealed { counter, begin, length, class } in &batch.opened {
+            assert!(replay.accept(*counter));
+            batch.coalescer.push(&batch.messages, *begin, *length, *class, true);
         }
         let mut items = 0;
         batch.coalescer.finish(&mut batch.messages, |_, _, _| items += 1);

@@ -10,9 +10,13 @@
 //! One thread does all three for its batch, so with little to do nothing is handed over and nobody is
 //! woken. Only a leader that leaves more behind than fits its batch wakes another, which leads then; and only
 //! while there is a core for it ([`Stages::helpers`]).
-//! A thread that is done before its turn leaves its batch to whoever completes the one before, and goes
-//! on with another one.
+//!
+//! A batch stays with its thread, and so do its octets with the thread's core: reading what another core has just written
+//! costs as much as sealing it. A thread that is done before its turn keeps the batch, goes on with its next one,
+//! and finishes both when it comes back. Only when it would have to wait (for packets, for the lead, for a free batch) does
+//! it leave what is done to whoever completes the one before, and gets the empty batch back.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,7 +123,7 @@ impl Worker {
         for number in 0..threads.max(1) {
             let name = if number == 0 { name.to_owned() } else { format!("{name}{number}") };
             let (lane, signal) = (Arc::clone(&lane), Arc::clone(&worker.signal));
-            worker.threads.push(thread::Builder::new().name(name).spawn(move || lane.run(&signal))?);
+            worker.threads.push(thread::Builder::new().name(name).spawn(move || lane.run(number, &signal))?);
         }
         Ok(worker)
     }
@@ -142,10 +146,17 @@ impl Drop for Worker {
     }
 }
 
+/// How often a thread looks whether a leader has filled its batch before it sleeps: less time than waking up takes.
+const SPINS_MAX: usize = 300;
+/// Batches of each thread, where there are several: one in hand, one that waits for its turn.
+const BATCHES: usize = 2;
+
 struct Lane<S: Stages> {
     stages: S,
     head: Mutex<Head>,
     vacant: Condvar,
+    /// The leader is filling, which does not take long; not waiting for packets.
+    filling: AtomicBool,
     tail: Mutex<Tail<S::Batch>>,
     freed: Condvar,
 }
@@ -159,6 +170,8 @@ struct Head {
     /// Threads that have taken a batch and not yet come back.
     working: usize,
     ended: bool,
+    /// The last leader has taken all there was.
+    drained: bool,
     /// Number of the next batch.
     next: u64,
 }
@@ -168,64 +181,59 @@ struct Tail<B> {
     turn: u64,
     /// Somebody is finishing it.
     busy: bool,
-    /// Done before their turn: as many places as there are batches, by number.
-    early: Vec<Option<B>>,
-    free: Vec<B>,
+    /// Left before their turn, with the number of their thread: as many places as there are batches, by number.
+    left: Vec<Option<(usize, B)>>,
+    /// Finished by another thread, for each thread.
+    returned: Vec<Vec<B>>,
     starved: usize,
+}
+
+/// What a thread has.
+struct Hand<B> {
+    thread: usize,
+    free: Vec<B>,
+    /// Worked on, by number, before their turn.
+    done: VecDeque<(u64, B)>,
 }
 
 impl<S: Stages> Lane<S> {
     fn new(stages: S, threads: usize) -> Self {
-        // One in every hand and as many that wait for their turn; a single thread never waits.
-        let batches = if threads == 1 { 1 } else { threads * 2 };
-        let free = (0..batches).map(|_| stages.batch()).collect();
-        let early = (0..batches).map(|_| None).collect();
+        let left = (0..threads * BATCHES).map(|_| None).collect();
+        let returned = (0..threads).map(|_| Vec::with_capacity(BATCHES)).collect();
         Self {
             stages,
             head: Mutex::default(),
             vacant: Condvar::new(),
-            tail: Mutex::new(Tail { turn: 0, busy: false, early, free, starved: 0 }),
+            filling: AtomicBool::new(false),
+            tail: Mutex::new(Tail { turn: 0, busy: false, left, returned, starved: 0 }),
             freed: Condvar::new(),
         }
     }
 
-    fn run(&self, signal: &Signal) {
-        let mut batch = self.free_batch();
-        while let Some(number) = self.lead(&mut batch, signal) {
+    fn run(&self, thread: usize, signal: &Signal) {
+        // A single thread never waits for its turn.
+        let batches = if lock(&self.tail).returned.len() == 1 { 1 } else { BATCHES };
+        let free = (0..batches).map(|_| self.stages.batch()).collect();
+        let mut hand = Hand { thread, free, done: VecDeque::with_capacity(batches) };
+        loop {
+            let mut batch = self.free_batch(&mut hand);
+            let Some(number) = self.lead(&mut hand, &mut batch, signal) else { break };
             self.stages.work(&mut batch);
-            batch = match self.hand_in(number, batch) {
-                Some(batch) => batch,
-                None => self.free_batch(),
-            };
+            hand.done.push_back((number, batch));
+            self.finish(&mut hand);
             lock(&self.head).working -= 1;
         }
+        self.leave(&mut hand);
     }
 
     /// Becomes the leader, fills the batch and lets another lead; the number of the batch. `None`: the lane
     /// has ended.
-    fn lead(&self, batch: &mut S::Batch, signal: &Signal) -> Option<u64> {
-        let mut head = lock(&self.head);
-        while !head.ended && (head.led || head.working > 0 && !self.stages.helpers()) {
-            head.idle += 1;
-            head = wait(&self.vacant, head);
-            head.idle -= 1;
-        }
-        if head.ended {
-            return None;
-        }
+    fn lead(&self, hand: &mut Hand<S::Batch>, batch: &mut S::Batch, signal: &Signal) -> Option<u64> {
+        let mut head = self.lead_is_free(hand)?;
         head.led = true;
+        let drained = head.drained;
         drop(head);
-        let filled = loop {
-            // What is still to come is for a successor; what was filled is finished by whoever filled it.
-            if signal.is_ended() {
-                break Fill::End;
-            }
-            match self.stages.fill(batch) {
-                Fill::Nothing if self.stages.wait(signal) => {}
-                Fill::Nothing => break Fill::End,
-                filled => break filled,
-            }
-        };
+        let filled = self.fill(hand, batch, drained, signal);
         let mut head = lock(&self.head);
         head.led = false;
         if filled == Fill::End {
@@ -237,6 +245,7 @@ impl<S: Stages> Lane<S> {
         let number = head.next;
         head.next += 1;
         head.working += 1;
+        head.drained = filled == Fill::All;
         let wake = filled == Fill::Part && head.idle > 0 && self.stages.helpers();
         drop(head);
         if wake {
@@ -245,42 +254,102 @@ impl<S: Stages> Lane<S> {
         Some(number)
     }
 
-    /// Finishes the batch, and those that waited for it; or leaves it to whoever is before. A free
-    /// batch, if there is one.
-    fn hand_in(&self, number: u64, batch: S::Batch) -> Option<S::Batch> {
-        let mut tail = lock(&self.tail);
-        if tail.busy || tail.turn != number {
-            let place = tail.place(number);
-            tail.early[place] = Some(batch);
-            return tail.free.pop();
-        }
-        tail.busy = true;
-        let mut batch = batch;
+    /// Waits until nobody leads, and a thread more is wanted. `None`: the lane has ended.
+    fn lead_is_free(&self, hand: &mut Hand<S::Batch>) -> Option<MutexGuard<'_, Head>> {
+        let mut spun = false;
         loop {
+            let mut head = lock(&self.head);
+            if head.ended {
+                return None;
+            }
+            if !head.led && (head.working == 0 || self.stages.helpers()) {
+                return Some(head);
+            }
+            if head.led && !spun && self.filling.load(Ordering::Relaxed) {
+                drop(head);
+                spun = true;
+                let filling = |_: &usize| self.filling.load(Ordering::Relaxed);
+                (0..SPINS_MAX).take_while(filling).for_each(|_| std::hint::spin_loop());
+            } else if hand.done.is_empty() {
+                head.idle += 1;
+                head = wait(&self.vacant, head);
+                head.idle -= 1;
+            } else {
+                drop(head);
+                self.leave(hand);
+            }
+        }
+    }
+
+    /// Fills a batch, as the leader. Where the last one has found the end, `drained`, it is asked first whether there is more.
+    fn fill(&self, hand: &mut Hand<S::Batch>, batch: &mut S::Batch, drained: bool, signal: &Signal) -> Fill {
+        let mut wait = drained && hand.done.is_empty();
+        loop {
+            // What is still to come is for a successor; what was filled is finished by whoever filled it.
+            if signal.is_ended() {
+                return Fill::End;
+            }
+            if wait && !self.stages.wait(signal) {
+                return Fill::End;
+            }
+            self.filling.store(true, Ordering::Relaxed);
+            let filled = self.stages.fill(batch);
+            self.filling.store(false, Ordering::Relaxed);
+            if filled != Fill::Nothing {
+                return filled;
+            }
+            wait = hand.done.is_empty();
+            self.leave(hand);
+        }
+    }
+
+    /// Finishes the batches whose turn has come: this thread's, and those that others have left.
+    fn finish(&self, hand: &mut Hand<S::Batch>) {
+        let mut tail = lock(&self.tail);
+        if tail.busy {
+            return;
+        }
+        while let Some((thread, mut batch)) = tail.next(hand) {
+            tail.busy = true;
             drop(tail);
             self.stages.finish(&mut batch);
             tail = lock(&self.tail);
+            tail.busy = false;
             tail.turn += 1;
-            let place = tail.place(tail.turn);
-            match tail.early[place].take() {
-                Some(next) => {
-                    tail.free.push(std::mem::replace(&mut batch, next));
-                    if tail.starved > 0 {
-                        self.freed.notify_one();
-                    }
-                }
-                None => {
-                    tail.busy = false;
-                    return Some(batch);
+            if thread == hand.thread {
+                hand.free.push(batch);
+            } else {
+                tail.returned[thread].push(batch);
+                if tail.starved > 0 {
+                    self.freed.notify_all();
                 }
             }
         }
     }
 
-    fn free_batch(&self) -> S::Batch {
+    /// Leaves what is done to whoever completes the one before, which may be this thread.
+    fn leave(&self, hand: &mut Hand<S::Batch>) {
+        if hand.done.is_empty() {
+            return;
+        }
+        let mut tail = lock(&self.tail);
+        for (number, batch) in hand.done.drain(..) {
+            let place = tail.place(number);
+            tail.left[place] = Some((hand.thread, batch));
+        }
+        drop(tail);
+        self.finish(hand);
+    }
+
+    fn free_batch(&self, hand: &mut Hand<S::Batch>) -> S::Batch {
+        if let Some(batch) = hand.free.pop() {
+            return batch;
+        }
+        self.leave(hand);
         let mut tail = lock(&self.tail);
         loop {
-            if let Some(batch) = tail.free.pop() {
+            hand.free.append(&mut tail.returned[hand.thread]);
+            if let Some(batch) = hand.free.pop() {
                 return batch;
             }
             tail.starved += 1;
@@ -292,7 +361,16 @@ impl<S: Stages> Lane<S> {
 
 impl<B> Tail<B> {
     fn place(&self, number: u64) -> usize {
-        usize::try_from(number % self.early.len() as u64).unwrap_or(0)
+        usize::try_from(number % self.left.len() as u64).unwrap_or(0)
+    }
+
+    /// The batch whose turn it is, with the number of its thread, if it is in this hand or was left.
+    fn next(&mut self, hand: &mut Hand<B>) -> Option<(usize, B)> {
+        if hand.done.front().is_some_and(|(number, _)| *number == self.turn) {
+            return hand.done.pop_front().map(|(_, batch)| (hand.thread, batch));
+        }
+        let place = self.place(self.turn);
+        self.left[place].take()
     }
 }
 

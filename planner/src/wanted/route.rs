@@ -1,4 +1,5 @@
-//! Static routes, of a tenant through one of its exits or of the underlay.
+//! Static routes, of a tenant through one of its exits or of the underlay. One whose next hop is the VTEP of a gateway
+//! at the end of a tunnel is made with the tunnel ([`super::tunnel`]): it goes the way the VTEP itself goes.
 
 use watari_config::desired::device;
 use watari_config::document::Route;
@@ -9,7 +10,9 @@ use crate::item::{Key, Ns, TenantRoute, Value};
 
 impl Making<'_> {
     pub(super) fn routes(&mut self) {
-        let routes: Vec<_> = self.desired.routes().collect();
+        let tunnelled = |via| self.desired.tunnels().any(|(.., far)| far.vtep == via);
+        let own = |route: &Route| route.tenant.is_some() || !tunnelled(route.via);
+        let routes: Vec<_> = self.desired.routes().filter(|(_, route)| own(route)).collect();
         for (name, route) in routes {
             let owner = format!("routes.{name}");
             match &route.tenant {

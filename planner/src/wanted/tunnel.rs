@@ -9,7 +9,7 @@ use watari_config::desired::device;
 use watari_config::document::{DirectTunnel, Gateway, Tunnel, WireguardTunnel};
 use watari_config::endpoint::{ENDPOINTS_MAX, Endpoint, Endpoints};
 use watari_config::validate::vxlan_overhead_bytes;
-use watari_config::{Name, WgKey};
+use watari_config::{Desired, Name, WgKey};
 
 use super::{Making, untagged};
 use crate::item::{BundleMember, HookKind, Key, Ns, PortAt, Value, Wireguard, WireguardPeer};
@@ -94,9 +94,12 @@ impl Making<'_> {
     ) -> Option<(String, Option<IpAddr>)> {
         let device = device::wireguard(name);
         let key = far.wireguard_key?;
+        let mut allowed_ips: Vec<IpNet> = behind(self.desired, far.vtep).map(|(_, prefix)| prefix).collect();
+        // As they are observed.
+        allowed_ips.sort_unstable();
         let peer = WireguardPeer {
             endpoints: self.endpoints(&device, &key, wireguard.endpoints.get(far_name)),
-            allowed_ips: vec![IpNet::from(far.vtep)],
+            allowed_ips,
             keepalive_s: wireguard.keepalive_s,
         };
         let value = Wireguard {
@@ -221,8 +224,10 @@ impl Making<'_> {
         let metric = metric + if up { 0 } else { METRIC_DOWN };
         let mtu = Some(carried(self.desired, self.observed, name, tunnel));
         let route = Value::Route { via, source: Some(local), metric, mtu };
-        let prefix = IpNet::from(far.vtep);
-        self.want(owner, Key::Route(Ns::Root, prefix, device.to_owned()), route);
+        for (route_name, prefix) in behind(self.desired, far.vtep) {
+            let owner = route_name.map_or_else(|| owner.to_owned(), |route| format!("routes.{route}"));
+            self.want(&owner, Key::Route(Ns::Root, prefix, device.to_owned()), route.clone());
+        }
         self.loose_rp_filter(owner, &Ns::Root, device);
         self.want(owner, Key::TunnelVtep(device.to_owned(), far.vtep), Value::Present);
         self.want(owner, Key::Hook(device.to_owned(), HookKind::Tunnel), Value::Present);
@@ -237,4 +242,12 @@ impl Making<'_> {
     fn bound(&self, name: &Name, tunnel: &Tunnel) -> u16 {
         bound(self.desired, self.observed, name, tunnel).bytes
     }
+}
+
+/// What lies behind the far gateway of this VTEP: the VTEP itself, and the prefixes of our own underlay routes through
+/// it, with their names.
+fn behind(desired: &Desired, vtep: IpAddr) -> impl Iterator<Item = (Option<&Name>, IpNet)> {
+    let through = desired.routes().filter(move |(_, r)| r.tenant.is_none() && r.via == vtep);
+    let routed = through.map(|(name, route)| (Some(name), route.prefix));
+    std::iter::once((None, IpNet::from(vtep))).chain(routed)
 }

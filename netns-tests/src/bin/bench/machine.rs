@@ -73,6 +73,14 @@ pub(crate) fn prefer_us() {
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -15) };
 }
 
+/// Does the same for all processes in these network namespaces (by inode): one that has detached itself has a scheduling
+/// group of its own, which nobody prefers.
+pub(crate) fn prefer_within(namespaces: &[u64]) {
+    for pid in processes().filter(|pid| is_within(*pid, namespaces)) {
+        let _ = std::fs::write(format!("/proc/{pid}/autogroup"), "-20");
+    }
+}
+
 /// Kernel, processors, memory, build and load, for the head of a table.
 pub(crate) fn describe() -> String {
     let first = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -99,13 +107,17 @@ fn profile() -> String {
 /// kernel's softirq threads with them: what a data path costs beside the two ends of a measurement. The
 /// kernel charges softirq work to whom it interrupts, so the rest of the path is in the ends' own time.
 pub(crate) fn used_within(namespaces: &[u64]) -> f64 {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let ours = |pid: &u32| {
-        let net = std::fs::metadata(format!("/proc/{pid}/ns/net")).map(|meta| meta.ino());
-        net.is_ok_and(|ino| namespaces.contains(&ino)) || is_softirq_thread(*pid)
-    };
-    numbers.filter(ours).map(used_by).sum()
+    processes().filter(|pid| is_within(*pid, namespaces) || is_softirq_thread(*pid)).map(used_by).sum()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn is_within(pid: u32, namespaces: &[u64]) -> bool {
+    let net = std::fs::metadata(format!("/proc/{pid}/ns/net")).map(|meta| meta.ino());
+    net.is_ok_and(|ino| namespaces.contains(&ino))
 }
 
 fn is_softirq_thread(pid: u32) -> bool {

@@ -9,9 +9,13 @@ mod machine;
 mod measure;
 mod overlay;
 mod peers;
+mod rounds;
 mod scale;
 mod table;
+mod tunnel;
+mod tunnel_peers;
 mod watari;
+mod watari_tunnel;
 mod wires;
 
 use std::path::PathBuf;
@@ -25,7 +29,7 @@ use table::Results;
 
 const USAGE: &str = "usage: bench SUITE [--repeats N] [--json FILE] [--paths A,B] [--metrics A,B]
              [--seconds S] [--patience S] [--entries N]
-suites: overlay, scale, facts, bgp";
+suites: overlay, tunnel, scale, facts, bgp";
 
 /// What was asked for on the command line.
 pub(crate) struct Options {
@@ -70,6 +74,9 @@ impl Options {
             }
         }
         ensure!(!read.suite.is_empty() && read.repeats > 0, "{USAGE}");
+        if read.metrics.is_empty() && read.suite == "tunnel" {
+            read.metrics = tunnel::METRICS.map(str::to_owned).into();
+        }
         if read.suite != "bgp" {
             measure::chosen(&read.metrics)?;
         }
@@ -90,23 +97,35 @@ fn run() -> Result<()> {
     let options = Options::read(std::env::args().skip(1))?;
     machine::prefer_us();
     let described = machine::describe();
-    let (results, conditions) = match options.suite.as_str() {
+    let plain = |(results, conditions): (Results, String)| (results, conditions, Vec::new());
+    let (results, conditions, closing) = match options.suite.as_str() {
         "overlay" => {
-            let mut results = Results::new("overlay", &overlay::BASES);
-            overlay::run(&options, &mut results)?;
-            (results, overlay::conditions(&options, &measure::chosen(&options.metrics)?))
+            let (results, absent) = of_paths(&overlay::OVERLAY, &options)?;
+            (results, overlay::conditions(&options), absent)
         }
-        "scale" => scale::run(&options)?,
-        "facts" => facts::run(&options)?,
-        "bgp" => bgp::run(&options)?,
+        "tunnel" => {
+            let (results, absent) = of_paths(&tunnel::TUNNEL, &options)?;
+            let reach = tunnel::reach(&results);
+            (results, tunnel::conditions(&options), [absent, reach].concat())
+        }
+        "scale" => scale::run(&options).map(plain)?,
+        "facts" => facts::run(&options).map(plain)?,
+        "bgp" => bgp::run(&options).map(plain)?,
         other => bail!("no suite called {other}\n{USAGE}"),
     };
-    println!("\n{described}\n{conditions}\n\n{}", results.table());
+    println!("\n{described}\n{conditions}\n\n{}\n{}", results.table(), closing.join("\n"));
     if let Some(file) = options.json {
         let text = serde_json::to_string_pretty(&results.json())?;
         std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// What was measured, and which paths are absent.
+fn of_paths(suite: &rounds::Suite, options: &Options) -> Result<(Results, Vec<String>)> {
+    let mut results = Results::new(suite.name, suite.bases);
+    let absent = suite.run(options, &mut results)?;
+    Ok((results, absent))
 }
 
 fn main() -> ExitCode {
@@ -133,6 +152,8 @@ mod tests {
         assert_eq!((read.suite.as_str(), read.repeats, read.entries), ("overlay", 1, 100_000));
         assert_eq!(read.effort.tcp, Duration::from_millis(500));
         assert_eq!(read.paths, ["plain", "watari"]);
+        assert_eq!(options("tunnel").unwrap().metrics, tunnel::METRICS);
+        assert_eq!(options("tunnel --metrics udp1300").unwrap().metrics, ["udp1300"]);
         for bad in
             ["", "overlay --repeats 0", "overlay --seconds soon", "overlay --metrics x", "overlay --what"]
         {

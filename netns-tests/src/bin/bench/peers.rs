@@ -6,31 +6,23 @@
 //! ovs           two bridges of the user-space datapath: br-int with the VXLAN port, br-phy as its underlay
 //! ```
 
-use std::net::Ipv4Addr;
-
 use anyhow::{Context as _, Result};
 use netns_tests::Ns;
 use netns_tests::ovs::Ovs;
 
-use crate::wires::{FLAT_B, Held, L2_MTU, Path, WAN_A, WAN_B, Wires};
+use crate::wires::{FLAT_B, Held, L2_MTU, LAN_A, LAN_B, Path, ROUTED_B, WAN_A, WAN_B, Wires};
 
 pub(crate) fn plain(wires: Wires) -> Result<Path> {
     wires.wan_addresses()?;
-    for (host, gateway, lan, far_lan, far) in
-        [(&wires.host_a, &wires.gw_a, 1, 2, WAN_B), (&wires.host_b, &wires.gw_b, 2, 1, WAN_A)]
-    {
-        host.address("eth0", &[&format!("10.10.{lan}.2/24")])?;
-        host.route("default", &format!("10.10.{lan}.1"))?;
-        gateway.address("lan0", &[&format!("10.10.{lan}.1/24")])?;
-        gateway.route(&format!("10.10.{far_lan}.0/24"), far)?;
-        gateway.forward()?;
-    }
-    Ok(wires.standing("plain", Ipv4Addr::new(10, 10, 2, 2), Held::default()))
+    wires.routed_hosts(1500)?;
+    wires.gw_a.route(LAN_B, WAN_B)?;
+    wires.gw_b.route(LAN_A, WAN_A)?;
+    Ok(wires.standing("plain", ROUTED_B, Held::default()))
 }
 
 pub(crate) fn bridge_vxlan(wires: Wires) -> Result<Path> {
     wires.wan_addresses()?;
-    wires.flat_hosts()?;
+    wires.flat_hosts(L2_MTU)?;
     let ends = [(&wires.gw_a, WAN_A, WAN_B, &wires.host_b), (&wires.gw_b, WAN_B, WAN_A, &wires.host_a)];
     for (gateway, own, far, far_host) in ends {
         gateway.ip(&format!(
@@ -52,7 +44,7 @@ pub(crate) fn bridge_vxlan(wires: Wires) -> Result<Path> {
 }
 
 pub(crate) fn ovs(wires: Wires) -> Result<Path> {
-    wires.flat_hosts()?;
+    wires.flat_hosts(L2_MTU)?;
     let mut held = Held::default();
     for (gateway, own, far) in [(&wires.gw_a, WAN_A, WAN_B), (&wires.gw_b, WAN_B, WAN_A)] {
         // AF_PACKET without vnet headers: full checksums, no super-packets.

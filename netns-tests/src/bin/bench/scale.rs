@@ -20,7 +20,7 @@ use watari_dataplane::{Dataplane, Error, MacKey, MacRemote, NeighKey, NeighRemot
 
 use crate::Options;
 use crate::measure::{chosen, measure};
-use crate::overlay::is_ready;
+use crate::rounds::is_ready;
 use crate::table::{Metric, Results};
 use crate::watari::{watari, with_tables};
 use crate::wires::{Hosts, Path, Wires};

@@ -65,13 +65,21 @@ impl Results {
         self.rows.iter().find(|row| row.path == path && row.metric == metric)
     }
 
-    /// The median, over the rounds, of `path`'s value over that of `base` in the same round, each variant to its own kind.
-    /// A machine that grows slower from round to round moves the medians of the values by chance, these hardly.
+    pub(crate) fn was_measured(&self, path: &str, metric: Metric) -> bool {
+        self.row(path, metric).is_some()
+    }
+
+    /// [`Results::by_rounds`] of `path` to the same variant of `base`, or to `base` itself.
     fn ratio(&self, path: &str, base: &str, metric: Metric) -> Option<f64> {
-        let own = self.row(path, metric)?;
         let kin = path.split_once('/').map(|(_, variant)| format!("{base}/{variant}"));
-        let kin = kin.and_then(|kin| self.row(&kin, metric));
-        let base = kin.or_else(|| self.row(base, metric))?;
+        let kin = kin.filter(|kin| self.was_measured(kin, metric));
+        self.by_rounds(path, kin.as_deref().unwrap_or(base), metric)
+    }
+
+    /// The median, over the rounds, of `path`'s value over that of `base` in the same round. A machine that grows
+    /// slower from round to round moves the medians of the values by chance, these hardly.
+    pub(crate) fn by_rounds(&self, path: &str, base: &str, metric: Metric) -> Option<f64> {
+        let (own, base) = (self.row(path, metric)?, self.row(base, metric)?);
         let ratios: Vec<f64> = own.values.iter().zip(&base.values).map(|(own, base)| own / base).collect();
         Some(median(&ratios))
     }

@@ -24,6 +24,11 @@ pub(crate) const WAN_B: &str = "198.18.0.2";
 pub(crate) const FLAT_A: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 11);
 pub(crate) const FLAT_B: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 12);
 
+/// The hosts where each has a subnet of its own.
+pub(crate) const LAN_A: &str = "10.10.1.0/24";
+pub(crate) const LAN_B: &str = "10.10.2.0/24";
+pub(crate) const ROUTED_B: Ipv4Addr = Ipv4Addr::new(10, 10, 2, 2);
+
 /// How the hosts send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hosts {
@@ -31,6 +36,8 @@ pub(crate) enum Hosts {
     Tso,
     /// Packet by packet; the gateways merge what they receive (GRO on lan0), as a NIC would.
     TsoOff,
+    /// Packet by packet, and nobody merges them: not the gateways on lan0 or wan0, nor the receiving host.
+    Packets,
     /// Packet by packet with full checksums, nothing merged: for what reads raw frames.
     Bare,
 }
@@ -38,7 +45,11 @@ pub(crate) enum Hosts {
 impl Hosts {
     /// What follows the name of the path, after a slash.
     pub(crate) fn variant(self) -> Option<&'static str> {
-        (self == Self::TsoOff).then_some("tso-off")
+        match self {
+            Self::Tso | Self::Bare => None,
+            Self::TsoOff => Some("tso-off"),
+            Self::Packets => Some("packets"),
+        }
     }
 }
 
@@ -81,11 +92,23 @@ impl Wires {
         self.gw_b.address("wan0", &[&format!("{WAN_B}/24")])
     }
 
-    /// Both hosts in one subnet, with the MTU that VXLAN leaves.
-    pub(crate) fn flat_hosts(&self) -> Result<()> {
+    /// Both hosts in one subnet, with the MTU that the encapsulation leaves.
+    pub(crate) fn flat_hosts(&self, mtu: u32) -> Result<()> {
         for (host, address) in [(&self.host_a, FLAT_A), (&self.host_b, FLAT_B)] {
-            host.mtu("eth0", L2_MTU)?;
+            host.mtu("eth0", mtu)?;
             host.address("eth0", &[&format!("{address}/16")])?;
+        }
+        Ok(())
+    }
+
+    /// A subnet for each host behind its gateway, which forwards; what joins the gateways is left to be done.
+    pub(crate) fn routed_hosts(&self, mtu: u32) -> Result<()> {
+        for (host, gateway, lan) in [(&self.host_a, &self.gw_a, 1), (&self.host_b, &self.gw_b, 2)] {
+            host.mtu("eth0", mtu)?;
+            host.address("eth0", &[&format!("10.10.{lan}.2/24")])?;
+            host.route("default", &format!("10.10.{lan}.1"))?;
+            gateway.address("lan0", &[&format!("10.10.{lan}.1/24")])?;
+            gateway.forward()?;
         }
         Ok(())
     }
@@ -122,16 +145,18 @@ impl Path {
 
     /// Sets how the hosts send.
     pub(crate) fn set_hosts(&self, hosts: Hosts) -> Result<()> {
-        let (host, lan) = match hosts {
-            Hosts::Tso => ("tso on gso on", "gro off"),
-            Hosts::TsoOff => ("tso off gso off gro off", "gro on"),
-            Hosts::Bare => ("tx off tso off gso off gro off", "gro off"),
+        let (host, lan, wan) = match hosts {
+            Hosts::Tso => ("tso on gso on", "gro off", "gro on"),
+            Hosts::TsoOff => ("tso off gso off gro off", "gro on", "gro on"),
+            Hosts::Packets => ("tso off gso off gro off", "gro off", "gro off"),
+            Hosts::Bare => ("tx off tso off gso off gro off", "gro off", "gro off"),
         };
         for ns in [&self.wires.host_a, &self.wires.host_b] {
             ns.offload("eth0", host)?;
         }
         for ns in [&self.wires.gw_a, &self.wires.gw_b] {
             ns.offload("lan0", lan)?;
+            ns.offload("wan0", wan)?;
         }
         Ok(())
     }
