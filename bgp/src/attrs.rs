@@ -77,6 +77,11 @@ impl AsPath {
         }
     }
 
+    /// Whether it has an AS_SET or AS_CONFED_SET (RFC 9774).
+    pub fn has_set(&self) -> bool {
+        self.0.iter().any(|s| matches!(s, AsSegment::Set(_) | AsSegment::ConfedSet(_)))
+    }
+
     /// Whether `asn` occurs anywhere in it.
     pub fn contains(&self, asn: Asn) -> bool {
         self.iter().any(|a| a == asn)
@@ -249,6 +254,8 @@ pub struct PathAttributes {
     pub pmsi_tunnel: Option<PmsiTunnel>,
     /// Type 32.
     pub large_communities: Vec<LargeCommunity>,
+    /// Type 35, Only to Customer (RFC 9234 §5): the AS that set it.
+    pub otc: Option<Asn>,
     /// Optional transitive attributes of other types, by type code.
     pub unknown: Vec<UnknownAttribute>,
 }

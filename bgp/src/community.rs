@@ -15,6 +15,8 @@ impl Community {
     pub const NO_EXPORT: Community = Community(0xffff_ff01);
     /// To no peer.
     pub const NO_ADVERTISE: Community = Community(0xffff_ff02);
+    /// Traffic for it is to be dropped (RFC 7999). Stays inside our AS, as with [`Community::NO_EXPORT`].
+    pub const BLACKHOLE: Community = Community(0xffff_029a);
     /// To no external peer, those within a confederation included.
     pub const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Community {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Community::NO_EXPORT => f.write_str("no-export"),
+            Community::BLACKHOLE => f.write_str("blackhole"),
             Community::NO_ADVERTISE => f.write_str("no-advertise"),
             Community::NO_EXPORT_SUBCONFED => f.write_str("no-export-subconfed"),
             Community(v) => write!(f, "{}:{}", v >> 16, v & 0xffff),

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::policy::Policy;
+use crate::role::Role;
 use crate::types::{Asn, Family, InstanceId, RouterId};
 
 /// A neighbour as configured. Intervals are milliseconds unless the name says otherwise.
@@ -38,8 +39,22 @@ pub struct PeerConfig {
     pub next_hop_v6: Option<Ipv6Addr>,
     /// Next hop for IPv4 unicast when `local_addr` is IPv6.
     pub next_hop_v4: Option<std::net::Ipv4Addr>,
-    /// Most paths kept from it, over all families; more end the session (RFC 4486 §4).
+    /// Most paths kept from it in one family; more end the session (RFC 4486 §4).
     pub max_paths: Option<u32>,
+    /// At so many percent of `max_paths` a warning is given; 0 for none.
+    pub max_paths_warn_percent: u8,
+    /// How long it is left alone after it has sent more than `max_paths`; as after any error without it.
+    pub max_paths_restart_ms: Option<u64>,
+    /// What we are to it, `None` to not say it (RFC 9234). External neighbours only.
+    pub role: Option<Role>,
+    /// It must say its own role (RFC 9234 §4.2, strict mode).
+    pub role_strict: bool,
+    /// Paths with AS_SET or AS_CONFED_SET are taken (RFC 9774 would have them withdrawn).
+    pub accept_as_sets: bool,
+    /// Routes with the BLACKHOLE community are taken: both sides have agreed on that (RFC 7999 §3.3).
+    pub accept_blackhole: bool,
+    /// The operator keeps the session down; the text is told to the neighbour (RFC 9003), if there is one.
+    pub admin_down: Option<String>,
 }
 
 /// Graceful restart towards one neighbour (RFC 4724, RFC 8538).
@@ -78,12 +93,24 @@ impl PeerConfig {
             next_hop_v6: None,
             next_hop_v4: None,
             max_paths: None,
+            max_paths_warn_percent: 0,
+            max_paths_restart_ms: None,
+            role: None,
+            role_strict: false,
+            accept_as_sets: false,
+            accept_blackhole: false,
+            admin_down: None,
         }
     }
 
     /// Whether it is in our AS.
     pub fn is_internal(&self) -> bool {
         self.remote_asn == self.local_asn
+    }
+
+    /// Our role for routes of `family`: external neighbours and unicast only (RFC 9234 §5).
+    pub fn unicast_role(&self, family: Family) -> Option<Role> {
+        self.role.filter(|_| family != Family::L2vpnEvpn && !self.is_internal())
     }
 
     /// Whether going from `self` to `new` needs a new session; everything else is applied in place.
@@ -96,6 +123,8 @@ impl PeerConfig {
             || self.families != new.families
             || self.hold_time_s != new.hold_time_s
             || self.graceful_restart != new.graceful_restart
+            || self.role != new.role
+            || (new.role_strict && !self.role_strict)
     }
 }
 
@@ -114,6 +143,12 @@ pub struct Negotiated {
     pub route_refresh: bool,
     /// Messages up to 65,535 octets (RFC 8654).
     pub extended_messages: bool,
+    /// It marks beginning and end of what it sends again, and understands ours (RFC 7313).
+    pub enhanced_refresh: bool,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
+    /// What it says it is to us (RFC 9234 §4.1).
+    pub remote_role: Option<u8>,
     /// Its graceful restart capability, if both sent one.
     pub graceful_restart: Option<PeerGracefulRestart>,
 }

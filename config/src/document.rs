@@ -14,6 +14,7 @@ use crate::endpoint::Endpoints;
 use crate::guard::Guard;
 use crate::names::{Asn, IfName, Mac, Mtu, Name, Vid, Vni, WgKey};
 use crate::read::{object, read_by_text};
+use crate::secret::SecretRef;
 use crate::tags::{Tags, Tpid};
 
 object! {
@@ -407,10 +408,36 @@ object! {
         pub accept: Vec<IpNet>,
         /// Prefixes told to it, these and longer ones. Nothing without it (RFC 8212).
         pub announce: Vec<IpNet>,
-        /// The most prefixes taken from it in one family.
+        /// The most prefixes taken from it in one family; one more ends the session (RFC 4486 section 4).
         pub prefixes_max: u32 = 100_000,
+        /// At so many percent of `prefixes_max` an event warns; 0 for none.
+        pub prefixes_warn_percent: u8 = 80,
+        /// Seconds for which a neighbour that has told too much is left alone; without it the session is tried again as
+        /// after any error, first after seconds, later every two minutes.
+        pub prefixes_restart_s: Option<u32>,
+        /// What this gateway is to the neighbour (RFC 9234): routes of a provider or peer then never reach another one,
+        /// and the neighbour's own role must fit if it says one.
+        pub role: Option<PeerRole>,
+        /// A neighbour that does not say its role is refused (RFC 9234 section 4.2, strict mode).
+        pub role_strict: bool = false,
+        /// Takes paths with an AS_SET, which RFC 9774 would have refused.
+        pub as_sets: bool = false,
+        /// Takes routes with the BLACKHOLE community within `accept`: what is sent to them is dropped here (RFC 7999).
+        pub blackhole: bool = false,
+        /// Keeps the session down, until this is taken back.
+        pub disabled: bool = false,
+        /// Why, as the neighbour is told (RFC 9003): at most 255 bytes.
+        pub disabled_because: Option<String>,
+        /// Seconds between two tries to connect.
+        pub connect_retry_s: u16 = 5,
         /// Waits for the neighbour to connect.
         pub passive: bool = false,
+        /// Where the password of the session is, which both sides sign each segment with (TCP MD5, RFC 2385):
+        /// `file:/PATH`, the first line, or `env:NAME`. A file is read again when it changes, and the session goes on.
+        pub password: Option<SecretRef>,
+        /// The neighbour is at most so many hops away, 1 for one on the link, and must say so too: packets that have
+        /// come further are dropped (RFC 5082).
+        pub ttl_security_hops: Option<u8>,
         /// Whether packets cross is watched by BFD, and the session ends at once when they do not.
         pub bfd: Option<Bfd>,
     }
@@ -425,6 +452,22 @@ object! {
         /// So many packets lost in a row are a dead path.
         pub multiplier: u8 = 3,
     }
+}
+
+/// What a gateway is to a BGP neighbour (RFC 9234 section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerRole {
+    /// The neighbour is our customer.
+    Provider,
+    /// The neighbour is our provider.
+    Customer,
+    /// Both are peers: each tells its own and its customers' routes.
+    Peer,
+    /// We are a route server, the neighbour is a client.
+    RouteServer,
+    /// The neighbour is a route server.
+    RouteServerClient,
 }
 
 /// An address family of a BGP session.
@@ -526,6 +569,13 @@ words!(Encapsulation { "auto" => Self::Auto, "device" => Self::Device });
 words!(Permit { "allow" => Self::Allow, "deny" => Self::Deny });
 words!(Flooding { "flood" => Self::Flood, "drop" => Self::Drop });
 words!(Family { "ipv4" => Self::Ipv4, "ipv6" => Self::Ipv6 });
+words!(PeerRole {
+    "provider" => Self::Provider,
+    "customer" => Self::Customer,
+    "peer" => Self::Peer,
+    "route-server" => Self::RouteServer,
+    "route-server-client" => Self::RouteServerClient,
+});
 words!(NodeKind { "gpu" => Self::Gpu, "cpu" => Self::Cpu });
 words!(NodeMode { "l3" => Self::L3 });
 

@@ -10,6 +10,7 @@
 //! * [`endpoint`]: where the far end of a tunnel is reached.
 //! * [`guard`]: what an attachment may send.
 //! * [`names`]: the vocabulary as types (`Vni`, `Vid`, `Asn` …), so that a wrong value cannot be carried around.
+//! * [`secret`]: where a secret is.
 //! * [`tags`]: VLAN tags, one or two.
 //! * [`read`]: turns a parsed tree into a `Document` and collects every problem on the way.
 //! * [`mod@validate`]: what no single object can know: references, overlaps, limits.
@@ -28,6 +29,7 @@ pub mod names;
 pub mod read;
 #[cfg(feature = "schema")]
 pub mod schema;
+pub mod secret;
 pub mod tags;
 pub mod validate;
 
@@ -36,5 +38,6 @@ pub use desired::Desired;
 pub use document::Document;
 pub use names::{Asn, IfName, Mac, Mtu, Name, Vid, Vni, WgKey};
 pub use read::{Path, Problem, Problems, parse_text};
+pub use secret::SecretRef;
 pub use tags::{Tags, Tpid};
 pub use validate::{read_document, validate};

@@ -84,6 +84,39 @@ fn bfd_has_bounds_and_defaults_that_find_a_dead_path_within_a_second() {
     assert!(bfd.interval_ms * u32::from(bfd.multiplier) < 1_000);
 }
 
+/// Each field of a session with a bound, and what goes without saying.
+#[test]
+fn a_session_has_bounds_and_a_password_is_a_place() {
+    let bfd = "bfd: { interval_ms: 50 }";
+    for (field, path, message) in [
+        ("password: hunter2", "password", "file:/PATH"),
+        ("prefixes_warn_percent: 101", "prefixes_warn_percent", "0 to 100"),
+        ("prefixes_restart_s: 0", "prefixes_restart_s", "1 at least"),
+        ("connect_retry_s: 0", "connect_retry_s", "1 at least"),
+        ("ttl_security_hops: 0", "ttl_security_hops", "from 1 to 255"),
+        ("role: boss", "role", "must be one of"),
+        ("role_strict: true", "role_strict", "asks for a role"),
+        ("disabled_because: works", "disabled_because", "that is disabled"),
+    ] {
+        refused(bfd, field, &format!("peers.campus4.{path}"), message);
+    }
+    let internal = WHOLE.replacen("asn: 65001\n    accept", "asn: 65100\n    accept", 1);
+    assert!(desired(&internal).is_ok());
+    let found = desired(&internal.replacen(bfd, "role: customer", 1)).unwrap_err();
+    assert!(found.iter().any(|p| p.path == "peers.campus4.role"), "{found:#?}");
+    let all = "password: file:/etc/key\n    role: customer\n    role_strict: true\n    disabled: true\n    disabled_because: works";
+    let document = desired(&WHOLE.replacen(bfd, all, 1)).unwrap();
+    let (_, peer, _) = document.peers().next().unwrap();
+    assert_eq!(peer.password.as_ref().unwrap().to_string(), "file:/etc/key");
+    // IPv4 needs no address of ours on an IPv6 session (RFC 8950).
+    let v6 = WHOLE.replacen(
+        "asn: 65001\n    accept: [\"2001",
+        "asn: 65001\n    families: [ipv4, ipv6]\n    accept: [\"2001",
+        1,
+    );
+    assert!(v6 != WHOLE && desired(&v6).is_ok());
+}
+
 #[test]
 fn hosts_may_keep_an_mtu_that_no_tunnel_carries() {
     for mtu in ["mtu: 1500", "mtu: 9000"] {

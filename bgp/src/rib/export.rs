@@ -9,6 +9,7 @@ use crate::attrs::{NextHop, PathAttributes};
 use crate::nlri::Key;
 use crate::peer::PeerConfig;
 use crate::policy::Filter;
+use crate::role::Role;
 use crate::types::{Asn, Family, RouterId};
 use crate::wire::{
     EncodeContext, decode_attributes, encode_attributes_for, put_next_hop, rewrite_attributes,
@@ -25,6 +26,10 @@ pub(crate) struct ExportRules {
     next_hop_v4: Option<Ipv4Addr>,
     next_hop_v6: Option<Ipv6Addr>,
     filter: Filter,
+    /// Of unicast routes.
+    role: Option<Role>,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950).
+    extended_next_hop: bool,
     router_id: RouterId,
     pub(super) context: EncodeContext,
 }
@@ -47,7 +52,12 @@ impl Exported {
 }
 
 impl ExportRules {
-    pub(crate) fn new(to: &PeerConfig, router_id: RouterId, context: EncodeContext) -> ExportRules {
+    pub(crate) fn new(
+        to: &PeerConfig,
+        router_id: RouterId,
+        context: EncodeContext,
+        extended_next_hop: bool,
+    ) -> ExportRules {
         ExportRules {
             internal: to.is_internal(),
             client: to.route_reflector_client,
@@ -57,6 +67,8 @@ impl ExportRules {
             next_hop_v4: to.next_hop_v4,
             next_hop_v6: to.next_hop_v6,
             filter: to.policy.export.clone(),
+            role: to.role.filter(|_| !to.is_internal()),
+            extended_next_hop,
             router_id,
             context,
         }
@@ -73,13 +85,18 @@ impl ExportRules {
         if rank.no_advertise || (rank.no_export && !self.internal) {
             return false;
         }
+        let otc = Some(Asn(rank.otc)).filter(|asn| asn.0 != 0);
+        if self.role_for(family).is_some_and(|role| !role.may_send(otc)) {
+            return false;
+        }
         // RFC 4271 §9.2: internal routes do not go to internal peers, but for reflection (RFC 4456 §6).
         let reflected = advertiser.internal && self.internal;
         if reflected && !advertiser.client && !self.client {
             return false;
         }
-        let has_next_hop = (rank.has_next_hop && self.keeps_next_hop(family, advertiser))
-            || self.own_next_hop(family).is_some();
+        let is_told = rank.has_next_hop && self.takes(family, rank.is_next_hop_v6);
+        let has_next_hop =
+            (is_told && self.keeps_next_hop(family, advertiser)) || self.own_next_hop(family).is_some();
         has_next_hop && (self.filter == Filter::All || self.filter.accepts(&key()))
     }
 
@@ -90,7 +107,8 @@ impl ExportRules {
         parts: Parts<'_>,
         advertiser: &Advertiser,
     ) -> Option<Exported> {
-        let kept = get_next_hop(parts.next_hop).filter(|_| self.keeps_next_hop(family, advertiser));
+        let kept = get_next_hop(parts.next_hop)
+            .filter(|n| self.keeps_next_hop(family, advertiser) && self.takes(family, n.addr().is_ipv6()));
         let next_hop = kept.or_else(|| self.own_next_hop(family))?;
         let mut exported = Exported::default();
         let base = match (family, next_hop) {
@@ -101,7 +119,8 @@ impl ExportRules {
             }
         };
         // What most sessions are: attributes are copied as they stand.
-        if !self.internal && self.context.four_octet_as {
+        let role = self.role_for(family);
+        if !self.internal && self.context.four_octet_as && role.is_none() {
             let keep_med = advertiser.local;
             let out = &mut exported.attributes;
             if rewrite_attributes(parts.attributes, self.local_asn, base, keep_med, out) {
@@ -109,10 +128,23 @@ impl ExportRules {
             }
             out.clear();
         }
-        let attrs = self.rewrite(decode_attributes(parts.attributes), advertiser);
+        let mut attrs = self.rewrite(decode_attributes(parts.attributes), advertiser);
+        if let Some(role) = role {
+            attrs.otc = role.on_send(attrs.otc, self.local_asn);
+        }
         let attrs = PathAttributes { next_hop: Some(next_hop), ..attrs };
         encode_attributes_for(&attrs, base.is_some(), self.context.four_octet_as, &mut exported.attributes);
         Some(exported)
+    }
+
+    /// RFC 9234 §5: roles are about unicast routes.
+    fn role_for(&self, family: Family) -> Option<Role> {
+        self.role.filter(|_| family != Family::L2vpnEvpn)
+    }
+
+    /// Whether a next hop of this kind can be told.
+    const fn takes(&self, family: Family, is_ipv6: bool) -> bool {
+        !is_ipv6 || self.extended_next_hop || !matches!(family, Family::Ipv4Unicast)
     }
 
     /// Everything but the next hop.
@@ -147,7 +179,10 @@ impl ExportRules {
             (Family::L2vpnEvpn, addr) => Some(addr.into()),
             (Family::Ipv4Unicast, IpAddr::V4(addr)) => Some(NextHop::V4(addr)),
             (Family::Ipv6Unicast, IpAddr::V6(addr)) => Some(NextHop::V6(addr)),
-            (Family::Ipv4Unicast, IpAddr::V6(_)) => self.next_hop_v4.map(NextHop::V4),
+            (Family::Ipv4Unicast, IpAddr::V6(addr)) => {
+                let v6 = self.extended_next_hop.then_some(NextHop::V6(addr));
+                self.next_hop_v4.map(NextHop::V4).or(v6)
+            }
             (Family::Ipv6Unicast, IpAddr::V4(_)) => self.next_hop_v6.map(NextHop::V6),
         }
     }
@@ -171,7 +206,9 @@ mod tests {
     }
 
     fn rules(to: &PeerConfig) -> ExportRules {
-        ExportRules::new(to, OWN, EncodeContext { four_octet_as: true, message_limit: 4_096 })
+        // Over IPv6, RFC 8950 has been agreed on.
+        let extended = to.local_addr.is_ipv6();
+        ExportRules::new(to, OWN, EncodeContext { four_octet_as: true, message_limit: 4_096 }, extended)
     }
 
     /// By way of a set; what a neighbour reads.
@@ -265,5 +302,41 @@ mod tests {
         let mut silent = to(65002);
         silent.policy.export = Filter::None;
         assert!(!goes(&rich(), &silent));
+    }
+
+    /// RFC 9234 §5: OTC is set on what does not go up, and what has it goes down only; RFC 7999 §3.2.
+    #[test]
+    fn otc_and_blackhole_are_obeyed() {
+        let as_role = |role| PeerConfig { role: Some(role), ..to(65002) };
+        let marked = PathAttributes { otc: Some(Asn(65009)), ..rich() };
+        for (role, passes, sets) in
+            [(Role::Provider, true, true), (Role::Peer, false, true), (Role::Customer, false, false)]
+        {
+            assert_eq!(goes(&marked, &as_role(role)), passes, "{role}");
+            let got = sent(Family::Ipv4Unicast, false, &rich(), &as_role(role)).unwrap();
+            assert_eq!(got.otc, sets.then_some(Asn(65001)), "{role}");
+        }
+        assert!(goes(&marked, &to(65002)), "without a role nobody looks at it");
+        let inside = PeerConfig { role: Some(Role::Peer), ..to(65001) };
+        assert!(goes(&marked, &inside), "roles are of external neighbours");
+        let dropped = PathAttributes { communities: vec![Community::BLACKHOLE], ..rich() };
+        assert!(!goes(&dropped, &to(65002)) && goes(&dropped, &to(65001)));
+    }
+
+    /// RFC 8950 §3: an IPv6 next hop for those who agreed, and for nobody else.
+    #[test]
+    fn an_ipv4_route_has_an_ipv6_next_hop_where_that_was_agreed_on() {
+        let v6: Ipv6Addr = "2001:db8::1".parse().unwrap();
+        let over_v6 = |asn| PeerConfig { local_addr: v6.into(), ..to(asn) };
+        let next_hop = |attrs: &PathAttributes, to: &PeerConfig| {
+            sent(Family::Ipv4Unicast, false, attrs, to).and_then(|a| a.next_hop)
+        };
+        assert_eq!(next_hop(&rich(), &over_v6(65002)), Some(NextHop::V6(v6)));
+        let own_v4 = PeerConfig { next_hop_v4: Some([10, 0, 0, 1].into()), ..over_v6(65002) };
+        assert_eq!(next_hop(&rich(), &own_v4), Some(NextHop::V4([10, 0, 0, 1].into())));
+        // Passed on inside an AS: to those alone who can read it.
+        let kept = PathAttributes { next_hop: Some(NextHop::V6(v6)), ..rich() };
+        assert_eq!(next_hop(&kept, &over_v6(65001)), Some(NextHop::V6(v6)));
+        assert_eq!(next_hop(&kept, &to(65001)), Some(NextHop::V4([10, 0, 0, 1].into())));
     }
 }

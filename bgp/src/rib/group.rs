@@ -21,8 +21,8 @@ use super::sets::SetId;
 use super::table::Rib;
 use crate::speaker::Source;
 use crate::time::Instant;
-use crate::types::PeerId;
-use crate::wire::encode_end_of_rib;
+use crate::types::{Family, PeerId};
+use crate::wire::{RouteRefresh, encode_end_of_rib};
 
 /// Octets, shared by everybody who is sent them.
 pub type Octets = Arc<Vec<u8>>;
@@ -46,6 +46,8 @@ pub(crate) struct Member {
     is_slow: bool,
     /// The End-of-RIB is still to be sent, after everything that waits.
     end_of_rib_due: bool,
+    /// It is told everything again, and the end of that afterwards (RFC 7313 §4).
+    refresh_end_due: bool,
 }
 
 impl Member {
@@ -150,12 +152,17 @@ impl Groups {
         self.drop_empty(rib);
     }
 
-    /// A neighbour is to be told everything again (RFC 2918).
-    pub(crate) fn refresh(&mut self, peer: PeerId) {
+    /// A neighbour is to be told everything again (RFC 2918), between its marks if it is to have them; not while the
+    /// first time still goes on, which it has no use for (RFC 7313 §4).
+    pub(crate) fn refresh(&mut self, peer: PeerId, family: Family, marked: bool) {
         if let Some(at) = self.of(peer) {
             let group = &mut self.groups[at];
             let told: Vec<u32> = group.numbers_told().collect();
             if let Some(member) = group.members.get_mut(&peer) {
+                if marked && !member.end_of_rib_due {
+                    member.push(Arc::new(RouteRefresh::of(family, RouteRefresh::BEGIN).encode()), 1);
+                    member.refresh_end_due = true;
+                }
                 told.into_iter().for_each(|at| member.owe(at));
             }
         }
@@ -352,6 +359,10 @@ impl Group {
             let Some(member) = self.members.get_mut(&peer) else { continue };
             if idle && member.behind.is_none() && std::mem::take(&mut member.end_of_rib_due) {
                 member.push(Arc::new(encode_end_of_rib(rib.family)), 1);
+                done = true;
+            }
+            if idle && member.behind.is_none() && std::mem::take(&mut member.refresh_end_due) {
+                member.push(Arc::new(RouteRefresh::of(rib.family, RouteRefresh::END).encode()), 1);
                 done = true;
             }
         }

@@ -35,6 +35,15 @@ pub enum RejectReason {
     /// Our identifier is ORIGINATOR_ID or in CLUSTER_LIST (RFC 4456 §8).
     #[error("reflection loop")]
     ReflectionLoop,
+    /// It has an AS_SET or AS_CONFED_SET (RFC 9774).
+    #[error("AS_SET in the path")]
+    AsSet,
+    /// By its OTC attribute it came a way that it should not have taken (RFC 9234 §5).
+    #[error("route leak")]
+    RouteLeak,
+    /// It has the BLACKHOLE community, on which nobody has agreed with this peer (RFC 7999 §3.3).
+    #[error("blackhole is not agreed on")]
+    Blackhole,
     /// The next hop is one of our own addresses (RFC 4271 §5.1.3).
     #[error("next hop is this router")]
     NextHopSelf,

@@ -33,6 +33,9 @@ pub(crate) enum Rejected {
     AsLoop = 2,
     ReflectionLoop = 3,
     NextHopSelf = 4,
+    AsSet = 5,
+    RouteLeak = 6,
+    Blackhole = 7,
 }
 
 impl Rejected {
@@ -42,6 +45,9 @@ impl Rejected {
             Rejected::AsLoop => RejectReason::AsLoop(local_asn),
             Rejected::ReflectionLoop => RejectReason::ReflectionLoop,
             Rejected::NextHopSelf => RejectReason::NextHopSelf,
+            Rejected::AsSet => RejectReason::AsSet,
+            Rejected::RouteLeak => RejectReason::RouteLeak,
+            Rejected::Blackhole => RejectReason::Blackhole,
         }
     }
 }
@@ -70,6 +76,10 @@ impl Path {
         self.tag & STALE != 0
     }
 
+    pub(super) const fn fresh(self) -> Path {
+        Path { set: self.set, tag: self.tag & !STALE }
+    }
+
     pub(super) const fn stale(self) -> Path {
         Path { tag: self.tag | STALE, ..self }
     }
@@ -80,6 +90,9 @@ impl Path {
             2 => Some(Rejected::AsLoop),
             3 => Some(Rejected::ReflectionLoop),
             4 => Some(Rejected::NextHopSelf),
+            5 => Some(Rejected::AsSet),
+            6 => Some(Rejected::RouteLeak),
+            7 => Some(Rejected::Blackhole),
             _ => None,
         }
     }

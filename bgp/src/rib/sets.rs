@@ -45,6 +45,10 @@ pub(crate) struct Rank {
     pub(crate) no_advertise: bool,
     pub(crate) no_export: bool,
     pub(crate) has_next_hop: bool,
+    /// The next hop is an IPv6 address.
+    pub(crate) is_next_hop_v6: bool,
+    /// OTC, as 0 without one (RFC 9234).
+    pub(crate) otc: u32,
 }
 
 impl Rank {
@@ -65,8 +69,13 @@ impl Rank {
             origin: attrs.origin as u8,
             sticky,
             no_advertise: has(Community::NO_ADVERTISE),
-            no_export: has(Community::NO_EXPORT) || has(Community::NO_EXPORT_SUBCONFED),
+            // RFC 7999 §3.2: a blackhole stays inside as well.
+            no_export: has(Community::NO_EXPORT)
+                || has(Community::NO_EXPORT_SUBCONFED)
+                || has(Community::BLACKHOLE),
             has_next_hop: attrs.next_hop.is_some(),
+            is_next_hop_v6: attrs.next_hop.is_some_and(|n| n.addr().is_ipv6()),
+            otc: attrs.otc.map_or(0, |asn| asn.0),
         }
     }
 }

@@ -364,6 +364,11 @@ impl Rib {
         self.for_each_of(source, |_, _, path| path.stale());
     }
 
+    /// Marks all paths of `source` stale, or fresh.
+    pub(crate) fn set_stale(&mut self, source: Source, stale: bool) {
+        self.for_each_of(source, |_, _, path| if stale { path.stale() } else { path.fresh() });
+    }
+
     /// Judges every path of `source` anew.
     pub(crate) fn judge_again(
         &mut self,

@@ -123,7 +123,7 @@ impl Session {
 
     /// ManualStart (Event 1) or the end of the idle hold (Event 13).
     pub fn start(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.base != State::Idle {
+        if self.base != State::Idle || self.config.admin_down.is_some() {
             return;
         }
         self.idle_deadline = None;
@@ -234,6 +234,13 @@ impl Session {
         self.drop_conn(index, Some(notification), &reason, out);
         self.after_error(now);
         self.report(Some(reason), out);
+    }
+
+    /// After an error: stays in Idle for `ms` from now, whatever happened before.
+    pub fn hold_idle(&mut self, ms: u64, now: Instant) {
+        if self.base == State::Idle && self.conns.is_empty() {
+            self.idle_deadline = Some(now + ms);
+        }
     }
 
     /// The path is down: an established connection ends with `notification`, and is tried again soon.

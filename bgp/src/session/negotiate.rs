@@ -1,6 +1,7 @@
 //! From two OPENs to an agreement (RFC 4271 §6.2, RFC 5492 §3, RFC 6286 §2.2).
 
 use crate::peer::{Negotiated, PeerConfig, PeerGracefulRestart};
+use crate::role::Role;
 use crate::types::{Family, RouterId};
 use crate::wire::{Capability, GracefulRestart, Notification, Open};
 
@@ -24,7 +25,12 @@ pub(super) fn offer(config: &PeerConfig, router_id: RouterId, restart: RestartFl
         })
         .collect();
     capabilities.push(Capability::RouteRefresh);
+    capabilities.push(Capability::EnhancedRefresh);
     capabilities.push(Capability::ExtendedMessage);
+    if offers_extended_next_hop(config) {
+        capabilities.push(Capability::ExtendedNextHop(vec![IPV4_BY_IPV6]));
+    }
+    capabilities.extend(role(config).map(|role| Capability::Role(role.code())));
     capabilities.push(Capability::FourOctetAs(config.local_asn));
     if let Some(gr) = config.graceful_restart {
         let kept = |family: &Family| {
@@ -53,6 +59,7 @@ pub(super) fn agree(config: &PeerConfig, local: RouterId, open: &Open) -> Result
     if config.is_internal() && open.router_id == local {
         return Err(Notification::new(Notification::BAD_IDENTIFIER));
     }
+    let remote_role = agree_on_roles(config, open)?;
     let families = common_families(config, open);
     if families.is_empty() {
         return Err(Notification::with_data(Notification::BAD_CAPABILITY, wanted(config)));
@@ -64,10 +71,48 @@ pub(super) fn agree(config: &PeerConfig, local: RouterId, open: &Open) -> Result
         hold_time_s: config.hold_time_s.min(open.hold_time_s),
         four_octet_as,
         route_refresh: has(&Capability::RouteRefresh),
+        enhanced_refresh: has(&Capability::RouteRefresh) && has(&Capability::EnhancedRefresh),
+        extended_next_hop: offers_extended_next_hop(config) && takes_extended_next_hop(open),
+        remote_role,
         extended_messages: has(&Capability::ExtendedMessage),
         graceful_restart: config.graceful_restart.and_then(|_| graceful_restart(open, &families)),
         families,
     })
+}
+
+/// IPv4 unicast with an IPv6 next hop, as the capability says it (RFC 8950 §4).
+const IPV4_BY_IPV6: (u16, u16, u16) = (1, 1, 2);
+
+/// Over an IPv4 session there is an IPv4 address for next hop.
+fn offers_extended_next_hop(config: &PeerConfig) -> bool {
+    config.local_addr.is_ipv6() && config.families.contains(&Family::Ipv4Unicast)
+}
+
+fn takes_extended_next_hop(open: &Open) -> bool {
+    let mut capabilities = open.capabilities.iter();
+    capabilities.any(|c| matches!(c, Capability::ExtendedNextHop(triples) if triples.contains(&IPV4_BY_IPV6)))
+}
+
+/// The role to say; within one AS there is none (RFC 9234 §4.1).
+fn role(config: &PeerConfig) -> Option<Role> {
+    config.role.filter(|_| !config.is_internal())
+}
+
+/// The neighbour's role, if both say one (RFC 9234 §4.2).
+fn agree_on_roles(config: &PeerConfig, open: &Open) -> Result<Option<u8>, Notification> {
+    let Some(own) = role(config) else { return Ok(None) };
+    let mut said = open.capabilities.iter().filter_map(|c| match c {
+        Capability::Role(role) => Some(*role),
+        _ => None,
+    });
+    let mismatch = || Err(Notification::new(Notification::ROLE_MISMATCH));
+    match said.next() {
+        None if config.role_strict => mismatch(),
+        None => Ok(None),
+        // Said several times it must be the same each time.
+        Some(role) if own.fits(role) && said.all(|again| again == role) => Ok(Some(role)),
+        Some(_) => mismatch(),
+    }
 }
 
 /// Without any multiprotocol capability a speaker carries IPv4 unicast alone (RFC 4760 §8).

@@ -120,6 +120,17 @@ pub enum Output {
         /// Why, when it went down.
         reason: Option<DownReason>,
     },
+    /// The peer has sent so many paths of a family that its limit is near; told once until they are fewer again.
+    NearLimit {
+        /// The peer.
+        peer: PeerId,
+        /// The family.
+        family: Family,
+        /// Paths that it has.
+        paths: usize,
+        /// Paths that it may have.
+        limit: u32,
+    },
     /// The peer sent its End-of-RIB.
     EndOfRib(PeerId, Family),
     /// After a restart: best paths of the family are selected and were reported; what the system still has

@@ -26,6 +26,8 @@ pub(super) struct Live {
     pub(super) progress_at: Instant,
     /// Families whose End-of-RIB came.
     pub(super) end_of_rib: BTreeSet<Family>,
+    /// Families with so many paths that a warning was given.
+    pub(super) near_limit: BTreeSet<Family>,
     /// We both have just restarted: until then its End-of-RIB is waited for all the same.
     pub(super) patience: Option<Instant>,
 }
@@ -42,6 +44,8 @@ pub(super) struct Neighbor {
     pub(super) stale_deadline: Option<Instant>,
     /// Families with stale paths.
     pub(super) stale: BTreeSet<Family>,
+    /// Of these, families that it has begun to send again (RFC 7313 §4).
+    pub(super) resent: BTreeSet<Family>,
     /// It was established in this life of the daemon.
     pub(super) was_up: bool,
     pub(super) malformed_updates: u64,
@@ -58,6 +62,7 @@ impl Neighbor {
             restart_deadline: None,
             stale_deadline: None,
             stale: BTreeSet::new(),
+            resent: BTreeSet::new(),
             was_up: false,
             malformed_updates: 0,
             since: now,
@@ -99,7 +104,8 @@ impl Neighbor {
     /// What it is told, once it is established.
     pub(super) fn export_rules(&self, router_id: RouterId) -> Option<ExportRules> {
         let live = self.live.as_ref()?;
-        Some(ExportRules::new(&self.config, router_id, live.encode_context()))
+        let extended = live.negotiated.extended_next_hop;
+        Some(ExportRules::new(&self.config, router_id, live.encode_context(), extended))
     }
 
     pub(super) fn parse_context(&self, negotiated: &Negotiated) -> ParseContext {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::neighbor::{Live, Neighbor, PATIENCE_MS};
 use super::{Output, Source, Speaker};
 use crate::peer::{Negotiated, PeerConfig};
-use crate::session::{Action, DownReason, Session};
+use crate::session::{Action, DownReason, Session, State};
 use crate::time::Instant;
 use crate::types::{ConnId, Family, PeerId};
 use crate::wire::{Notification, RouteRefresh};
@@ -45,7 +45,9 @@ impl Speaker {
         if elsewhere {
             self.remove_peer(peer, now);
             self.add_peer(peer, config, now);
-        } else if old.needs_new_session(&config) {
+        } else if config.admin_down.is_some() {
+            self.take_down(peer, config, now);
+        } else if old.admin_down.is_some() || old.needs_new_session(&config) {
             self.renew_session(peer, config, now);
         } else {
             neighbor.config = config.clone();
@@ -74,17 +76,47 @@ impl Speaker {
         self.on_session(peer, now, |session, out| session.start(now, out));
     }
 
+    /// The operator wants the session down: the peer is told why (RFC 9003), and its routes leave at once.
+    fn take_down(&mut self, peer: PeerId, config: PeerConfig, now: Instant) {
+        let message = config.admin_down.clone().unwrap_or_default();
+        let notification = Notification::new(Notification::ADMIN_SHUTDOWN).with_message(&message);
+        let notification = self.harden(peer, notification);
+        let mut is_up = true;
+        self.on_session(peer, now, |session, out| {
+            is_up = session.state() != State::Idle || session.next_deadline().is_some();
+            session.set_config(config.clone());
+            if is_up {
+                session.stop(Some(notification), out);
+            }
+        });
+        self.forget_peer(peer);
+        if let Some(neighbor) = self.neighbors.get_mut(&peer) {
+            neighbor.config = config;
+        }
+        self.note_own_addresses();
+    }
+
+    /// Every path of the peer leaves, kept ones too.
+    fn forget_peer(&mut self, peer: PeerId) {
+        for at in self.tables_of(peer) {
+            if let Some(table) = self.tables.get_mut(&at) {
+                table.rib.remove_where(Source::Peer(peer), |_| true);
+            }
+        }
+        if let Some(neighbor) = self.neighbors.get_mut(&peer) {
+            neighbor.stale.clear();
+            neighbor.resent.clear();
+            (neighbor.stale_deadline, neighbor.restart_deadline) = (None, None);
+        }
+    }
+
     /// The peer is told that its routes end here (a hard reset where a soft one would keep ours), and its
     /// routes leave at once.
     pub(super) fn remove_peer(&mut self, peer: PeerId, now: Instant) {
         let notification = Notification::new(Notification::DECONFIGURED);
         let notification = self.harden(peer, notification);
         self.on_session(peer, now, |session, out| session.stop(Some(notification), out));
-        for at in self.tables_of(peer) {
-            if let Some(table) = self.tables.get_mut(&at) {
-                table.rib.remove_where(Source::Peer(peer), |_| true);
-            }
-        }
+        self.forget_peer(peer);
         self.neighbors.remove(&peer);
         self.note_own_addresses();
     }
@@ -137,7 +169,7 @@ impl Speaker {
                 }
                 Action::Up(conn, negotiated) => self.on_up(peer, conn, negotiated, now),
                 Action::Down(reason) => self.on_down(peer, &reason, now),
-                Action::Refresh(request) => self.on_refresh(peer, request),
+                Action::Refresh(request) => self.on_refresh(peer, request, now),
             }
         }
     }
@@ -183,6 +215,7 @@ impl Speaker {
             unsent: 0,
             progress_at: now,
             end_of_rib: BTreeSet::new(),
+            near_limit: BTreeSet::new(),
             patience,
         });
         self.join_groups(peer);
@@ -212,24 +245,29 @@ impl Speaker {
         self.on_peer_away(peer, &live.negotiated, reason, now);
     }
 
-    /// RFC 2918 §4: everything of the family again; RFC 7313 subtypes were not offered and are ignored.
-    fn on_refresh(&mut self, peer: PeerId, request: RouteRefresh) {
+    /// RFC 2918 §4 and RFC 7313 §4; other subtypes, and those that were not agreed on, are ignored.
+    fn on_refresh(&mut self, peer: PeerId, request: RouteRefresh, now: Instant) {
         let Some(family) = Family::from_afi_safi(request.afi, request.safi) else { return };
-        if request.subtype != 0 {
-            return;
-        }
-        let Some(neighbor) = self.neighbors.get(&peer) else { return };
-        if let Some(table) = self.tables.get_mut(&(neighbor.config.instance, family)) {
-            table.groups.refresh(peer);
+        let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());
+        let Some(live) = live.filter(|l| l.negotiated.families.contains(&family)) else { return };
+        let (instance, enhanced) = (self.neighbors[&peer].config.instance, live.negotiated.enhanced_refresh);
+        match request.subtype {
+            RouteRefresh::REQUEST => {
+                if let Some(table) = self.tables.get_mut(&(instance, family)) {
+                    table.groups.refresh(peer, family, enhanced);
+                }
+            }
+            RouteRefresh::BEGIN if enhanced => self.on_refresh_begin(peer, family, now),
+            RouteRefresh::END if enhanced => self.on_refresh_end(peer, family),
+            _ => {}
         }
     }
 
     pub(super) fn request_refresh(&mut self, peer: PeerId, family: Family) {
         let live = self.neighbors.get(&peer).and_then(|n| n.live.as_ref());
         let Some(live) = live.filter(|l| l.negotiated.route_refresh) else { return };
-        let (afi, safi) = family.afi_safi();
-        let octets = RouteRefresh { afi, subtype: 0, safi }.encode();
-        self.out.push(Output::Send(peer, live.conn, Arc::new(octets)));
+        let request = RouteRefresh::of(family, RouteRefresh::REQUEST);
+        self.out.push(Output::Send(peer, live.conn, Arc::new(request.encode())));
     }
 
     pub(super) fn shutdown(&mut self, graceful: bool, now: Instant) {

@@ -183,6 +183,13 @@ impl Speaker {
         self.tables.values().any(|t| t.deferring)
     }
 
+    /// How many paths of a family a neighbour has.
+    pub(super) fn paths_of(&self, peer: PeerId, family: Family) -> usize {
+        let Some(neighbor) = self.neighbors.get(&peer) else { return 0 };
+        let table = self.tables.get(&(neighbor.config.instance, family));
+        table.map_or(0, |t| t.rib.counts(Source::Peer(peer)).paths)
+    }
+
     /// How many paths of a neighbour there are.
     pub(super) fn counts(&self, peer: PeerId, neighbor: &Neighbor) -> PathCounts {
         let mut sum = PathCounts::default();

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Output, Source, Speaker};
-use crate::attrs::PathAttributes;
+use crate::attrs::{NextHop, PathAttributes};
+use crate::community::Community;
 use crate::evpn::EvpnKey;
 use crate::nlri::{Key, Nlri, NlriData};
 use crate::peer::PeerConfig;
@@ -24,9 +25,22 @@ impl Speaker {
             self.perform(peer, actions, now);
             let Some(body) = update else { return };
             if let Err(notification) = self.update(peer, &body) {
-                self.on_session(peer, now, |session, out| session.fail(conn, notification, now, out));
+                self.fail(peer, conn, notification, now);
             }
         }
+    }
+
+    /// The session ends with an error; after too many paths it is left alone for as long as was asked for.
+    fn fail(&mut self, peer: PeerId, conn: ConnId, notification: Notification, now: Instant) {
+        let Some(neighbor) = self.neighbors.get(&peer) else { return };
+        let too_many = notification.within().is(Notification::MAX_PREFIXES);
+        let wait_ms = neighbor.config.max_paths_restart_ms.filter(|_| too_many);
+        self.on_session(peer, now, |session, out| {
+            session.fail(conn, notification, now, out);
+            if let Some(ms) = wait_ms {
+                session.hold_idle(ms, now);
+            }
+        });
     }
 
     fn update(&mut self, peer: PeerId, body: &[u8]) -> Result<(), Notification> {
@@ -48,14 +62,21 @@ impl Speaker {
                 self.forget_all(peer, nlri);
             }
         }
+        let reach = update.reach.as_ref().map(|r| (r.nlri.family(), r.next_hop));
+        if let Some((Family::Ipv4Unicast, NextHop::V6(_) | NextHop::V6LinkLocal(..))) = reach
+            && !negotiated.extended_next_hop
+        {
+            return Err(Notification::new(Notification::OPTIONAL_ATTRIBUTE));
+        }
         let base = (!update.announced.is_empty()).then(|| (update.announced, attrs.clone()));
         let multi_protocol = update
             .reach
             .map(|reach| (reach.nlri, PathAttributes { next_hop: Some(reach.next_hop), ..attrs }));
-        for (nlri, attrs) in [base, multi_protocol].into_iter().flatten() {
+        for (nlri, mut attrs) in [base, multi_protocol].into_iter().flatten() {
             if !carried(nlri.family()) {
                 continue;
             }
+            self.mark_only_to_customer(peer, nlri.family(), &mut attrs);
             if update.treat_as_withdraw {
                 self.forget_all(peer, nlri);
             } else {
@@ -65,12 +86,19 @@ impl Speaker {
         self.enforce_limit(peer)
     }
 
+    /// RFC 9234 §5, third rule of ingress; a leak stays as it came, and is rejected.
+    fn mark_only_to_customer(&self, peer: PeerId, family: Family, attrs: &mut PathAttributes) {
+        let Some(config) = self.neighbors.get(&peer).map(|n| &n.config) else { return };
+        let Some(role) = config.unicast_role(family) else { return };
+        attrs.otc = role.on_receive(attrs.otc, config.remote_asn).unwrap_or(attrs.otc);
+    }
+
     fn learn_all(&mut self, peer: PeerId, routes: NlriIter<'_>, attrs: &PathAttributes) {
         let Some(neighbor) = self.neighbors.get(&peer) else { return };
         let Some(live) = &neighbor.live else { return };
         let (config, advertiser) = (&neighbor.config, neighbor.advertiser(&live.negotiated));
         let Some(table) = self.tables.get_mut(&(config.instance, routes.family())) else { return };
-        let judged = judge(config, self.config.router_id, &self.own_addrs, attrs);
+        let judged = judge(config, self.config.router_id, &self.own_addrs, routes.family(), attrs);
         let rib = &mut table.rib;
         let source = rib.teller(Source::Peer(peer), advertiser);
         // Of routes with the same data the set is counted once for each.
@@ -106,29 +134,49 @@ impl Speaker {
         routes.flatten().for_each(|route| table.rib.remove(&route.key, source));
     }
 
-    /// RFC 4486 §4: the data names the family and the limit.
-    fn enforce_limit(&self, peer: PeerId) -> Result<(), Notification> {
+    /// RFC 4271 §6.7, RFC 4486 §4: too many paths of a family end the session, with the family and the limit in the
+    /// data; on the way there a warning is given, once until they are fewer again.
+    fn enforce_limit(&mut self, peer: PeerId) -> Result<(), Notification> {
         let Some(neighbor) = self.neighbors.get(&peer) else { return Ok(()) };
-        match neighbor.config.max_paths {
-            Some(limit) if self.counts(peer, neighbor).paths > limit as usize => {
-                let (afi, safi) = neighbor.config.families.first().map_or((1, 1), |f| f.afi_safi());
+        let (Some(limit), Some(live)) = (neighbor.config.max_paths, &neighbor.live) else { return Ok(()) };
+        let percent = u64::from(neighbor.config.max_paths_warn_percent);
+        let carried = Family::ALL.map(|family| live.negotiated.families.contains(&family));
+        for (family, _) in Family::ALL.into_iter().zip(carried).filter(|(_, carried)| *carried) {
+            let paths = self.paths_of(peer, family);
+            if paths > limit as usize {
+                let (afi, safi) = family.afi_safi();
                 let mut data = afi.to_be_bytes().to_vec();
                 data.push(safi);
                 data.extend_from_slice(&limit.to_be_bytes());
-                Err(self.harden(peer, Notification::with_data(Notification::MAX_PREFIXES, data)))
+                return Err(self.harden(peer, Notification::with_data(Notification::MAX_PREFIXES, data)));
             }
-            _ => Ok(()),
+            let near = percent > 0 && paths as u64 * 100 >= u64::from(limit) * percent;
+            self.note_limit(peer, family, near, (paths, limit));
+        }
+        Ok(())
+    }
+
+    fn note_limit(&mut self, peer: PeerId, family: Family, near: bool, (paths, limit): (usize, u32)) {
+        let Some(live) = self.neighbors.get_mut(&peer).and_then(|n| n.live.as_mut()) else { return };
+        if !near {
+            live.near_limit.remove(&family);
+        } else if live.near_limit.insert(family) {
+            self.out.push(Output::NearLimit { peer, family, paths, limit });
         }
     }
 
     fn on_end_of_rib(&mut self, peer: PeerId, family: Family) {
-        let Some(live) = self.neighbors.get_mut(&peer).and_then(|n| n.live.as_mut()) else { return };
+        let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
+        let Some(live) = &mut neighbor.live else { return };
         if !live.negotiated.families.contains(&family) {
             return;
         }
         live.end_of_rib.insert(family);
+        let resent = neighbor.resent.contains(&family);
         self.out.push(Output::EndOfRib(peer, family));
-        self.sweep_stale(peer, family);
+        if !resent {
+            self.sweep_stale(peer, family);
+        }
     }
 
     /// Import looks again at every path of the neighbour, and export at everything it was or could be sent.
@@ -142,7 +190,7 @@ impl Speaker {
             table.rib.set_client(Source::Peer(peer), config.route_reflector_client);
             table.rib.judge_again(Source::Peer(peer), |key, sets, path| {
                 let attrs = sets.attributes(path.set);
-                judge(config, router_id, own, &attrs).or_else(|| by_policy(config, key))
+                judge(config, router_id, own, family, &attrs).or_else(|| by_policy(config, key))
             });
             if let Some(rules) = neighbor.export_rules(router_id) {
                 table.groups.change_rules(&mut table.rib, peer, rules);
@@ -162,15 +210,31 @@ fn is_valid_prefix_route(route: &Nlri, attrs: &PathAttributes) -> bool {
     !(segment && gateway) && router_mac.0[0] & 1 == 0 && names_something
 }
 
+/// RFC 9234 §5; roles are of external neighbours and unicast routes.
+fn is_leak(config: &PeerConfig, family: Family, attrs: &PathAttributes) -> bool {
+    let role = config.unicast_role(family);
+    role.is_some_and(|role| role.on_receive(attrs.otc, config.remote_asn).is_err())
+}
+
 /// What is wrong with a path, whatever its key.
 fn judge(
     config: &PeerConfig,
     router_id: RouterId,
     own: &BTreeSet<(InstanceId, IpAddr)>,
+    family: Family,
     attrs: &PathAttributes,
 ) -> Option<Rejected> {
     if attrs.as_path.contains(config.local_asn) {
         return Some(Rejected::AsLoop);
+    }
+    if !config.accept_as_sets && attrs.as_path.has_set() {
+        return Some(Rejected::AsSet);
+    }
+    if !config.accept_blackhole && attrs.communities.contains(&Community::BLACKHOLE) {
+        return Some(Rejected::Blackhole);
+    }
+    if is_leak(config, family, attrs) {
+        return Some(Rejected::RouteLeak);
     }
     if attrs.originator_id == Some(router_id) || attrs.cluster_list.contains(&router_id.0) {
         return Some(Rejected::ReflectionLoop);

@@ -75,11 +75,16 @@ impl Speaker {
         let tables = self.tables_of(peer);
         let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
         neighbor.stale.clear();
+        // What was stale because it had not been sent again yet is kept as all the rest.
+        let refreshing = std::mem::take(&mut neighbor.resent);
         neighbor.stale_deadline = None;
         for (instance, family) in tables {
             let Some(table) = self.tables.get_mut(&(instance, family)) else { continue };
             let kept = gr.is_some_and(|gr| gr.forwarding_preserved(family).is_some());
             if kept {
+                if refreshing.contains(&family) {
+                    table.rib.set_stale(Source::Peer(peer), false);
+                }
                 neighbor.stale.insert(family);
                 table.rib.mark_stale(Source::Peer(peer));
             } else {
@@ -88,6 +93,29 @@ impl Speaker {
         }
         let wait_ms = gr.map(|gr| u64::from(gr.restart_time_s) * 1_000);
         neighbor.restart_deadline = wait_ms.filter(|_| !neighbor.stale.is_empty()).map(|ms| now + ms);
+    }
+
+    /// RFC 7313 §4: what is not sent again before the end is told, or in as long as a restart may take, has gone.
+    /// Before the first End-of-RIB a beginning says nothing.
+    pub(super) fn on_refresh_begin(&mut self, peer: PeerId, family: Family, now: Instant) {
+        let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
+        let Some(live) = &neighbor.live else { return };
+        if live.negotiated.graceful_restart.is_some() && !live.end_of_rib.contains(&family) {
+            return;
+        }
+        let Some(table) = self.tables.get_mut(&(neighbor.config.instance, family)) else { return };
+        table.rib.set_stale(Source::Peer(peer), true);
+        neighbor.stale.insert(family);
+        neighbor.resent.insert(family);
+        let configured = neighbor.config.graceful_restart.map(|gr| gr.stale_time_ms);
+        neighbor.stale_deadline = Some(now + configured.unwrap_or(STALE_TIME_DEFAULT_MS));
+    }
+
+    /// The end of what [`Speaker::on_refresh_begin`] began; an end without a beginning says nothing.
+    pub(super) fn on_refresh_end(&mut self, peer: PeerId, family: Family) {
+        if self.neighbors.get(&peer).is_some_and(|n| n.resent.contains(&family)) {
+            self.sweep_stale(peer, family);
+        }
     }
 
     /// The neighbour is established again: families whose forwarding it did not preserve are swept at once.
@@ -124,6 +152,7 @@ impl Speaker {
     /// Removes the neighbour's stale paths of a family.
     pub(super) fn sweep_stale(&mut self, peer: PeerId, family: Family) {
         let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
+        neighbor.resent.remove(&family);
         if !neighbor.stale.remove(&family) {
             return;
         }

@@ -27,6 +27,7 @@ pub(super) const AS4_PATH: u8 = 17;
 pub(super) const AS4_AGGREGATOR: u8 = 18;
 pub(super) const PMSI_TUNNEL: u8 = 22;
 pub(super) const LARGE_COMMUNITIES: u8 = 32;
+pub(super) const OTC: u8 = 35;
 
 pub(super) const FLAG_OPTIONAL: u8 = 0x80;
 pub(super) const FLAG_TRANSITIVE: u8 = 0x40;
@@ -42,7 +43,7 @@ pub(super) const fn category(type_code: u8) -> Option<u8> {
     Some(match type_code {
         ORIGIN | AS_PATH | NEXT_HOP | LOCAL_PREF | ATOMIC_AGGREGATE => WELL_KNOWN,
         AGGREGATOR | COMMUNITIES | EXT_COMMUNITIES | AS4_PATH | AS4_AGGREGATOR | PMSI_TUNNEL
-        | LARGE_COMMUNITIES => OPTIONAL_TRANSITIVE,
+        | LARGE_COMMUNITIES | OTC => OPTIONAL_TRANSITIVE,
         MED | ORIGINATOR_ID | CLUSTER_LIST | MP_REACH | MP_UNREACH => OPTIONAL_LOCAL,
         _ => return None,
     })
@@ -136,6 +137,7 @@ impl Builder {
             }
             PMSI_TUNNEL => attrs.pmsi_tunnel = Some(good(pmsi(value))?),
             LARGE_COMMUNITIES => attrs.large_communities = list(value, large_community)?,
+            OTC => attrs.otc = Some(good(exact(value).map(|asn| Asn(u32::from_be_bytes(asn))))?),
             _ => self.keep_unknown(raw),
         }
         Ok(())

@@ -10,12 +10,18 @@ pub enum Capability {
     MultiProtocol(u16, u8),
     /// Code 2 (RFC 2918).
     RouteRefresh,
+    /// Code 5 (RFC 8950 §4): AFI, SAFI and the AFI of a next hop that may be used for it.
+    ExtendedNextHop(Vec<(u16, u16, u16)>),
     /// Code 6 (RFC 8654).
     ExtendedMessage,
+    /// Code 9 (RFC 9234 §4.1): the sender's role.
+    Role(u8),
     /// Code 64 (RFC 4724 §3).
     GracefulRestart(GracefulRestart),
     /// Code 65 (RFC 6793).
     FourOctetAs(Asn),
+    /// Code 70 (RFC 7313 §3.1).
+    EnhancedRefresh,
     /// Any other, or one of the above with a length that is not its own (ignored, RFC 5492 §5).
     Unknown {
         /// Code.
@@ -40,9 +46,12 @@ pub struct GracefulRestart {
 
 const CODE_MULTI_PROTOCOL: u8 = 1;
 const CODE_ROUTE_REFRESH: u8 = 2;
+const CODE_EXTENDED_NEXT_HOP: u8 = 5;
 const CODE_EXTENDED_MESSAGE: u8 = 6;
+const CODE_ROLE: u8 = 9;
 const CODE_GRACEFUL_RESTART: u8 = 64;
 const CODE_FOUR_OCTET_AS: u8 = 65;
+const CODE_ENHANCED_REFRESH: u8 = 70;
 
 const FLAG_RESTART: u16 = 0x8000;
 const FLAG_NOTIFICATION: u16 = 0x4000;
@@ -63,6 +72,15 @@ impl Capability {
                 out.extend_from_slice(&[CODE_FOUR_OCTET_AS, 4]);
                 out.extend_from_slice(&asn.0.to_be_bytes());
             }
+            Capability::ExtendedNextHop(triples) => {
+                let triples = &triples[..triples.len().min(42)];
+                out.extend_from_slice(&[CODE_EXTENDED_NEXT_HOP, (6 * triples.len()) as u8]);
+                for part in triples.iter().flat_map(|(afi, safi, next_hop)| [afi, safi, next_hop]) {
+                    out.extend_from_slice(&part.to_be_bytes());
+                }
+            }
+            Capability::Role(role) => out.extend_from_slice(&[CODE_ROLE, 1, *role]),
+            Capability::EnhancedRefresh => out.extend_from_slice(&[CODE_ENHANCED_REFRESH, 0]),
             Capability::GracefulRestart(gr) => gr.encode(out),
             Capability::Unknown { code, value } => {
                 let value = &value[..value.len().min(255)];
@@ -78,6 +96,9 @@ impl Capability {
                 Some(Capability::MultiProtocol(u16::from_be_bytes([*a0, *a1]), *safi))
             }
             (CODE_ROUTE_REFRESH, []) => Some(Capability::RouteRefresh),
+            (CODE_EXTENDED_NEXT_HOP, _) => next_hops(value).map(Capability::ExtendedNextHop),
+            (CODE_ROLE, [role]) => Some(Capability::Role(*role)),
+            (CODE_ENHANCED_REFRESH, []) => Some(Capability::EnhancedRefresh),
             (CODE_EXTENDED_MESSAGE, []) => Some(Capability::ExtendedMessage),
             (CODE_FOUR_OCTET_AS, [a, b, c, d]) => {
                 Some(Capability::FourOctetAs(Asn(u32::from_be_bytes([*a, *b, *c, *d]))))
@@ -98,6 +119,16 @@ impl Capability {
         }
         Some(())
     }
+}
+
+/// The value of the extended next hop capability; `None` if it is not a list of triples.
+fn next_hops(value: &[u8]) -> Option<Vec<(u16, u16, u16)>> {
+    let mut reader = Reader::new(value);
+    let mut triples = Vec::new();
+    while !reader.is_empty() {
+        triples.push((reader.u16()?, reader.u16()?, reader.u16()?));
+    }
+    Some(triples)
 }
 
 impl GracefulRestart {

@@ -215,6 +215,9 @@ fn put_attributes(attrs: &PathAttributes, base_next_hop: bool, four_octet_as: bo
             o.extend_from_slice(&part.to_be_bytes());
         }
     });
+    if let Some(asn) = attrs.otc {
+        put_attribute(out, code::OTC, |o| o.extend_from_slice(&asn.0.to_be_bytes()));
+    }
     for unknown in &attrs.unknown {
         put_attribute_with(out, unknown.flags, unknown.type_code, |o| o.extend_from_slice(&unknown.value));
     }

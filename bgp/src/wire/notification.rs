@@ -54,6 +54,8 @@ notifications! {
     BAD_HOLD_TIME = (2, 6, "unacceptable hold time");
     /// No family in common.
     BAD_CAPABILITY = (2, 7, "unsupported capability");
+    /// Roles that do not fit (RFC 9234 §4.2).
+    ROLE_MISMATCH = (2, 11, "role mismatch");
     /// Anything else about OPEN.
     OPEN_UNSPECIFIC = (2, 0, "OPEN message error");
     /// Lengths of UPDATE that do not add up.
@@ -121,13 +123,36 @@ impl Notification {
         Notification::with_data(Self::HARD_RESET, data)
     }
 
+    /// What a hard reset carries, else the notification itself (RFC 8538 §3.1).
+    pub fn within(&self) -> Notification {
+        match (self.is(Self::HARD_RESET), &self.data[..]) {
+            (true, [code, subcode, data @ ..]) => Notification::with_data((*code, *subcode), data),
+            _ => self.clone(),
+        }
+    }
+
+    /// The same with a shutdown communication, cut to 255 octets of whole characters (RFC 9003 §2).
+    #[must_use]
+    pub fn with_message(mut self, text: &str) -> Notification {
+        let end = (0..=text.len().min(255)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        if end > 0 {
+            self.data = vec![end as u8];
+            self.data.extend_from_slice(&text.as_bytes()[..end]);
+        }
+        self
+    }
+
     /// The shutdown communication of an administrative shutdown or reset (RFC 9003 §2): at most 255 octets of
     /// UTF-8, `None` if there is none or it is not one.
     pub fn shutdown_message(&self) -> Option<&str> {
-        if !self.is(Self::ADMIN_SHUTDOWN) && !self.is(Self::ADMIN_RESET) {
+        let (kind, data) = match (self.is(Self::HARD_RESET), &self.data[..]) {
+            (true, [code, subcode, data @ ..]) => ((*code, *subcode), data),
+            (_, data) => ((self.code, self.subcode), data),
+        };
+        if kind != Self::ADMIN_SHUTDOWN && kind != Self::ADMIN_RESET {
             return None;
         }
-        let (len, text) = self.data.split_first()?;
+        let (len, text) = data.split_first()?;
         std::str::from_utf8(text.get(..usize::from(*len))?).ok().filter(|t| !t.is_empty())
     }
 }
@@ -135,6 +160,10 @@ impl Notification {
 impl fmt::Display for Notification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}/{})", self.meaning(), self.code, self.subcode)?;
+        if self.is(Self::HARD_RESET) {
+            let inner = self.within();
+            write!(f, ": {} ({}/{})", inner.meaning(), inner.code, inner.subcode)?;
+        }
         if let Some(text) = self.shutdown_message() {
             write!(f, ": {text:?}")?;
         }

@@ -205,13 +205,16 @@ const fn flag_fault(type_code: u8) -> Fault {
     }
 }
 
-/// RFC 4760 §3, RFC 2545 §3; EVPN takes an address of either kind (RFC 7432 §7).
+/// RFC 4760 §3, RFC 2545 §3; EVPN takes an address of either kind (RFC 7432 §7), and so does IPv4 where it was agreed on
+/// (RFC 8950 §3), which is for the session to say.
 fn decode_next_hop(family: Family, octets: &[u8]) -> Option<NextHop> {
     let mut reader = Reader::new(octets);
     let next_hop = match (family, octets.len()) {
         (Family::Ipv4Unicast | Family::L2vpnEvpn, 4) => NextHop::V4(reader.ipv4()?),
-        (Family::Ipv6Unicast | Family::L2vpnEvpn, 16) => NextHop::V6(reader.ipv6()?),
-        (Family::Ipv6Unicast, 32) => NextHop::V6LinkLocal(reader.ipv6()?, reader.ipv6()?),
+        (_, 16) => NextHop::V6(reader.ipv6()?),
+        (Family::Ipv4Unicast | Family::Ipv6Unicast, 32) => {
+            NextHop::V6LinkLocal(reader.ipv6()?, reader.ipv6()?)
+        }
         _ => return None,
     };
     Some(next_hop)

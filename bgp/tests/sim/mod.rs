@@ -224,6 +224,13 @@ impl World {
         self.drain();
     }
 
+    /// `to` hears octets on its established session as if `from` had said them.
+    pub fn say(&mut self, from: usize, to: usize, octets: Vec<u8>) {
+        let ends = |w: &Wire| [from, to].iter().all(|n| w.ends.iter().any(|e| e.node == *n));
+        let conn = *self.wires.iter().find(|(_, w)| ends(w)).expect("connected").0;
+        self.input(to, Input::Bytes(PeerId(from as u32), conn, octets));
+    }
+
     pub fn state(&self, node: usize, remote: usize) -> State {
         self.nodes[node].speaker.peer(PeerId(remote as u32)).unwrap().state
     }

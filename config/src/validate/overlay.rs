@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::underlay::host_address;
 use super::{Check, Unique, at};
-use crate::document::{Bfd, Document, Family, Route, Segment};
+use crate::document::{Bfd, Document, Family, Peer, Route, Segment};
 use crate::endpoint::Endpoint;
 use crate::names::Name;
 use crate::read::Path;
@@ -137,6 +137,7 @@ fn peers(check: &mut Check<'_>) {
         if peer.restart_time_s == 0 || peer.restart_time_s > 4095 {
             check.add(&path.field("restart_time_s"), "must be from 1 to 4095 (RFC 4724 section 3)");
         }
+        peer_limits(check, peer, &path);
         if let Some(bfd) = &peer.bfd {
             bfd_times(check, bfd, &path.field("bfd"));
         }
@@ -153,7 +154,15 @@ fn peers(check: &mut Check<'_>) {
             }
             Some(_) => {}
         }
+        let own = check.document.gateways.get(&exit.gateway).map(|g| g.asn);
+        if peer.role.is_some() && own == Some(peer.asn) {
+            check.add(&path.field("role"), "is for neighbours of another AS (RFC 9234 section 4.1)");
+        }
         for family in peer.families() {
+            // IPv4 goes over an IPv6 next hop as well (RFC 8950).
+            if family == Family::Ipv4 && peer.address.is_ipv6() {
+                continue;
+            }
             let has = exit.addresses.iter().any(|n| matches!(n, IpNet::V4(_)) == (family == Family::Ipv4));
             if !has {
                 let message =
@@ -161,6 +170,30 @@ fn peers(check: &mut Check<'_>) {
                 check.add(&path.field("families"), message);
             }
         }
+    }
+}
+
+fn peer_limits(check: &mut Check<'_>, peer: &Peer, path: &Path) {
+    if peer.prefixes_warn_percent > 100 {
+        check.add(&path.field("prefixes_warn_percent"), "must be from 0 to 100");
+    }
+    if peer.prefixes_restart_s == Some(0) {
+        check.add(&path.field("prefixes_restart_s"), "must be 1 at least");
+    }
+    if peer.connect_retry_s == 0 {
+        check.add(&path.field("connect_retry_s"), "must be 1 at least");
+    }
+    if peer.ttl_security_hops == Some(0) {
+        check.add(&path.field("ttl_security_hops"), "must be from 1 to 255");
+    }
+    if peer.role_strict && peer.role.is_none() {
+        check.add(&path.field("role_strict"), "asks for a role, and there is none");
+    }
+    if peer.disabled_because.as_ref().is_some_and(|text| text.len() > 255) {
+        check.add(&path.field("disabled_because"), "must be at most 255 bytes long (RFC 9003 section 2)");
+    }
+    if peer.disabled_because.is_some() && !peer.disabled {
+        check.add(&path.field("disabled_because"), "is for a neighbour that is disabled");
     }
 }
 

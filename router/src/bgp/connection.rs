@@ -1,9 +1,11 @@
 //! One TCP connection: a reader and a writer, each a task of its own, so that a peer that does not read or
 //! does not send delays nobody else.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -12,6 +14,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use watari_bgp::speaker::Octets;
 use watari_bgp::{ConnId, PeerId};
 
+use super::password::{self, Password};
 use super::task::Message;
 
 /// Octets read at once.
@@ -24,6 +27,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// A connection as the task keeps it; dropped, it is closed at once.
 #[derive(Debug)]
 pub(super) struct Connection {
+    pub(super) peer: PeerId,
+    /// For options of the socket; gone as soon as the connection is to be closed.
+    socket: Option<OwnedFd>,
     /// The queue to the writer. Its length is limited by the speaker, which gives no more than its credit.
     octets: mpsc::UnboundedSender<Octets>,
     reader: AbortHandle,
@@ -37,11 +43,17 @@ impl Connection {
         conn: ConnId,
         messages: &mpsc::Sender<Message>,
     ) -> Connection {
+        let socket = stream.as_fd().try_clone_to_owned().ok();
         let (read, write) = stream.into_split();
         let (octets, queue) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read_all(read, peer, conn, messages.clone())).abort_handle();
         let writer = Some(tokio::spawn(write_all(write, peer, conn, queue, messages.clone())));
-        Connection { octets, reader, writer }
+        Connection { peer, socket, octets, reader, writer }
+    }
+
+    /// Changes the key of its signatures; the other side must do so within the hold time.
+    pub(super) fn sign(&self, remote: IpNet, key: Option<&Password>) -> io::Result<()> {
+        self.socket.as_ref().map_or(Ok(()), |socket| password::set(socket, remote, key))
     }
 
     pub(super) fn send(&self, octets: Octets) {

@@ -30,6 +30,8 @@ pub struct Batch {
     pub best: BTreeMap<(InstanceId, Key), Option<Best>>,
     /// State changes of peers, in order.
     pub peers: VecDeque<PeerChange>,
+    /// Peers that are near the limit of a family: how many paths they have, and may have.
+    pub near_limits: BTreeMap<(PeerId, Family), (usize, u32)>,
     /// Families that peers have sent completely.
     pub end_of_rib: BTreeSet<(PeerId, Family)>,
     /// After a restart: tables whose best paths have all been told. What the system has beyond them goes.
@@ -40,6 +42,7 @@ impl Batch {
     fn is_empty(&self) -> bool {
         self.best.is_empty()
             && self.peers.is_empty()
+            && self.near_limits.is_empty()
             && self.end_of_rib.is_empty()
             && self.selection_done.is_empty()
     }
@@ -83,6 +86,12 @@ impl Feed {
                 batch.peers.pop_front();
             }
             batch.peers.push_back(change);
+        });
+    }
+
+    pub(super) fn near_limit(&self, peer: PeerId, family: Family, paths: usize, limit: u32) {
+        self.tell(|batch| {
+            batch.near_limits.insert((peer, family), (paths, limit));
         });
     }
 

@@ -1,15 +1,17 @@
 //! Listeners: one per namespace, address and port that some peer has, kept open through everything that may
 //! happen to the namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::password::{self, Password};
 use super::socket;
 use super::task::Message;
 
@@ -31,43 +33,59 @@ pub(super) struct Accepted {
     pub(super) stream: TcpStream,
 }
 
+/// Whose segments must be signed, and with what (RFC 2385).
+pub(super) type Keys = BTreeMap<IpNet, Password>;
+
+#[derive(Debug)]
+struct Listening {
+    task: AbortHandle,
+    keys: watch::Sender<Keys>,
+}
+
 /// All listeners; dropping them closes them.
 #[derive(Debug, Default)]
-pub(super) struct Listeners(BTreeMap<Place, AbortHandle>);
+pub(super) struct Listeners(BTreeMap<Place, Listening>);
 
 impl Listeners {
     /// Makes these the listeners.
-    pub(super) fn set(&mut self, wanted: &BTreeSet<Place>, messages: &mpsc::Sender<Message>) {
-        self.0.retain(|place, task| {
-            let keep = wanted.contains(place);
+    pub(super) fn set(&mut self, wanted: BTreeMap<Place, Keys>, messages: &mpsc::Sender<Message>) {
+        self.0.retain(|place, listening| {
+            let keep = wanted.contains_key(place);
             if !keep {
-                task.abort();
+                listening.task.abort();
             }
             keep
         });
-        for place in wanted {
-            self.0
-                .entry(place.clone())
-                .or_insert_with(|| tokio::spawn(serve(place.clone(), messages.clone())).abort_handle());
+        for (place, keys) in wanted {
+            let listening = self.0.entry(place.clone()).or_insert_with(|| {
+                let (sender, receiver) = watch::channel(Keys::new());
+                let task = tokio::spawn(serve(place, receiver, messages.clone())).abort_handle();
+                Listening { task, keys: sender }
+            });
+            listening.keys.send_if_modified(|present| {
+                let changed = *present != keys;
+                *present = keys;
+                changed
+            });
         }
     }
 }
 
 impl Drop for Listeners {
     fn drop(&mut self) {
-        self.0.values().for_each(AbortHandle::abort);
+        self.0.values().for_each(|listening| listening.task.abort());
     }
 }
 
 /// Listens for ever: again after a failure, and anew when the namespace is another one.
-async fn serve(place: Place, messages: mpsc::Sender<Message>) {
+async fn serve(place: Place, mut keys: watch::Receiver<Keys>, messages: mpsc::Sender<Message>) {
     let mut told = false;
     loop {
         let namespace = socket::namespace_id(place.netns.as_deref());
         match socket::listen(place.netns.clone(), place.local).await {
             Ok(listener) => {
                 told = false;
-                accept(&place, namespace, &listener, &messages).await;
+                accept(&place, namespace, &listener, &mut keys, &messages).await;
             }
             Err(error) if !told => {
                 told = true;
@@ -79,14 +97,29 @@ async fn serve(place: Place, messages: mpsc::Sender<Message>) {
     }
 }
 
+/// Tells the kernel what differs. What is accepted before it knows a key is signed from then on or goes no further: the
+/// key is set again on every connection.
+fn sign(place: &Place, listener: &tokio::net::TcpListener, present: &Keys, wanted: &Keys) {
+    let gone = present.keys().filter(|remote| !wanted.contains_key(remote)).map(|remote| (remote, None));
+    let changed = wanted.iter().filter(|(remote, key)| present.get(remote) != Some(key));
+    for (remote, key) in gone.chain(changed.map(|(remote, key)| (remote, Some(key)))) {
+        if let Err(error) = password::set(listener, *remote, key) {
+            tracing::warn!(local = %place.local, %remote, %error, "cannot set a TCP MD5 key");
+        }
+    }
+}
+
 /// Accepts until the listener breaks or the namespace under its name is no longer the one it is in.
 async fn accept(
     place: &Place,
     namespace: Option<u64>,
     listener: &tokio::net::TcpListener,
+    keys: &mut watch::Receiver<Keys>,
     messages: &mpsc::Sender<Message>,
 ) {
     let mut check = tokio::time::interval(RETRY);
+    let mut set = keys.borrow_and_update().clone();
+    sign(place, listener, &Keys::new(), &set);
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -95,6 +128,11 @@ async fn accept(
                 if messages.send(Message::Accepted(accepted)).await.is_err() {
                     return;
                 }
+            }
+            Ok(()) = keys.changed() => {
+                let wanted = keys.borrow_and_update().clone();
+                sign(place, listener, &set, &wanted);
+                set = wanted;
             }
             _ = check.tick() => {
                 if socket::namespace_id(place.netns.as_deref()) != namespace {

@@ -16,6 +16,9 @@
 mod connection;
 mod feed;
 mod listen;
+pub mod password;
+#[cfg(test)]
+mod secured_tests;
 mod socket;
 mod task;
 #[cfg(test)]
@@ -29,6 +32,8 @@ use watari_bgp::speaker::{Input, RestartConfig, Speaker, SpeakerConfig};
 use watari_bgp::{InstanceId, Instant, Key, Nlri, PathAttributes, PeerConfig, PeerId};
 
 pub use feed::{Batch, PeerChange, Updates};
+pub use password::Password;
+use socket::Ttls;
 
 /// The BGP port.
 pub const PORT: u16 = 179;
@@ -44,6 +49,11 @@ pub struct PeerSettings {
     pub netns: Option<PathBuf>,
     /// Time to live of what we send; 1 keeps an external session on its link.
     pub ttl: u8,
+    /// The neighbour is at most so many hops away, 1 for one on the link: what has come further is dropped, and what we
+    /// send has a TTL of 255 (RFC 5082).
+    pub hops_max: Option<u8>,
+    /// The key of its TCP MD5 signatures (RFC 2385).
+    pub password: Option<Password>,
     /// Port on both sides, [`PORT`] but in tests.
     pub port: u16,
 }
@@ -52,7 +62,15 @@ impl PeerSettings {
     /// The usual port, and the usual TTL: 1 for an external neighbour, 64 for an internal one.
     pub fn new(config: PeerConfig, netns: Option<PathBuf>) -> PeerSettings {
         let ttl = if config.is_internal() { 64 } else { 1 };
-        PeerSettings { config, netns, ttl, port: PORT }
+        PeerSettings { config, netns, ttl, hops_max: None, password: None, port: PORT }
+    }
+
+    /// TTL of what we send, and the lowest one that is taken.
+    fn ttls(&self) -> Ttls {
+        match self.hops_max {
+            None => Ttls { sent: self.ttl, least: None },
+            Some(hops) => Ttls { sent: u8::MAX, least: Some(u8::MAX - hops.saturating_sub(1)) },
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use watari_bgp::{ConnId, Instant, PeerId};
 
 use super::connection::Connection;
 use super::feed::{Feed, PeerChange};
-use super::listen::{Accepted, Listeners, Place};
-use super::{Command, LocalChange, PeerSettings, socket};
+use super::listen::{Accepted, Keys, Listeners, Place};
+use super::{Command, LocalChange, PeerSettings, password, socket};
 
 /// Messages of sockets that may wait before readers do: with the read size a bound on memory.
 const MESSAGES_MAX: usize = 32;
@@ -201,6 +201,9 @@ impl Task {
                 tracing::debug!(peer = peer.0, %old, %new, ?reason, "BGP session");
                 self.feed.peer(PeerChange { peer, old, new, reason });
             }
+            Output::NearLimit { peer, family, paths, limit } => {
+                self.feed.near_limit(peer, family, paths, limit);
+            }
             Output::EndOfRib(peer, family) => self.feed.end_of_rib(peer, family),
             Output::SelectionDone(instance, family) => self.feed.selection_done(instance, family),
         }
@@ -212,7 +215,7 @@ impl Task {
             local: SocketAddr::new(s.config.local_addr, s.port),
         };
         let moved = |old: &PeerSettings, new: &PeerSettings| {
-            (&old.netns, old.port, old.ttl) != (&new.netns, new.port, new.ttl)
+            (&old.netns, old.port, old.ttls()) != (&new.netns, new.port, new.ttls())
         };
         let gone: Vec<PeerId> = self
             .peers
@@ -225,12 +228,33 @@ impl Task {
             self.abort_attempt(peer);
             self.input(Input::RemovePeer(peer));
         }
-        let places: BTreeSet<Place> = wanted.values().map(place).collect();
-        self.listeners.set(&places, &self.messages);
+        let mut places: BTreeMap<Place, Keys> = BTreeMap::new();
+        for settings in wanted.values() {
+            let keys = places.entry(place(settings)).or_default();
+            let remote = password::host(settings.config.remote_addr);
+            keys.extend(settings.password.clone().map(|key| (remote, key)));
+        }
+        self.listeners.set(places, &self.messages);
         for (peer, settings) in wanted {
             let config = Box::new(settings.config.clone());
-            let known = self.peers.insert(peer, settings).is_some();
+            let known = self.peers.insert(peer, settings);
+            self.sign_again(peer, known.as_ref());
+            let known = known.is_some();
             self.input(if known { Input::UpdatePeer(peer, config) } else { Input::AddPeer(peer, config) });
+        }
+    }
+
+    /// Gives the connections of a peer the key that is another one since `before`.
+    fn sign_again(&self, peer: PeerId, before: Option<&PeerSettings>) {
+        let (Some(before), Some(now)) = (before, self.peers.get(&peer)) else { return };
+        if before.password == now.password {
+            return;
+        }
+        let remote = password::host(now.config.remote_addr);
+        for connection in self.connections.values().filter(|c| c.peer == peer) {
+            if let Err(error) = connection.sign(remote, now.password.as_ref()) {
+                tracing::warn!(peer = peer.0, %error, "cannot change a TCP MD5 key");
+            }
         }
     }
 
@@ -253,7 +277,8 @@ impl Task {
         let messages = self.messages.clone();
         let task = tokio::spawn(async move {
             let remote = SocketAddr::new(settings.config.remote_addr, settings.port);
-            let attempt = socket::connect(settings.netns, settings.config.local_addr, remote, settings.ttl);
+            let (ttls, local) = (settings.ttls(), settings.config.local_addr);
+            let attempt = socket::connect(settings.netns, local, remote, ttls, settings.password);
             let timeout = |_| Err(io::ErrorKind::TimedOut.into());
             let result = tokio::time::timeout(CONNECT_LIMIT, attempt).await.unwrap_or_else(timeout);
             let _ = messages.send(Message::Connected(peer, number, result)).await;
@@ -290,7 +315,11 @@ impl Task {
             tracing::debug!(%remote, local = %place.local, "BGP connection of a stranger");
             return;
         };
-        if socket::set_ttl(&stream, settings.ttl).is_ok() {
+        let signed = match &settings.password {
+            Some(key) => password::set(&stream, password::host(remote), Some(key)),
+            None => Ok(()),
+        };
+        if signed.and_then(|()| socket::set_ttls(&stream, settings.ttls())).is_ok() {
             let conn = self.adopt(peer, stream);
             self.input(Input::TcpAccepted(peer, conn));
         }

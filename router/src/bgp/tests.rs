@@ -16,9 +16,9 @@ use watari_bgp::{Asn, Family, Nlri, PathAttributes, Policy, RouterId, State};
 
 use super::*;
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 const INSTANCE: InstanceId = InstanceId(0);
-const PEER: PeerId = PeerId(1);
+pub(super) const PEER: PeerId = PeerId(1);
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -28,11 +28,11 @@ fn prefix(text: &str) -> Nlri {
     Nlri::from(text.parse::<ipnet::IpNet>().unwrap())
 }
 
-fn speaker(router_id: &str) -> SpeakerConfig {
+pub(super) fn speaker(router_id: &str) -> SpeakerConfig {
     SpeakerConfig { router_id: RouterId(router_id.parse().unwrap()), seed: 7 }
 }
 
-fn settings(local: (&str, u32), remote: (&str, u32)) -> PeerSettings {
+pub(super) fn settings(local: (&str, u32), remote: (&str, u32)) -> PeerSettings {
     let mut config = PeerConfig::new(INSTANCE, (ip(local.0), Asn(local.1)), (ip(remote.0), Asn(remote.1)));
     config.families = vec![Family::Ipv4Unicast, Family::Ipv6Unicast];
     config.policy = Policy::accept_all();
@@ -41,13 +41,13 @@ fn settings(local: (&str, u32), remote: (&str, u32)) -> PeerSettings {
     PeerSettings::new(config, None)
 }
 
-async fn originate(bgp: &Bgp, routes: &[&str]) {
+pub(super) async fn originate(bgp: &Bgp, routes: &[&str]) {
     let route = |r: &&str| LocalChange::Originate(INSTANCE, prefix(r), Box::<PathAttributes>::default());
     bgp.apply(routes.iter().map(route).collect()).await.unwrap();
 }
 
 /// Waits until the speaker's answer is the one that is waited for.
-async fn until<F>(bgp: &Bgp, what: &str, ask: F)
+pub(super) async fn until<F>(bgp: &Bgp, what: &str, ask: F)
 where
     F: Fn(&Speaker) -> bool + Clone + Send + 'static,
 {
@@ -62,12 +62,12 @@ where
     }
 }
 
-fn established(speaker: &Speaker) -> bool {
+pub(super) fn established(speaker: &Speaker) -> bool {
     speaker.peer(PEER).is_some_and(|p| p.state == State::Established)
 }
 
 /// `Some(stale)` if there is a best path.
-fn stale(speaker: &Speaker, route: &str) -> Option<bool> {
+pub(super) fn stale(speaker: &Speaker, route: &str) -> Option<bool> {
     let entry = speaker.entry(INSTANCE, &prefix(route).key)?;
     entry.best.map(|i| entry.candidates[i].stale)
 }
@@ -142,7 +142,7 @@ async fn a_peer_that_is_no_longer_set_is_gone_and_one_that_changed_policy_stays(
     until(&b, "the end of the session", |s| !established(s)).await;
 }
 
-fn run(command: &str) -> String {
+pub(super) fn run(command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
@@ -150,16 +150,17 @@ fn run(command: &str) -> String {
 }
 
 /// BIRD and its two namespaces; all gone when dropped.
-struct Campus {
-    names: [String; 2],
+pub(super) struct Campus {
+    pub(super) names: [String; 2],
     dir: tempfile::TempDir,
     bird: std::process::Child,
 }
 
 impl Campus {
-    fn start() -> Campus {
+    /// `tag` tells the namespaces of one test from those of another.
+    pub(super) fn start(tag: &str, conf: &str) -> Campus {
         assert!(nix::unistd::geteuid().is_root(), "this test makes namespaces: run it as root");
-        let names = ["a", "b"].map(|end| format!("wtbgpt{}{end}", std::process::id()));
+        let names = ["a", "b"].map(|end| format!("wtbgpt{}{tag}{end}", std::process::id()));
         let [a, b] = &names;
         for name in &names {
             run(&format!("ip netns add {name}"));
@@ -172,7 +173,7 @@ impl Campus {
             run(&format!("ip -n {name} link set bgp0 up"));
         }
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("bird.conf"), BIRD_CONF).unwrap();
+        std::fs::write(dir.path().join("bird.conf"), conf).unwrap();
         let bird = Command::new("ip")
             .args(["netns", "exec", b, "bird", "-f", "-c"])
             .arg(dir.path().join("bird.conf"))
@@ -183,14 +184,28 @@ impl Campus {
         Campus { names, dir, bird }
     }
 
-    fn ask(&self, question: &str) -> String {
+    /// BIRD takes another configuration while it runs.
+    pub(super) fn reconfigure(&self, conf: &str) {
+        std::fs::write(self.dir.path().join("bird.conf"), conf).unwrap();
+        assert!(self.ask("configure").contains("econfigur"));
+    }
+
+    pub(super) fn end_bird(&mut self) {
+        let _ = (self.bird.kill(), self.bird.wait());
+    }
+
+    pub(super) fn netns(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.names[0])
+    }
+
+    pub(super) fn ask(&self, question: &str) -> String {
         let socket = self.dir.path().join("bird.ctl");
         let mut command = Command::new("birdc");
         let output = command.arg("-s").arg(socket).args(question.split_whitespace()).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    async fn until(&self, question: &str, good: impl Fn(&str) -> bool) {
+    pub(super) async fn until(&self, question: &str, good: impl Fn(&str) -> bool) {
         let end = Clock::now() + LIMIT;
         loop {
             let answer = self.ask(question);
@@ -213,7 +228,7 @@ impl Drop for Campus {
     }
 }
 
-const BIRD_CONF: &str = "
+pub(super) const BIRD_CONF: &str = "
 router id 10.71.0.2;
 protocol device {}
 protocol static { ipv4; route 203.0.113.0/24 blackhole; }
@@ -231,8 +246,8 @@ protocol bgp watari {
 /// Needs root and the Debian package bird2.
 #[tokio::test]
 async fn root_bird_in_a_namespace_exchanges_routes_and_helps_a_restart() {
-    let campus = Campus::start();
-    let netns = PathBuf::from("/run/netns").join(&campus.names[0]);
+    let campus = Campus::start("r", BIRD_CONF);
+    let netns = campus.netns();
     let mut settings = settings(("10.71.0.1", 65001), ("10.71.0.2", 65071));
     settings.config.next_hop_v6 = Some("2001:db8:71::1".parse().unwrap());
     settings.netns = Some(netns);

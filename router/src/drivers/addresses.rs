@@ -11,6 +11,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
 };
 use rtnetlink::RouteMessageBuilder;
 use watari_config::Mac;
@@ -241,7 +242,10 @@ fn message(route: &KernelRoute) -> RouteMessage {
     attributes.push(RouteAttribute::Priority(route.metric));
     attributes.extend(route.oif.map(RouteAttribute::Oif));
     attributes.extend(route.nexthop.map(RouteAttribute::NhId));
-    attributes.extend(route.via.map(|via| RouteAttribute::Gateway(address(via))));
+    attributes.extend(route.via.map(|via| match via {
+        IpAddr::V6(v6) if route.prefix.addr().is_ipv4() => RouteAttribute::Via(RouteVia::Inet6(v6)),
+        via => RouteAttribute::Gateway(address(via)),
+    }));
     attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(address(source))));
     attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.into())])));
     onlink(message, route)
@@ -249,6 +253,10 @@ fn message(route: &KernelRoute) -> RouteMessage {
 
 /// A next hop with its device given is on that link, whatever the addresses there say.
 fn onlink(mut message: RouteMessage, route: &KernelRoute) -> RouteMessage {
+    if route.via.is_none() && route.oif.is_none() && route.nexthop.is_none() {
+        message.header.kind = RouteType::BlackHole;
+        return message;
+    }
     if route.via.is_some() && route.oif.is_some() {
         message.header.flags |= RouteFlags::Onlink;
     }

@@ -15,7 +15,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::Notify;
@@ -56,7 +56,8 @@ pub struct Link {
 pub struct KernelRoute {
     /// Where to.
     pub prefix: IpNet,
-    /// Next hop.
+    /// Next hop; of an IPv4 prefix it may be an IPv6 address (RFC 8950). Without it and without a device, what is sent
+    /// there is dropped.
     pub via: Option<IpAddr>,
     /// Index of the device.
     pub oif: Option<u32>,
@@ -336,7 +337,8 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let RouteProtocol::Other(protocol @ (PROTOCOL_PLAN | PROTOCOL_LEARNT)) = message.header.protocol else {
         return None;
     };
-    if message.header.kind != RouteType::Unicast {
+    let is_blackhole = message.header.kind == RouteType::BlackHole;
+    if message.header.kind != RouteType::Unicast && !is_blackhole {
         return None;
     }
     let is_v4 = message.header.address_family == netlink_packet_route::AddressFamily::Inet;
@@ -347,6 +349,7 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
         match attribute {
             RouteAttribute::Destination(a) => to = ip(a)?,
             RouteAttribute::Gateway(a) => via = ip(a),
+            RouteAttribute::Via(RouteVia::Inet6(a)) => via = Some(IpAddr::V6(*a)),
             RouteAttribute::PrefSource(a) => source = ip(a),
             RouteAttribute::Oif(index) => oif = Some(*index),
             RouteAttribute::Priority(priority) => metric = *priority,
@@ -356,6 +359,8 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
         }
     }
     let prefix = IpNet::new(to, message.header.destination_prefix_length).ok()?;
+    // Of IPv6 the kernel names the loopback device.
+    let oif = oif.filter(|_| !is_blackhole);
     Some(KernelRoute { prefix, via, oif, source, metric, mtu, protocol, nexthop })
 }
 

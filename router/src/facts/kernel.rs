@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use tokio::sync::Notify;
+use watari_bgp::Community;
 use watari_bgp::types::InstanceId;
 use watari_config::desired::device;
 use watari_config::{Desired, Name, Vni};
@@ -100,6 +101,12 @@ fn route(prefix: IpNet, via: IpAddr, oif: u32, metric: u32) -> ((IpNet, u32), Ke
     ((prefix, metric), route)
 }
 
+/// What is sent there is dropped, as the neighbour asks (RFC 7999).
+fn blackhole(prefix: IpNet) -> ((IpNet, u32), KernelRoute) {
+    let (key, route) = route(prefix, OVERLAY_V4, 0, METRIC_CAMPUS);
+    (key, KernelRoute { via: None, oif: None, ..route })
+}
+
 fn fabric_routes(l3vni: Vni, imported: &Imported, indices: &BTreeMap<String, u32>) -> Wanted {
     let Some(core) = indices.get(device::CORE_INNER).copied() else { return Wanted::new() };
     let here = imported.prefixes().map(|(prefix, _)| prefix).filter(|(vni, _)| *vni == l3vni);
@@ -116,6 +123,9 @@ fn campus_routes(
     let learnt = routes.iter().filter(|(_, best)| best.source != watari_bgp::speaker::Source::Local);
     learnt
         .filter_map(|(key, best)| {
+            if best.attrs.communities.contains(&Community::BLACKHOLE) {
+                return Some(blackhole(key.as_prefix()?));
+            }
             let next_hop = best.next_hop()?;
             let exit = exit_towards(desired, tenant, next_hop)?;
             let oif = indices.get(&device::exit(exit).1).copied()?;

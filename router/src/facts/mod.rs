@@ -26,6 +26,7 @@ pub mod import;
 pub mod kernel;
 pub mod local;
 pub mod originate;
+mod passwords;
 pub mod peers;
 mod refused;
 mod settle;

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use watari_bgp::peer::{GracefulRestartConfig, PeerConfig};
 use watari_bgp::policy::{Filter, Policy, PrefixRule};
+use watari_bgp::role::Role;
 use watari_bgp::types::{Asn, Family, InstanceId, PeerId};
 use watari_config::desired::device;
-use watari_config::document::{Exit, Family as WantedFamily, Peer};
+use watari_config::document::{Exit, Family as WantedFamily, Peer, PeerRole};
 use watari_config::{Desired, Name};
 
 use super::fabric::{EVPN, tenant_instance};
@@ -93,6 +94,14 @@ fn campus(desired: &Desired, asn: u32, peer: &Peer, exit: &Exit) -> Option<PeerS
     config.passive = peer.passive;
     config.policy = Policy { import: filter(&peer.accept), export: filter(&peer.announce) };
     config.max_paths = Some(peer.prefixes_max);
+    config.max_paths_warn_percent = peer.prefixes_warn_percent;
+    config.max_paths_restart_ms = peer.prefixes_restart_s.map(|s| u64::from(s) * 1_000);
+    config.connect_retry_ms = u64::from(peer.connect_retry_s) * 1_000;
+    config.role = peer.role.map(role);
+    config.role_strict = peer.role_strict;
+    config.accept_as_sets = peer.as_sets;
+    config.accept_blackhole = peer.blackhole;
+    config.admin_down = peer.disabled.then(|| peer.disabled_because.clone().unwrap_or_default());
     config.graceful_restart =
         Some(GracefulRestartConfig { restart_time_s: peer.restart_time_s, ..Default::default() });
     for address in &exit.addresses {
@@ -102,13 +111,23 @@ fn campus(desired: &Desired, asn: u32, peer: &Peer, exit: &Exit) -> Option<PeerS
         }
     }
     let netns = namespace::path(&device::namespace(desired.gateway_name(), &exit.tenant));
-    Some(PeerSettings::new(config, Some(netns)))
+    Some(PeerSettings { hops_max: peer.ttl_security_hops, ..PeerSettings::new(config, Some(netns)) })
 }
 
 fn family(wanted: WantedFamily) -> Family {
     match wanted {
         WantedFamily::Ipv4 => Family::Ipv4Unicast,
         WantedFamily::Ipv6 => Family::Ipv6Unicast,
+    }
+}
+
+fn role(wanted: PeerRole) -> Role {
+    match wanted {
+        PeerRole::Provider => Role::Provider,
+        PeerRole::Customer => Role::Customer,
+        PeerRole::Peer => Role::Peer,
+        PeerRole::RouteServer => Role::RouteServer,
+        PeerRole::RouteServerClient => Role::RouteServerClient,
     }
 }
 

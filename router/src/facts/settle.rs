@@ -222,6 +222,13 @@ impl Task {
         brief["announced"] = json!(self.announced);
         let awaits = !self.awaiting.is_empty();
         show::bgp(&mut brief, &self.bgp, &self.numbers, self.is_restart, awaits).await;
+        for (path, reason) in self.passwords.failed() {
+            // One that has its old password may be up; what is wrong is said all the same.
+            if brief["objects"][path].is_null() {
+                brief["objects"][path] = json!({ "state": "down" });
+            }
+            brief["objects"][path]["reason"] = json!(reason);
+        }
         brief
     }
 }

@@ -24,6 +24,7 @@ use super::import::{Changed, Imported, Routes, TenantPrefix, import};
 use super::kernel::KernelRoutes;
 use super::local::{Age, Local};
 use super::originate::pinned_stations;
+use super::passwords::Passwords;
 use super::peers::{Numbers, exchanges, neighbours};
 use super::refused::{self, Refusals};
 use super::tables::{Kept, MayRemove};
@@ -88,6 +89,7 @@ pub(super) struct Task {
     pub(super) peers: BTreeMap<watari_bgp::types::PeerId, PeerSettings>,
     /// Instances whose routes are for their peers alone.
     pub(super) exchanges: BTreeSet<InstanceId>,
+    pub(super) passwords: Passwords,
     pub(super) kernel: KernelRoutes,
     /// Tables with neighbours that are still to be told again after our restart; empty when nothing is stale.
     pub(super) awaiting: BTreeSet<(InstanceId, Family)>,
@@ -158,6 +160,7 @@ impl Task {
             numbers: Numbers::default(),
             peers: BTreeMap::new(),
             exchanges: BTreeSet::new(),
+            passwords: Passwords::default(),
             kernel: KernelRoutes::default(),
             awaiting: BTreeSet::new(),
             may_remove: MayRemove::ALL,
@@ -282,6 +285,11 @@ impl Task {
                 self.brain.events().emit("bgp", path, message);
             }
         }
+        for ((peer, family), (paths, limit)) in batch.near_limits {
+            let path = self.numbers.path(peer).unwrap_or("peer").to_owned();
+            tracing::warn!(path, %family, paths, limit, "many prefixes");
+            self.brain.events().emit("bgp", path, format!("{paths} of at most {limit} prefixes of {family}"));
+        }
         for (instance, family) in batch.selection_done {
             tracing::info!(?instance, ?family, "best paths are selected after the restart");
             self.awaiting.remove(&(instance, family));
@@ -368,6 +376,10 @@ impl Task {
         let mut wanted = neighbours(&self.desired, &mut self.numbers);
         // A session can only live where its namespace is: the plan makes that, a moment later.
         wanted.retain(|_, peer| peer.netns.as_ref().is_none_or(|path| path.exists()));
+        for (path, reason) in self.passwords.fill(&self.desired, &self.numbers, &mut wanted) {
+            tracing::warn!(path, reason, "a neighbour waits");
+            self.brain.events().emit("failed", path, reason);
+        }
         if self.is_restart && !self.told_local {
             let tables = wanted.values().map(|p| &p.config);
             let tables = tables.flat_map(|c| c.families.iter().map(|f| (c.instance, *f)));
