@@ -67,6 +67,27 @@ proptest! {
         prop_assert_eq!(found, routes);
     }
 
+    /// RFC 9234 §5 and RFC 8950 §3, which other codecs of the tests do not all know.
+    #[test]
+    fn otc_and_an_ipv6_next_hop_of_ipv4_round_trip(
+        (attrs, routes) in (attributes(Family::Ipv4Unicast), vec(nlri(Family::Ipv4Unicast), 1..300)),
+        (otc, next_hop) in (asn(), ipv6()),
+    ) {
+        let attrs = PathAttributes { otc: Some(otc), next_hop: Some(NextHop::V6(next_hop)), ..attrs };
+        let messages = encode_announce(Family::Ipv4Unicast, &attrs, &routes, &CONTEXT).unwrap();
+        let expected: Vec<_> = routes.into_iter().map(|r| (r, attrs.clone())).collect();
+        prop_assert_eq!(announced(&messages, &INTERNAL), expected);
+    }
+
+    #[test]
+    fn newer_capabilities_round_trip(role in any::<u8>(), triples in vec(any::<(u16, u16, u16)>(), 0..43)) {
+        let newer = [Capability::Role(role), Capability::ExtendedNextHop(triples), Capability::EnhancedRefresh];
+        let asn = Asn(4_200_000_001);
+        let capabilities = newer.into_iter().chain([Capability::FourOctetAs(asn)]).collect();
+        let open = Open { asn, hold_time_s: 90, router_id: RouterId([10, 0, 0, 1].into()), capabilities };
+        prop_assert_eq!(Open::decode(body(&open.encode())).unwrap(), open);
+    }
+
     #[test]
     fn open_round_trips(open in open()) {
         prop_assert_eq!(Open::decode(body(&open.encode())).unwrap(), open);

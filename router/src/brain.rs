@@ -19,6 +19,7 @@ use watari_config::{Desired, Document, Name, Problem};
 
 use crate::actor::Actor;
 use crate::events::{Events, now};
+use crate::facts::ask_bgp::Question;
 use crate::facts::hosts::Subject;
 use crate::store::{Change, ObjectChange, Secrets, Store, StoreError, diff, summary};
 use crate::view::View;
@@ -121,6 +122,8 @@ pub struct Clear {
 /// A request for what was learnt.
 #[derive(Debug)]
 pub struct Ask {
+    /// Of BGP; everything without one.
+    pub question: Option<Question>,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Value>,
 }
@@ -237,12 +240,22 @@ impl Brain {
     /// What was learnt: stations, neighbours, routes, and the counters of the datapath. `None` if nothing is being
     /// learnt yet, or the facts do not answer in time.
     pub async fn learnt(&self) -> Option<Value> {
+        self.ask(None).await
+    }
+
+    /// An answer of the BGP speaker, null where what was asked for does not exist. `None` if it does not run yet, or does
+    /// not answer in time.
+    pub async fn ask_bgp(&self, question: Question) -> Option<Value> {
+        self.ask(Some(question)).await
+    }
+
+    async fn ask(&self, question: Option<Question>) -> Option<Value> {
         let is_taken = self.asks_out.lock().unwrap_or_else(PoisonError::into_inner).is_none();
         if !is_taken {
             return None;
         }
         let (reply, answer) = oneshot::channel();
-        self.asks.try_send(Ask { reply }).ok()?;
+        self.asks.try_send(Ask { question, reply }).ok()?;
         tokio::time::timeout(ASK_WAIT_MAX, answer).await.ok()?.ok()
     }
 

@@ -259,6 +259,20 @@ impl Rib {
         select(&contenders).map(|(_, reason)| reason)
     }
 
+    /// The step at which the path at `index` of [`Rib::paths`] lost against the selected one; `None` for that one itself
+    /// and for one that took no part.
+    pub(crate) fn lost_at(&self, at: u32, index: usize) -> Option<Reason> {
+        let (best, path) = (self.selected(at), *self.paths(at).get(index)?);
+        if index == 0 || !best.is_some() || path.rejected().is_some() {
+            return None;
+        }
+        match select(&[self.contender(best), self.contender(path)])? {
+            (0, reason) => Some(reason),
+            // Of two alone this one would win: a third one's MED has put it out (RFC 4271 §9.1.2.2 c).
+            _ => Some(Reason::Med),
+        }
+    }
+
     fn contender(&self, path: Path) -> Contender<'_> {
         Contender { advertiser: &self.told_by(path).advertiser, rank: self.sets.rank(path.set) }
     }

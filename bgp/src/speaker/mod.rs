@@ -30,7 +30,7 @@ use restart::Restart;
 
 pub use crate::rib::Octets;
 pub use io::{Best, Input, Output, RestartConfig, Source};
-pub use query::{Advertised, Candidate, Entry, PeerSummary, TableRow};
+pub use query::{Advertised, Candidate, Entry, Page, PeerSummary, TableRow};
 
 /// Octets of updates that may be under way to one neighbour before [`Input::Written`] must be heard.
 pub const SEND_CREDIT: usize = 256 * 1024;

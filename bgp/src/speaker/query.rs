@@ -1,5 +1,6 @@
 //! What can be asked of the speaker; nothing here changes anything.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -63,6 +64,8 @@ pub struct Candidate {
     pub stale: bool,
     /// Why it does not take part in the decision.
     pub rejected: Option<RejectReason>,
+    /// The step of the decision at which it lost against the selected path, of those that took part.
+    pub lost_at: Option<Reason>,
 }
 
 /// Everything known about one key.
@@ -100,6 +103,33 @@ pub struct TableRow {
     pub candidates: usize,
 }
 
+/// Which part of a list is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    /// The family.
+    pub family: Family,
+    /// From the first key after this one.
+    pub after: Option<&'a Key>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Page<'_> {
+    /// The part that is wanted, in key order; of the rest no more than the part's size is kept meanwhile.
+    fn cut<T>(&self, rows: impl Iterator<Item = (Key, T)>) -> Vec<(Key, T)> {
+        let mut first: BTreeMap<Key, T> = BTreeMap::new();
+        for (key, value) in rows.filter(|(key, _)| self.after.is_none_or(|after| key > after)) {
+            if first.len() < self.limit || first.last_key_value().is_some_and(|(last, _)| key < *last) {
+                first.insert(key, value);
+                if first.len() > self.limit {
+                    first.pop_last();
+                }
+            }
+        }
+        first.into_iter().collect()
+    }
+}
+
 impl Speaker {
     /// Every neighbour.
     pub fn peers(&self) -> Vec<PeerSummary> {
@@ -135,7 +165,7 @@ impl Speaker {
         let at = rib.find(key).filter(|at| !rib.paths(*at).is_empty())?;
         Some(Entry {
             key: key.clone(),
-            candidates: rib.paths(at).iter().map(|path| self.candidate(rib, *path)).collect(),
+            candidates: (0..).zip(rib.paths(at)).map(|(i, path)| self.contender(rib, at, i, *path)).collect(),
             best: rib.selected(at).is_some().then_some(0),
             reason: rib.reason(at),
         })
@@ -148,7 +178,48 @@ impl Speaker {
             Source::Local => None,
         };
         let rejected = path.rejected().map(|rejected| rejected.reason(local_asn.unwrap_or_default()));
-        Candidate { source, attrs, data, stale, rejected }
+        Candidate { source, attrs, data, stale, rejected, lost_at: None }
+    }
+
+    fn contender(&self, rib: &Rib, at: u32, index: usize, path: Path) -> Candidate {
+        Candidate { lost_at: rib.lost_at(at, index), ..self.candidate(rib, path) }
+    }
+
+    /// A page of what a neighbour sent of a family, rejected paths included or alone: in key order, from the first key
+    /// after `after`, at most `limit`.
+    pub fn received_page(&self, peer: PeerId, page: &Page<'_>, rejected_only: bool) -> Vec<(Key, Candidate)> {
+        let Some(neighbor) = self.neighbors.get(&peer) else { return Vec::new() };
+        let Some(table) = self.tables.get(&(neighbor.config.instance, page.family)) else {
+            return Vec::new();
+        };
+        let rib = &table.rib;
+        let index_of = |at: u32| {
+            let wanted = |p: &Path| !rejected_only || p.rejected().is_some();
+            rib.paths(at).iter().position(|p| rib.source_of(*p) == Source::Peer(peer) && wanted(p))
+        };
+        let told = rib.occupied().filter(|at| index_of(*at).is_some()).map(|at| (rib.key(at), at));
+        let rows = page.cut(told).into_iter();
+        rows.filter_map(|(key, at)| {
+            let index = index_of(at)?;
+            Some((key, self.contender(rib, at, index, rib.paths(at)[index])))
+        })
+        .collect()
+    }
+
+    /// A page of what a neighbour was sent of a family, in key order.
+    pub fn advertised_page(&self, peer: PeerId, page: &Page<'_>) -> Vec<Advertised> {
+        let Some(neighbor) = self.neighbors.get(&peer) else { return Vec::new() };
+        let Some(table) = self.tables.get(&(neighbor.config.instance, page.family)) else {
+            return Vec::new();
+        };
+        let rib = &table.rib;
+        let told = table.groups.advertised(rib, peer).into_iter().map(|(at, path)| (rib.key(at), (at, path)));
+        let row = |(key, (_, path)): (Key, (u32, Path))| Advertised {
+            key,
+            attrs: Arc::new(table.groups.attributes(rib, peer, path)),
+            data: rib.sets.data(path.set),
+        };
+        page.cut(told).into_iter().map(row).collect()
     }
 
     /// What a neighbour was sent of a family, in key order.

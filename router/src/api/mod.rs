@@ -1,7 +1,8 @@
 //! REST over the brain: routes, credentials, problem details, listeners.
 //!
 //! * [`document`], [`objects`]: the desired state.
-//! * [`observe`]: what was seen. [`duplicates`]: what moves too often. [`doctor`]: what fits. [`history`]: revisions and audit.
+//! * [`observe`]: what was seen. [`duplicates`]: what moves too often. [`doctor`]: what fits.
+//!   [`bgp`]: neighbours and routes. [`history`]: revisions and audit.
 //! * [`auth`]: who calls. [`request`]: what a request carries. [`problem`]: every refusal (RFC 9457).
 //! * [`serve`]: the Unix socket, TCP and TLS.
 //!
@@ -10,6 +11,7 @@
 //! have the same name (`/nodes/{name}`). Who calls is in the extension [`Actor`](crate::actor::Actor).
 
 pub mod auth;
+pub mod bgp;
 pub mod doctor;
 pub mod document;
 pub mod duplicates;
@@ -58,6 +60,7 @@ pub fn router(api: Arc<Api>, others: Vec<OpenApiRouter>) -> Router {
         .merge(document::routes())
         .merge(objects::routes())
         .merge(observe::routes())
+        .merge(bgp::routes())
         .merge(doctor::routes())
         .merge(duplicates::routes())
         .merge(history::routes())

@@ -12,7 +12,7 @@ use watari_config::document::KINDS;
 use watari_config::read::DOCUMENT_BYTES_MAX;
 
 use super::client::{Body, Client, ClientError, token_file};
-use super::{Cli, Command, Doctor, Duplicates, To, doctor, explain, nodes, table};
+use super::{Cli, Command, Doctor, Duplicates, To, bgp, doctor, explain, nodes, table};
 use crate::run::{self, RunError};
 
 /// Why a subcommand failed.
@@ -148,6 +148,7 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
         Command::Measure(measure) => nodes::measure(&to, &client, measure).await,
         Command::Trace(trace) => explain::trace(&to, &client, *trace).await,
         Command::Monitor(monitor) => explain::monitor(&to, &client, monitor).await,
+        Command::Bgp { what } => bgp::bgp(&to, &client, what).await,
         Command::Doctor { what: Doctor::Mtu { tunnel } } => doctor::mtu(&to, &client, tunnel).await,
         Command::Why { from, to: host } => explain::why(&to, &client, &from, &host).await,
         Command::Capture(capture) => explain::capture(&client, capture).await,
@@ -155,6 +156,12 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
             unreachable!("needs no gateway")
         }
     }
+}
+
+/// A value of a query, with what has a meaning there in hexadecimal (RFC 3986 section 2.1).
+pub(super) fn escaped(value: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte);
+    value.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 async fn change(

@@ -3,6 +3,7 @@
 //! Tables for people, `--json` for programs. Exit status 0: done; 1: refused or failed, with every reason on
 //! standard error; 2: the command line itself is wrong.
 
+mod bgp;
 pub mod client;
 mod commands;
 mod doctor;
@@ -193,6 +194,11 @@ enum Command {
     /// Show dropped packets with the reason, and a sample of the others.
     #[command(after_help = MONITOR_EXAMPLES)]
     Monitor(Monitor),
+    /// Show BGP neighbours and routes, and why a path won.
+    Bgp {
+        #[command(subcommand)]
+        what: Bgp,
+    },
     /// Examine the paths of the tunnels.
     Doctor {
         #[command(subcommand)]
@@ -209,6 +215,75 @@ enum Command {
     /// Capture the frames of an attachment, as pcapng.
     #[command(after_help = CAPTURE_EXAMPLES)]
     Capture(Capture),
+}
+
+/// What is shown of BGP.
+#[derive(Debug, Subcommand)]
+enum Bgp {
+    /// All neighbours: state, and how many routes they told, were told, and were refused.
+    Summary,
+    /// One neighbour: what was negotiated, why it went down, or its routes.
+    Neighbour {
+        /// The peer's name in the document; of another gateway `gateways.NAME`.
+        name: String,
+        #[command(flatten)]
+        part: Shown,
+    },
+    /// Best paths of a table.
+    Table {
+        /// ipv4-unicast, ipv6-unicast or l2vpn-evpn.
+        family: Option<String>,
+        /// Whose routes; may be absent where there is one tenant only.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// All paths of a prefix, which one won, and at which step of the decision each of the others lost.
+    Prefix {
+        /// The prefix, e.g. 192.0.2.0/24.
+        prefix: String,
+        /// Whose route; may be absent where there is one tenant only.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+    },
+}
+
+/// Which routes of a neighbour.
+#[derive(Debug, Args)]
+struct Shown {
+    /// Routes that it told, with the reason where they are not used.
+    #[arg(long, conflicts_with = "advertised")]
+    received: bool,
+    /// Of these, only what is rejected.
+    #[arg(long, conflicts_with = "advertised")]
+    rejected: bool,
+    /// Routes that it was told.
+    #[arg(long)]
+    advertised: bool,
+    /// Of this family: ipv4-unicast, ipv6-unicast or l2vpn-evpn.
+    #[arg(long)]
+    family: Option<String>,
+    #[command(flatten)]
+    page: PageArgs,
+}
+
+/// Which part of a long list.
+#[derive(Debug, Args)]
+struct PageArgs {
+    /// Go on after this route.
+    #[arg(long, value_name = "ROUTE")]
+    after: Option<String>,
+    /// At most so many routes, 1000 at most.
+    #[arg(long, default_value = "100")]
+    limit: u32,
+}
+
+impl PageArgs {
+    fn query(&self) -> Vec<String> {
+        let after = self.after.as_ref().map(|after| format!("after={}", commands::escaped(after)));
+        std::iter::once(format!("limit={}", self.limit)).chain(after).collect()
+    }
 }
 
 /// What is examined.

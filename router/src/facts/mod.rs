@@ -9,6 +9,7 @@
 //!                                                                                routes; kernel routes
 //! ```
 //! * [`fabric`], [`hosts`], [`originate`](mod@originate), [`import`](mod@import), [`told`]: pure.
+//! * [`ask_bgp`]: what an operator asks of the speaker. Pure, too.
 //! * [`local`]: what the programs learnt. [`tables`], [`kernel`]: entries by key, and the comparison of whole tables.
 //! * `freezes`: what is frozen, in a file, for the next start.
 //! * `task`: wakes and takes; `settle`: carries what is dirty. `pace`: how often whole tables are walked.
@@ -19,6 +20,7 @@
 //! thousandth of a core allows (what the programs learnt: a five-hundredth), once a second at most and once a minute at
 //! least; at once, too, when a write has failed.
 
+pub mod ask_bgp;
 pub mod fabric;
 mod freezes;
 pub mod hosts;

@@ -43,6 +43,11 @@ impl Numbers {
         })
     }
 
+    /// All neighbours that have a number.
+    pub fn names(&self) -> BTreeMap<PeerId, Path> {
+        self.ids.iter().map(|(path, id)| (*id, path.clone())).collect()
+    }
+
     /// The number of a neighbour that has one.
     pub fn id(&self, path: &str) -> Option<PeerId> {
         self.ids.get(path).copied()

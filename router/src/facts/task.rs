@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use watari_bgp::evpn::mobility::DampingLimits;
@@ -17,6 +18,7 @@ use watari_dataplane::abi::ip_from_bytes;
 use watari_dataplane::{Dataplane, Event, EventKind, Events as RingEvents, Prefix};
 
 use super::Board;
+use super::ask_bgp::{self, Question};
 use super::fabric::{EVPN, Fabric};
 use super::freezes::Freezes;
 use super::hosts::Hosts;
@@ -223,7 +225,11 @@ impl Task {
                     let _ = clear.reply.send(was_frozen);
                 }
                 Some(ask) = asks.recv() => {
-                    let _ = ask.reply.send(self.facts().await);
+                    let answer = match ask.question {
+                        None => self.facts().await,
+                        Some(question) => self.ask_bgp(question).await,
+                    };
+                    let _ = ask.reply.send(answer);
                     continue;
                 }
                 _ = tick.tick() => {
@@ -394,6 +400,14 @@ impl Task {
             let _ = self.bgp.set_peers(wanted.clone()).await;
             self.peers = wanted;
         }
+    }
+
+    /// What the speaker answers; null where what was asked for does not exist.
+    async fn ask_bgp(&self, question: Question) -> Value {
+        let names = self.numbers.names();
+        let answer =
+            self.bgp.query(move |speaker, now| ask_bgp::answer(speaker, now, &names, &question)).await;
+        answer.ok().flatten().unwrap_or(Value::Null)
     }
 
     /// Says what went wrong, once.
