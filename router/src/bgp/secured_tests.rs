@@ -121,19 +121,37 @@ async fn a_password_changes_under_a_living_session() {
 async fn root_bird_and_we_take_what_is_near_alone() {
     let campus = Campus::start("g", &bird("ttl security on;"));
     let (bgp, _updates) = spawn(speaker("10.71.0.1"));
-    bgp.set_peers(secured(&campus, |_| {})).await.unwrap();
-    is_refused(&bgp, &campus, "TCPMinTTLDrop").await;
     bgp.set_peers(secured(&campus, |s| s.hops_max = Some(1))).await.unwrap();
     until(&bgp, "the session with TTL security", established).await;
-    campus.reconfigure(&bird("ttl security off;"));
-    bgp.set_peers(BTreeMap::new()).await.unwrap();
+    bgp.shutdown(false).await.unwrap();
+    drop(campus);
+
+    // Without it BIRD sends with a TTL of 1.
+    let campus = Campus::start("h", BIRD_CONF);
+    let (bgp, _updates) = spawn(speaker("10.71.0.1"));
     bgp.set_peers(secured(&campus, |s| s.hops_max = Some(1))).await.unwrap();
     is_refused(&bgp, &campus, "TCPMinTTLDrop").await;
+    bgp.shutdown(false).await.unwrap();
+    drop(campus);
+
+    let campus = Campus::start("i", &bird("ttl security on;"));
+    let (bgp, _updates) = spawn(speaker("10.71.0.1"));
+    // What we send has a TTL of 1: BIRD hears nothing more than what came before it had the connection.
+    bgp.set_peers(secured(&campus, |_| {})).await.unwrap();
+    let (end, before) = (Clock::now() + LIMIT, dropped(Some(&campus), "TCPMinTTLDrop"));
+    while dropped(Some(&campus), "TCPMinTTLDrop") < before + 3 {
+        assert!(Clock::now() < end, "waited for BIRD to drop");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!campus.ask("show protocols watari").contains("Established"));
     bgp.shutdown(false).await.unwrap();
 }
 
 /// bgpd of FRR without zebra; it ends when dropped.
-struct Frr(Child, tempfile::TempDir);
+struct Frr {
+    bgpd: Child,
+    _dir: tempfile::TempDir,
+}
 
 impl Frr {
     fn start(campus: &Campus, lines: &str) -> Frr {
@@ -156,13 +174,13 @@ impl Frr {
             "--vty_socket",
             &path,
         ]);
-        Frr(command.spawn().unwrap(), dir)
+        Frr { bgpd: command.spawn().unwrap(), _dir: dir }
     }
 }
 
 impl Drop for Frr {
     fn drop(&mut self) {
-        let _ = (self.0.kill(), self.0.wait());
+        let _ = (self.bgpd.kill(), self.bgpd.wait());
     }
 }
 

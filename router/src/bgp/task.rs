@@ -1,7 +1,7 @@
 //! The task that owns the speaker: commands, octets and time in, sockets and the feed out. It never waits for
 //! a socket or for a reader of the feed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use watari_bgp::speaker::{Candidate, Page, PeerSummary, Speaker};
 use watari_bgp::types::{Family, InstanceId, PeerId};
-use watari_bgp::{Best, Instant, Key, PathAttributes, Source, State};
+use watari_bgp::{Instant, Key, PathAttributes, Source, State};
 
 /// A question, with the names of the document already resolved.
 #[derive(Clone, Debug)]
