@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
 use tracing_subscriber::EnvFilter;
 use watari_link::daemon::{self, EngineOptions, Offload, Options};
 use watari_link::spawn;
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     die_whole();
+    leave_no_core();
     let engine = EngineOptions { without: arguments.without.clone(), threads: arguments.threads };
     let result = match (&arguments.interface, &arguments.socket, &arguments.state) {
         (Some(interface), ..) => standalone(&arguments, interface, engine),
@@ -115,6 +118,15 @@ fn main() -> ExitCode {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The memory holds keys, of this host and of every session: none of it goes to a disk when the process dies. A kernel that
+/// refuses is only said so, since packets matter more.
+fn leave_no_core() {
+    let limit = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    if let Err(error) = limit.and_then(|()| set_dumpable(false)) {
+        tracing::warn!(%error, "a core dump would hold keys");
     }
 }
 

@@ -85,6 +85,14 @@ pub fn detach(standalone: &Standalone, command: &mut Command) -> Result<(), Stan
     if netdev::find(interface).map_err(failed("look at the interface"))?.is_some() {
         return Err(StandaloneError::Device(format!("interface {interface} exists")));
     }
+    // An interface that was just deleted has a process that ends: not this one's to configure.
+    let deadline = Instant::now() + START_MAX;
+    while UnixStream::connect(socket_of(&standalone.folder, interface)).is_ok() {
+        if Instant::now() >= deadline {
+            return Err(StandaloneError::Device(format!("somebody else answers for {interface}")));
+        }
+        thread::sleep(START_POLL);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
     spawn::start(command).map_err(failed("start in the background"))?;
     let deadline = Instant::now() + START_MAX;
@@ -162,6 +170,9 @@ impl Devices for Only {
         let mut only = lock(&self.0);
         let (engine, wanted) = &mut *only;
         let mut next = change(wanted.clone());
+        if wanted.has_key && !next.has_key {
+            next.config.private_key = PrivateKey::generate().map_err(|_| Errno::IO)?;
+        }
         // The MTU is ip(8)'s to set; what it set is kept.
         let link = netdev::find(name).map_err(|_| Errno::IO)?.ok_or(Errno::NODEV)?;
         next.config.mtu = u16::try_from(link.mtu).unwrap_or(MTU_MAX).clamp(MTU_MIN, MTU_MAX);

@@ -50,6 +50,12 @@ impl Drop for Interface<'_> {
     }
 }
 
+fn a_key_that_is_taken_away_is_used_no_more(host: &Host, device: &str) {
+    host.run("wg", &["set", device, "private-key", "/dev/null"]);
+    assert_eq!(shown(host, device, "private-key"), "(none)");
+    wait_until("nothing crosses without the key", || !host.pings("10.9.0.2"));
+}
+
 #[test]
 fn as_root_wg_quick_brings_an_interface_of_ours_up_and_wg_configures_it() {
     let wire = Wire::new();
@@ -107,6 +113,15 @@ fn as_root_wg_quick_brings_an_interface_of_ours_up_and_wg_configures_it() {
         wait_until("a ping crosses", || wire.a.pings("10.9.0.2"));
     }
     assert!(wire.a.run("wg", &["showconf", &device]).contains("PresharedKey"));
+
+    // Down and up again at once: the process that ends is not taken for the one that begins.
+    for _ in 0..5 {
+        quick("down");
+        quick("up");
+        assert_eq!(shown(&wire.a, &device, "peers"), far);
+    }
+    wait_until("a ping crosses", || wire.a.pings("10.9.0.2"));
+    a_key_that_is_taken_away_is_used_no_more(&wire.a, &device);
 
     quick("down");
     drop(interface);

@@ -168,7 +168,8 @@ impl Common {
 
 /// The thread of packets and time.
 fn run(common: &Common) {
-    let mut ready: Vec<Arc<Opened>> = Vec::new();
+    // Sessions may have stood still until here: what has come meanwhile counts before the time does.
+    let mut ready: Vec<Arc<Opened>> = lock(&common.bfd).ports.to_vec();
     loop {
         let (deadline, ports) = {
             let mut bfd = lock(&common.bfd);

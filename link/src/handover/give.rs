@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
@@ -77,8 +79,10 @@ impl Giver {
     /// Sends the rest, waits until the successor has it, and lets it go.
     pub(crate) fn give(&self, estate: &Estate, fds: &SentFds) -> Given {
         let give = || -> Result<(), HandoverError> {
+            let patience = Patience::start(&self.stream, READY_MAX)?;
             frame::send(&self.stream, estate, fds)?;
             self.wait_for(word::READY, READY_MAX)?;
+            drop(patience);
             let gone = (&self.stream).write_all(&[word::GO]);
             gone.map_err(|error| HandoverError::Channel("say go", error))
         };
@@ -100,6 +104,36 @@ impl Giver {
     }
 }
 
+/// Ends a conversation that takes longer than it may, whatever it is at: a successor that reads a little now and then would
+/// make a limit of each write no limit of the whole. Dropping it ends the watch.
+struct Patience {
+    ended: Option<mpsc::Sender<()>>,
+    watch: Option<thread::JoinHandle<()>>,
+}
+
+impl Patience {
+    fn start(stream: &UnixStream, limit: Duration) -> Result<Self, HandoverError> {
+        let failed = |error| HandoverError::Channel("watch the time", error);
+        let stream = stream.try_clone().map_err(failed)?;
+        let (ended, end) = mpsc::channel();
+        let watch = thread::Builder::new().name("wt-patience".to_owned()).spawn(move || {
+            if end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
+        });
+        Ok(Self { ended: Some(ended), watch: Some(watch.map_err(failed)?) })
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        drop(self.ended.take());
+        if let Some(watch) = self.watch.take() {
+            let _ = watch.join();
+        }
+    }
+}
+
 /// Device and inode of the network namespace of this process.
 pub(super) fn own_netns() -> io::Result<(u64, u64)> {
     let meta = fs::metadata("/proc/self/ns/net")?;
@@ -114,4 +148,40 @@ pub(super) fn read_word(mut stream: &UnixStream) -> io::Result<u8> {
     let mut found = [0];
     stream.read_exact(&mut found)?;
     Ok(found[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_conversation_that_takes_too_long_is_ended_whatever_it_is_at() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let reader = thread::spawn(move || {
+            // A little now and then, until nothing comes any more.
+            let mut read = [0; 4096];
+            while theirs.read(&mut read).is_ok_and(|read| read > 0) {
+                thread::yield_now();
+            }
+        });
+        let started = Instant::now();
+        let patience = Patience::start(&ours, Duration::from_millis(100)).unwrap();
+        // More than would ever be read.
+        let ended = std::iter::repeat(()).find_map(|()| ours.write_all(&[0; 65_536]).err()).unwrap();
+        assert_eq!(ended.kind(), io::ErrorKind::BrokenPipe);
+        assert!(started.elapsed() >= Duration::from_millis(100));
+        drop(patience);
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn who_is_in_time_is_left_alone() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        drop(Patience::start(&ours, Duration::from_secs(60)).unwrap());
+        ours.write_all(b"go").unwrap();
+        let mut read = [0; 2];
+        theirs.read_exact(&mut read).unwrap();
+    }
 }

@@ -197,6 +197,11 @@ type OpenSocket = (Place, Arc<UdpSocket>);
 
 fn run(common: &Common) {
     let mut buffer = vec![0; DATAGRAM_MAX];
+    // Searches may have stood still until here: what has come meanwhile counts before the time does.
+    let waiting = lock(&common.paths).open_sockets();
+    for (place, socket) in &waiting {
+        lock(&common.paths).drain(place, socket, common, &mut buffer);
+    }
     loop {
         let (deadline, sockets) = {
             let mut paths = lock(&common.paths);

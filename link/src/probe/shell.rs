@@ -192,6 +192,11 @@ impl Common {
 }
 
 fn run(common: &Common) {
+    // Paths may have stood still until here: what has come meanwhile counts before the time does.
+    let waiting = lock(&common.probes).open_sockets();
+    for (place, socket) in &waiting {
+        lock(&common.probes).drain(place, socket, common);
+    }
     loop {
         let (deadline, sockets) = {
             let mut probes = lock(&common.probes);

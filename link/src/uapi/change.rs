@@ -10,7 +10,8 @@ use crate::protocol::{DeviceConfig, PeerConfig};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Wanted {
     pub(crate) config: DeviceConfig,
-    /// It was given a private key; until then it has one that nobody knows.
+    /// It was given a private key. If not, `config` has one that nobody knows; where one was taken away, whoever carries
+    /// out the change makes that.
     pub(crate) has_key: bool,
     /// Mark of its outer packets; 0: none.
     pub(crate) mark: u32,
