@@ -113,7 +113,7 @@ impl World {
                 }
             }
             for from in 0..2 {
-                if self.flows[from] && self.now.as_millis() % u128::from(PACKET_EVERY) == 0 {
+                if self.flows[from] && self.now.as_millis().is_multiple_of(u128::from(PACKET_EVERY)) {
                     self.send(from, Packet::Data);
                 }
                 if self.ends[from].prober.next_deadline() <= self.now {
