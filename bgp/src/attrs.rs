@@ -67,6 +67,17 @@ impl AsPath {
             .sum()
     }
 
+    /// How many numbers it has, of whatever kind.
+    pub fn numbers(&self) -> usize {
+        let of = |segment: &AsSegment| match segment {
+            AsSegment::Sequence(a)
+            | AsSegment::Set(a)
+            | AsSegment::ConfedSequence(a)
+            | AsSegment::ConfedSet(a) => a.len(),
+        };
+        self.0.iter().map(of).sum()
+    }
+
     /// The neighbouring AS that MED is compared within: the first of a leading sequence.
     pub fn neighbor(&self) -> Option<Asn> {
         let first =

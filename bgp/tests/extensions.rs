@@ -269,6 +269,19 @@ fn a_refresh_is_marked_and_what_it_lacks_is_gone() {
     assert!(world.best(1, net(PREFIX)).is_none());
 }
 
+/// However often a peer asks while it has not read the answer, it is told once more and not a thousand times.
+#[test]
+fn a_flood_of_refresh_requests_is_one_request() {
+    let mut world = pair(|_| {}, |_| {});
+    world.originate(1, net(PREFIX), PathAttributes::default());
+    let request = RouteRefresh::of(Family::Ipv4Unicast, RouteRefresh::REQUEST).encode();
+    let mark = world.mark(1);
+    world.say(0, 1, request.repeat(1_000));
+    let marks = kinds(&world, 1, mark, MessageType::RouteRefresh);
+    assert!((2..=4).contains(&marks.len()), "{} marks", marks.len());
+    assert!(is_up(&world));
+}
+
 /// RFC 7313 §4: an end that never comes is not waited for for ever; a session lost in between keeps what it had.
 #[test]
 fn a_refresh_that_never_ends_is_ended_and_a_lost_session_keeps_all() {

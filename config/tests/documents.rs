@@ -183,6 +183,7 @@ fn a_route_through_a_far_gateway_leaves_out_how_that_is_reached() {
     };
     desired(&WHOLE.replacen("exits:", &route("10.40.0.0/16"), 1)).unwrap();
     refused("exits:", &route("10.255.0.2/32"), "routes.r.prefix", "holds 10.255.0.2, which is how");
+    refused("exits:", &route("0.0.0.0/0"), "routes.r.prefix", "holds 10.255.0.2, which is how");
     refused("exits:", &route("198.51.100.0/24"), "routes.r.prefix", "holds 198.51.100.1, which is how");
 }
 

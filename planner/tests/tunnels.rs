@@ -56,6 +56,23 @@ fn places_are_the_document_s_with_the_addresses_of_names_in_their_order() {
     resolve(&mut observed, "b.example", &["10.255.0.2", "198.51.100.1", "198.51.100.2"]);
     let found = ["[2001:db8::b]:1", "198.51.100.1:51820", "198.51.100.2:51820"];
     assert_eq!(places(&desired, &observed), found);
+    // Whoever blocks a name answers with what is nobody's; it costs the other places nothing.
+    resolve(
+        &mut observed,
+        "b.example",
+        &["0.0.0.0", "::", "127.0.0.1", "224.0.0.1", "::ffff:198.51.100.1", "198.51.100.2"],
+    );
+    assert_eq!(places(&desired, &observed), found);
+}
+
+#[test]
+fn no_answer_for_a_name_leads_a_tunnel_into_itself() {
+    let route = "routes:\n  behind-b: { gateway: gw-a, prefix: 203.0.113.0/24, via: 10.255.0.2 }\n";
+    let document = TWO_SITES.replacen(B, "gw-b: [\"b.example:51820\", \"198.51.100.1:51820\"]", 1);
+    let desired = desired(&format!("{document}{route}"));
+    let mut observed = observed();
+    resolve(&mut observed, "b.example", &["203.0.113.7", "198.51.100.9"]);
+    assert_eq!(places(&desired, &observed), ["198.51.100.9:51820", "198.51.100.1:51820"]);
 }
 
 #[test]

@@ -48,6 +48,9 @@ pub(crate) struct Member {
     end_of_rib_due: bool,
     /// It is told everything again, and the end of that afterwards (RFC 7313 §4).
     refresh_end_due: bool,
+    /// It has asked for everything again while it was still being told; `true`: with marks. However often it asks, it is told
+    /// once more.
+    refresh_wanted: Option<bool>,
 }
 
 impl Member {
@@ -152,19 +155,11 @@ impl Groups {
         self.drop_empty(rib);
     }
 
-    /// A neighbour is to be told everything again (RFC 2918), between its marks if it is to have them; not while the
-    /// first time still goes on, which it has no use for (RFC 7313 §4).
-    pub(crate) fn refresh(&mut self, peer: PeerId, family: Family, marked: bool) {
-        if let Some(at) = self.of(peer) {
-            let group = &mut self.groups[at];
-            let told: Vec<u32> = group.numbers_told().collect();
-            if let Some(member) = group.members.get_mut(&peer) {
-                if marked && !member.end_of_rib_due {
-                    member.push(Arc::new(RouteRefresh::of(family, RouteRefresh::BEGIN).encode()), 1);
-                    member.refresh_end_due = true;
-                }
-                told.into_iter().for_each(|at| member.owe(at));
-            }
+    /// A neighbour is to be told everything again (RFC 2918), between its marks if it is to have them: once it has read
+    /// what it is being told, so that a neighbour that asks again and again takes neither time nor memory.
+    pub(crate) fn refresh(&mut self, peer: PeerId, marked: bool) {
+        if let Some(member) = self.member(peer) {
+            member.refresh_wanted = Some(marked);
         }
     }
 
@@ -349,9 +344,11 @@ impl Group {
         if self.waiting.is_empty() {
             self.blocked_since = None;
         }
-        let idle = self.waiting.is_empty();
+        // What is still undecided is told before anybody hears that this was all.
+        let idle = self.waiting.is_empty() && !rib.is_dirty();
         let peers: Vec<PeerId> = self.members.keys().copied().collect();
         for peer in peers {
+            done |= idle && self.begin_refresh(rib.family, peer);
             while self.members.get(&peer).is_some_and(|m| m.behind.is_some() && m.has_room()) {
                 self.catch_up(rib, peer);
                 done = true;
@@ -367,6 +364,25 @@ impl Group {
             }
         }
         done
+    }
+
+    /// Begins to tell a member everything again, if it has asked for it and has read what it was told before. The marks (RFC 7313
+    /// §4) are of no use to one that has not been told everything once.
+    fn begin_refresh(&mut self, family: Family, peer: PeerId) -> bool {
+        let told: Vec<u32> = match self.members.get(&peer) {
+            Some(m) if m.refresh_wanted.is_some() && m.behind.is_none() && m.has_room() => {
+                self.numbers_told().collect()
+            }
+            _ => return false,
+        };
+        let Some(member) = self.members.get_mut(&peer) else { return false };
+        let marked = member.refresh_wanted.take() == Some(true);
+        if marked && !member.end_of_rib_due && !member.refresh_end_due {
+            member.push(Arc::new(RouteRefresh::of(family, RouteRefresh::BEGIN).encode()), 1);
+            member.refresh_end_due = true;
+        }
+        told.into_iter().for_each(|at| member.owe(at));
+        true
     }
 
     /// Whether the next round need not wait for anybody, or has waited long enough.

@@ -211,6 +211,8 @@ impl Speaker {
     }
 
     fn set_report(&mut self, instance: InstanceId, report: bool) {
+        // What is still undecided is reported as long as anything of the instance is.
+        self.decide_all();
         let changed = if report { self.silent.remove(&instance) } else { self.silent.insert(instance) };
         if !changed {
             return;

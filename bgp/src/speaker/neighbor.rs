@@ -122,7 +122,8 @@ impl Neighbor {
         if !self.config.families.contains(&family) {
             return true;
         }
-        let Some(live) = &self.live else { return false };
+        // Nobody waits for one that is kept down.
+        let Some(live) = &self.live else { return self.config.admin_down.is_some() };
         if !live.negotiated.families.contains(&family) || live.end_of_rib.contains(&family) {
             return true;
         }

@@ -254,7 +254,7 @@ impl Speaker {
         match request.subtype {
             RouteRefresh::REQUEST => {
                 if let Some(table) = self.tables.get_mut(&(instance, family)) {
-                    table.groups.refresh(peer, family, enhanced);
+                    table.groups.refresh(peer, enhanced);
                 }
             }
             RouteRefresh::BEGIN if enhanced => self.on_refresh_begin(peer, family, now),

@@ -14,6 +14,10 @@ use crate::time::Instant;
 use crate::types::{ConnId, Esi, Family, InstanceId, MacAddr, PeerId, RouterId};
 use crate::wire::{NlriIter, Notification, Update};
 
+/// A longer AS_PATH is no route. One of 2-octet numbers that fits an extended message (RFC 8654) has twice the octets with
+/// 4-octet ones (RFC 6793), which an attribute's length could not say.
+const PATH_NUMBERS_MAX: usize = 16_000;
+
 impl Speaker {
     pub(super) fn receive(&mut self, peer: PeerId, conn: ConnId, octets: &[u8], now: Instant) {
         let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
@@ -57,6 +61,9 @@ impl Speaker {
         }
         let carried = |family: Family| negotiated.families.contains(&family);
         let attrs = std::mem::take(&mut update.attrs);
+        if attrs.as_path.numbers() > PATH_NUMBERS_MAX {
+            update.treat_as_withdraw = true;
+        }
         for nlri in [Some(update.withdrawn), update.unreach].into_iter().flatten() {
             if carried(nlri.family()) {
                 self.forget_all(peer, nlri);

@@ -207,14 +207,17 @@ fn bfd_times(check: &mut Check<'_>, bfd: &Bfd, path: &Path) {
 }
 
 /// An address that must not lie behind the gateway that an underlay route leads through: the outer packets of the
-/// tunnels to it would go into them. Also its VTEP, whose route every tunnel has already.
+/// tunnels to it would go into them. Also its VTEP, whose route every tunnel has already. A default route holds every
+/// address that the far gateway may have or get, by a name or by calling from there.
 fn outer_address_behind(document: &Document, route: &Route) -> Option<IpAddr> {
     let (far, gateway) = document.gateways.iter().find(|(_, gateway)| gateway.vtep == route.via)?;
     let tunnels = document.tunnels.values().filter(|tunnel| tunnel.between.contains(far));
     let wireguards = tunnels.filter_map(|tunnel| tunnel.wireguard.as_ref());
     let endpoints = wireguards.filter_map(|wireguard| wireguard.endpoints.get(far));
     let mut endpoints = endpoints.flat_map(|several| several.iter().filter_map(Endpoint::ip));
-    let own = (route.prefix == IpNet::from(gateway.vtep)).then_some(gateway.vtep);
+    let mut tunnels = document.tunnels.values().filter(|tunnel| tunnel.between.contains(far));
+    let is_default = route.prefix.prefix_len() == 0 && tunnels.any(|tunnel| tunnel.wireguard.is_some());
+    let own = (is_default || route.prefix == IpNet::from(gateway.vtep)).then_some(gateway.vtep);
     own.or_else(|| endpoints.find(|outer| route.prefix.contains(outer)))
 }
 

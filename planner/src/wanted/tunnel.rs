@@ -95,13 +95,10 @@ impl Making<'_> {
         let device = device::wireguard(name);
         let key = far.wireguard_key?;
         let mut allowed_ips: Vec<IpNet> = behind(self.desired, far.vtep).map(|(_, prefix)| prefix).collect();
+        let endpoints = self.endpoints(&device, &key, wireguard.endpoints.get(far_name), &allowed_ips);
         // As they are observed.
         allowed_ips.sort_unstable();
-        let peer = WireguardPeer {
-            endpoints: self.endpoints(&device, &key, wireguard.endpoints.get(far_name)),
-            allowed_ips,
-            keepalive_s: wireguard.keepalive_s,
-        };
+        let peer = WireguardPeer { endpoints, allowed_ips, keepalive_s: wireguard.keepalive_s };
         let value = Wireguard {
             own_key: self.observed.identity.wireguard_key,
             listen_port: wireguard.listen_port(self.desired.gateway_name()).unwrap_or(0),
@@ -118,8 +115,15 @@ impl Making<'_> {
     }
 
     /// The addresses of the places of a peer, in the order of the document. A name that nobody has resolved since the
-    /// daemon started leaves the peer where it is; a VTEP cannot be reached through itself.
-    fn endpoints(&mut self, device: &str, key: &WgKey, places: Option<&Endpoints>) -> Vec<SocketAddr> {
+    /// daemon started leaves the peer where it is. Nothing in `behind` is a place: packets to it would go into the tunnel that
+    /// they are to carry, whatever a name's answer says.
+    fn endpoints(
+        &mut self,
+        device: &str,
+        key: &WgKey,
+        places: Option<&Endpoints>,
+        behind: &[IpNet],
+    ) -> Vec<SocketAddr> {
         let mut found = Vec::new();
         let mut is_open = false;
         for place in places.iter().flat_map(|places| places.iter()) {
@@ -130,7 +134,8 @@ impl Making<'_> {
                     let resolved = self.observed.names.get(host).filter(|name| !name.addresses.is_empty());
                     is_open |= resolved.is_none();
                     let addresses = resolved.into_iter().flat_map(|name| &name.addresses);
-                    found.extend(addresses.map(|ip| SocketAddr::new(*ip, *port)));
+                    let hosts = addresses.map(IpAddr::to_canonical).filter(is_host);
+                    found.extend(hosts.map(|ip| SocketAddr::new(ip, *port)));
                 }
             }
         }
@@ -143,7 +148,8 @@ impl Making<'_> {
         }
         let is_vtep = |ip| self.desired.document().gateways.values().any(|gateway| gateway.vtep == ip);
         let mut seen = BTreeSet::new();
-        found.retain(|place| seen.insert(*place) && !is_vtep(place.ip()));
+        let is_behind = |ip| behind.iter().any(|prefix| prefix.contains(&ip));
+        found.retain(|place| seen.insert(*place) && !is_vtep(place.ip()) && !is_behind(place.ip()));
         found.truncate(ENDPOINTS_MAX);
         found
     }
@@ -242,6 +248,11 @@ impl Making<'_> {
     fn bound(&self, name: &Name, tunnel: &Tunnel) -> u16 {
         bound(self.desired, self.observed, name, tunnel).bytes
     }
+}
+
+/// Whether another machine can have the address. What blocks a name answers with others, which an engine refuses.
+fn is_host(ip: &IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback()
 }
 
 /// What lies behind the far gateway of this VTEP: the VTEP itself, and the prefixes of our own underlay routes through

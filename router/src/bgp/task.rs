@@ -292,15 +292,24 @@ impl Task {
         }
         self.attempts.remove(&peer);
         match result {
-            Ok(stream) => {
+            Ok(stream) if self.is_signed_as_wanted(peer, &stream) => {
                 let conn = self.adopt(peer, stream);
                 self.input(Input::TcpConnected(peer, conn));
             }
+            Ok(_) => self.input(Input::TcpFailed(peer)),
             Err(error) => {
                 tracing::debug!(peer = peer.0, %error, "BGP connection failed");
                 self.input(Input::TcpFailed(peer));
             }
         }
+    }
+
+    /// The key may have become another while the connection was made.
+    fn is_signed_as_wanted(&self, peer: PeerId, stream: &TcpStream) -> bool {
+        let Some(settings) = self.peers.get(&peer) else { return false };
+        let Some(key) = &settings.password else { return true };
+        let signed = password::set(stream, password::host(settings.config.remote_addr), Some(key));
+        signed.inspect_err(|error| tracing::warn!(peer = peer.0, %error, "cannot set a TCP MD5 key")).is_ok()
     }
 
     /// A connection of somebody who is no peer of that place is closed without a word.

@@ -65,7 +65,12 @@ impl Passwords {
 /// The secret: a variable, or the first line of a file.
 fn read(place: &SecretRef) -> Result<Password, String> {
     let text = match place {
-        SecretRef::Env(name) => std::env::var(name).map_err(|e| e.to_string())?,
+        // The error's own words would quote what is no text.
+        SecretRef::Env(name) => match std::env::var(name) {
+            Ok(text) => text,
+            Err(std::env::VarError::NotPresent) => return Err("it is not in the environment".to_owned()),
+            Err(std::env::VarError::NotUnicode(_)) => return Err("it is not text".to_owned()),
+        },
         SecretRef::File(path) => {
             let whole = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
             whole.lines().next().unwrap_or_default().to_owned()

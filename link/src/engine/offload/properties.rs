@@ -318,6 +318,7 @@ proptest! {
         value: u8,
     ) {
         let mut packet = PacketSpec { payload: spec_payload, ..PacketSpec::default() }.build();
+        let at = at % packet.len();
         packet[at] = value;
         let header = Header { gso: Gso::Tcp4, segment, headers: 40, partial: None, valid: false };
         let mut copy = packet.clone();
