@@ -8,10 +8,16 @@ const TRY: Duration = Duration::from_millis(1_000);
 /// So long in later rounds: a session has to be made, and initiations are 5 s apart.
 const TRY_LONG: Duration = Duration::from_secs(6);
 
+/// A path must be down for so long before its peer is moved: a probe that has just begun, as after a restart of its process,
+/// has no answer yet and says down.
+const SURE: Duration = Duration::from_millis(300);
+
 /// Where one peer is tried.
 #[derive(Debug, Default)]
 pub(super) struct Rotation {
     place: usize,
+    /// Since when no packet crosses.
+    down: Option<Duration>,
     /// Moves since packets crossed last.
     moves: usize,
     moved: Option<Duration>,
@@ -21,11 +27,13 @@ impl Rotation {
     /// The place to move to now, if it is to be moved; `up`: packets cross.
     pub(super) fn next(&mut self, up: bool, places: usize, now: Duration) -> Option<usize> {
         if up {
-            (self.moves, self.moved) = (0, None);
+            (self.moves, self.moved, self.down) = (0, None, None);
+            return None;
+        }
+        if now.saturating_sub(*self.down.get_or_insert(now)) < SURE {
             return None;
         }
         let patience = if self.moves < places { TRY } else { TRY_LONG };
-        // Found down for the first time: the probe has waited already.
         if self.moved.is_some_and(|moved| now.saturating_sub(moved) < patience) {
             return None;
         }
@@ -50,8 +58,9 @@ mod tests {
             let now = ms(10_000 + 100 * tick);
             tried.extend(rotation.next(false, 3, now).map(|place| (100 * tick, place)));
         }
-        assert_eq!(tried, [(0, 1), (1_000, 2), (2_000, 0), (8_000, 1), (14_000, 2)]);
+        assert_eq!(tried, [(300, 1), (1_300, 2), (2_300, 0), (8_300, 1), (14_300, 2)]);
         assert_eq!(rotation.next(true, 3, ms(30_000)), None);
-        assert_eq!(rotation.next(false, 3, ms(30_100)), Some(0), "the next one, at once");
+        assert_eq!(rotation.next(false, 3, ms(30_100)), None, "a probe that has just begun says so too");
+        assert_eq!(rotation.next(false, 3, ms(30_400)), Some(0), "the next one");
     }
 }
