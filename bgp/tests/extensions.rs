@@ -302,6 +302,25 @@ fn a_refresh_that_never_ends_is_ended_and_a_lost_session_keeps_all() {
     assert!(is_up(&world));
 }
 
+/// With 2-octet numbers twice as many fit a message as an attribute could hold with 4-octet ones: beyond that it is no route.
+#[test]
+fn a_path_of_too_many_numbers_is_no_route() {
+    for (numbers, is_route) in [(16_000, true), (16_001, false)] {
+        let mut world = pair(|_| {}, |_| {});
+        let path = std::iter::once(ASNS[0]).chain(70_000..).take(numbers);
+        let attrs = attrs(|a| {
+            a.as_path = AsPath::sequence(path.map(Asn));
+            a.next_hop = Some(NextHop::V4("10.0.0.1".parse().unwrap()));
+        });
+        let context = EncodeContext { four_octet_as: true, message_limit: 65_535 };
+        let routes = [Nlri::from(net(PREFIX))];
+        let update = encode_announce(Family::Ipv4Unicast, &attrs, &routes, &context).unwrap();
+        world.say(0, 1, update.concat());
+        assert_eq!(world.best(1, net(PREFIX)).is_some(), is_route, "{numbers}");
+        assert!(is_up(&world));
+    }
+}
+
 /// RFC 8950: an IPv6 session carries IPv4 routes where both sides say so.
 #[test]
 fn ipv4_routes_go_over_an_ipv6_next_hop() {

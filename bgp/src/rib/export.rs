@@ -85,8 +85,7 @@ impl ExportRules {
         if rank.no_advertise || (rank.no_export && !self.internal) {
             return false;
         }
-        let otc = Some(Asn(rank.otc)).filter(|asn| asn.0 != 0);
-        if self.role_for(family).is_some_and(|role| !role.may_send(otc)) {
+        if self.role_for(family).is_some_and(|role| !role.may_send(rank.otc)) {
             return false;
         }
         // RFC 4271 §9.2: internal routes do not go to internal peers, but for reflection (RFC 4456 §6).
@@ -309,10 +308,12 @@ mod tests {
     fn otc_and_blackhole_are_obeyed() {
         let as_role = |role| PeerConfig { role: Some(role), ..to(65002) };
         let marked = PathAttributes { otc: Some(Asn(65009)), ..rich() };
+        let of_nobody = PathAttributes { otc: Some(Asn(0)), ..rich() };
         for (role, passes, sets) in
             [(Role::Provider, true, true), (Role::Peer, false, true), (Role::Customer, false, false)]
         {
             assert_eq!(goes(&marked, &as_role(role)), passes, "{role}");
+            assert_eq!(goes(&of_nobody, &as_role(role)), passes, "{role}");
             let got = sent(Family::Ipv4Unicast, false, &rich(), &as_role(role)).unwrap();
             assert_eq!(got.otc, sets.then_some(Asn(65001)), "{role}");
         }

@@ -17,7 +17,7 @@ use super::index::{Index, Mix};
 use crate::attrs::{NextHop, PathAttributes};
 use crate::community::Community;
 use crate::nlri::NlriData;
-use crate::types::{Esi, Vni};
+use crate::types::{Asn, Esi, Vni};
 use crate::wire::{decode_attributes, encode_attributes};
 
 /// The number of a set. 0 is none.
@@ -47,8 +47,8 @@ pub(crate) struct Rank {
     pub(crate) has_next_hop: bool,
     /// The next hop is an IPv6 address.
     pub(crate) is_next_hop_v6: bool,
-    /// OTC, as 0 without one (RFC 9234).
-    pub(crate) otc: u32,
+    /// OTC (RFC 9234); whatever its value, 0 included, it keeps a route from going up.
+    pub(crate) otc: Option<Asn>,
 }
 
 impl Rank {
@@ -75,7 +75,7 @@ impl Rank {
                 || has(Community::BLACKHOLE),
             has_next_hop: attrs.next_hop.is_some(),
             is_next_hop_v6: attrs.next_hop.is_some_and(|n| n.addr().is_ipv6()),
-            otc: attrs.otc.map_or(0, |asn| asn.0),
+            otc: attrs.otc,
         }
     }
 }
