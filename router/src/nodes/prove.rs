@@ -31,6 +31,15 @@ pub(super) struct Ledger {
     proving: BTreeSet<Name>,
 }
 
+impl Ledger {
+    /// The nodes whose probes are to be started, each named once.
+    fn start_proving(&mut self) -> Vec<Name> {
+        let Self { receipts, proving } = self;
+        let probing = receipts.values().filter(|r| r.state == ReceiptState::Probing);
+        probing.map(|r| r.node.clone()).filter(|name| proving.insert(name.clone())).collect()
+    }
+}
+
 /// Watches and probes until `stop`.
 pub async fn run(nodes: Arc<Nodes>, mut stop: watch::Receiver<bool>) {
     let mut view = nodes.brain.view();
@@ -42,15 +51,21 @@ pub async fn run(nodes: Arc<Nodes>, mut stop: watch::Receiver<bool>) {
             changed = view.changed() => if changed.is_err() { return },
             _ = tick.tick() => {}
         }
-        for name in nodes.look() {
+        for name in nodes.start_proving() {
             tokio::spawn(prove(nodes.clone(), name));
         }
     }
 }
 
 impl Nodes {
-    /// Brings the receipts up to what the system shows; answers the nodes whose probes are to be started.
-    pub(super) fn look(&self) -> Vec<Name> {
+    /// The nodes whose probes are to be started, each named once: whoever asks must start them.
+    fn start_proving(&self) -> Vec<Name> {
+        self.look();
+        self.with_ledger(Ledger::start_proving)
+    }
+
+    /// Brings the receipts up to what the system shows. Anybody may look: who starts the probes is not decided here.
+    pub(super) fn look(&self) {
         let (desired, view, now) = (self.brain.desired(), self.brain.view().borrow().clone(), now());
         self.with_ledger(|ledger| {
             let nodes: BTreeMap<_, _> = desired.nodes().collect();
@@ -74,10 +89,7 @@ impl Nodes {
                     tell(self, receipt);
                 }
             }
-            let Ledger { receipts, proving } = ledger;
-            let probing = receipts.values().filter(|r| r.state == ReceiptState::Probing);
-            probing.map(|r| r.node.clone()).filter(|name| proving.insert(name.clone())).collect()
-        })
+        });
     }
 }
 
@@ -190,6 +202,23 @@ fn probes(desired: &Desired, name: &Name) -> Vec<Probe> {
 mod tests {
     use super::*;
     use crate::nodes::samples;
+
+    /// Whoever reads a receipt may be the one whose look brings it to its probes; the task that sends them finds it then.
+    #[test]
+    fn probes_are_started_once_whoever_brought_the_receipt_to_them() {
+        let (name, now): (Name, _) = ("gpu-1".parse().unwrap(), now());
+        let mut receipt = Receipt::asked(name.clone(), now);
+        receipt.enrolled(now);
+        let mut ledger = Ledger::default();
+        ledger.receipts.insert(name.clone(), receipt);
+        assert!(ledger.start_proving().is_empty());
+        let all = Seen { applied: true, handshake: true, announced: true };
+        ledger.receipts.get_mut(&name).unwrap().see(all, now);
+        assert_eq!(ledger.start_proving(), std::slice::from_ref(&name));
+        assert!(ledger.start_proving().is_empty(), "they are on their way");
+        ledger.proving.remove(&name);
+        assert_eq!(ledger.start_proving(), [name]);
+    }
 
     #[test]
     fn a_node_is_proved_from_both_gateways_in_both_families_and_at_full_size() {
