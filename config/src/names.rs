@@ -289,6 +289,11 @@ impl Duration {
     /// The longest one: 366 days. Nothing lives for ever.
     pub const SECONDS_MAX: u64 = 366 * 86_400;
 
+    /// A day.
+    pub const DAY: Self = Self { seconds: 86_400 };
+    /// Thirty days.
+    pub const MONTH: Self = Self { seconds: 30 * 86_400 };
+
     /// Whole seconds, 1 … [`Self::SECONDS_MAX`].
     ///
     /// # Errors

@@ -93,13 +93,17 @@ const BAD: [Bad; 8] = [
     },
 ];
 
-/// Document, revision, plan: all that a refused change must leave alone.
+/// Document, revision, plan: all that a refused change must leave alone. Of the audit log, what was done: refusals are in it.
 fn state(gateway: &Gateway) -> Result<Value> {
     let status = gateway.get("/api/v1/status")?;
+    let mut audit = gateway.get("/api/v1/audit")?;
+    if let Some(entries) = audit.as_array_mut() {
+        entries.retain(|entry| entry["outcome"] == "done");
+    }
     Ok(json!({
         "document": gateway.get("/api/v1/document")?,
         "revisions": gateway.get("/api/v1/revisions")?,
-        "audit": gateway.get("/api/v1/audit")?,
+        "audit": audit,
         "generation": status["generation"], "desired": status["desired_generation"],
         "settled": status["settled"], "plan": gateway.get("/api/v1/plan")?["plan"]["ops"],
     }))

@@ -17,11 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::ToSchema;
 use watari_config::{Desired, Document, Name, Problem};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, Forbidden};
 use crate::events::{Events, now};
 use crate::facts::ask_bgp::Question;
 use crate::facts::hosts::Subject;
-use crate::store::{Change, ObjectChange, Secrets, Store, StoreError, diff, summary};
+use crate::store::{Change, ObjectChange, Secrets, Store, StoreError, diff_trees, summary, tree};
 use crate::view::View;
 
 /// The most dry runs that wait for the reconcile loop.
@@ -93,6 +93,9 @@ pub enum ChangeError {
     /// It cannot be done now, for a reason that is not in the document.
     #[error("{0}")]
     Conflict(String),
+    /// It concerns objects that are not the caller's.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -296,7 +299,7 @@ impl Brain {
         let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let head = self.head();
         let document = f(&head)?;
-        let changes = diff(head.desired.document(), &document);
+        let changes = permitted(actor, head.desired.document(), &document)?;
         let generation = head.desired.generation() + 1;
         let desired =
             Desired::new(document, self.gateway.clone(), generation).map_err(ChangeError::Invalid)?;
@@ -319,11 +322,11 @@ impl Brain {
         Ok(Applied { revision, generation, changed: true, changes })
     }
 
-    /// What the same change would do; nothing is kept.
+    /// What the same change by `actor` would do; nothing is kept.
     ///
     /// # Errors
     /// As [`Brain::change`], and [`ChangeError::NoPlan`] when the reconcile loop does not answer.
-    pub async fn preview<F>(self: &Arc<Self>, f: F) -> Result<Preview, ChangeError>
+    pub async fn preview<F>(self: &Arc<Self>, actor: Actor, f: F) -> Result<Preview, ChangeError>
     where
         F: FnOnce(&Head) -> Result<Document, ChangeError> + Send + 'static,
     {
@@ -331,7 +334,7 @@ impl Brain {
         let (before, gateway) = (head.clone(), self.gateway.clone());
         let (changes, desired) = blocking(move || {
             let document = f(&before)?;
-            let changes = diff(before.desired.document(), &document);
+            let changes = permitted(&actor, before.desired.document(), &document)?;
             let generation = before.desired.generation() + u64::from(!changes.is_empty());
             let desired = Desired::new(document, gateway, generation).map_err(ChangeError::Invalid)?;
             Ok::<_, ChangeError>((changes, desired))
@@ -381,6 +384,14 @@ impl Brain {
         let store = self.store.clone();
         blocking(move || f(store.as_ref())).await
     }
+}
+
+/// What `actor` would change; refused where something of it is not the actor's.
+fn permitted(actor: &Actor, before: &Document, after: &Document) -> Result<Vec<ObjectChange>, ChangeError> {
+    let (before, after) = (tree(before), tree(after));
+    let changes = diff_trees(&before, &after);
+    actor.scope.check(&before, &after, &changes).map_err(Forbidden::Objects)?;
+    Ok(changes)
 }
 
 /// Runs `f` on a thread that may block, to its end even when the caller goes away.

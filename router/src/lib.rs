@@ -9,7 +9,8 @@
 //! ```
 //!
 //! * [`brain`]: the one place through which the desired state changes.
-//! * [`store`]: revisions, journal, audit and secrets on disk.
+//! * [`store`]: revisions, journal, audit, tokens and secrets on disk.
+//! * [`access`]: who may do what.
 //! * [`api`]: REST over a Unix socket and, when told, TCP with TLS.
 //! * [`loops`]: the loop guard, between the datapath's events and the plan.
 //! * [`link_watch`]: what `watari-link` says: paths that came, went or died.
@@ -18,6 +19,7 @@
 //! * [`cli`]: the same for people, over the same API.
 //! * [`run`]: the daemon from its first check to its clean end.
 
+pub mod access;
 pub mod actor;
 pub mod api;
 pub mod bgp;

@@ -14,12 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use sd_notify::NotifyState;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use watari_config::{Bootstrap, Document, Problem};
 
+use crate::access::token::Policy;
+use crate::access::tokens::Tokens;
 use crate::api::auth::Token;
 use crate::api::serve::{ListenError, Listeners};
 use crate::api::{self, Api};
@@ -32,6 +35,10 @@ use host::{HostError, Lock};
 const BOOTSTRAP_BYTES_MAX: u64 = 64 << 10;
 /// How long each part of the daemon may take to end.
 const END_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often refusals are written into the audit log.
+const REFUSALS_EVERY: Duration = Duration::from_secs(1);
+/// How often it is written when tokens were used last.
+const USES_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -179,20 +186,23 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
     let (mut terminated, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listeners = Listeners::open(Path::new(&bootstrap.run_dir), &bootstrap.api, brain.secrets()).await?;
-    let api = Api {
+    let api = Arc::new(Api {
         brain: brain.clone(),
         token: bootstrap.api.token.as_deref().map(Token::of),
+        tokens: Arc::new(Tokens::load(brain.store().clone(), policy(&bootstrap))?),
+        ledger: Arc::default(),
         own_uid: nix::unistd::geteuid().as_raw(),
         stop: stop.clone(),
-    };
+    });
     let spawned = reconcile::spawn(brain.clone(), bootstrap.clone(), stop.clone()).await;
     let reconcile::Running { task: mut reconciling, maps } =
         spawned.map_err(|e| RunError::Dataplane { doing: "opening the dataplane", source: e.into() })?;
     // Dropped at the end of this function, it ends what has not ended by itself.
     let (routes, mut nodes) = crate::nodes::start(&brain, &bootstrap, &maps, &stop);
     let explaining = crate::explain::start(&brain, &maps, &stop, &mut nodes);
-    let router = api::router(Arc::new(api), vec![routes, explaining]);
+    let router = api::router(api.clone(), vec![routes, explaining]);
     let mut serving = tokio::spawn(listeners.serve(router, stop.clone()));
+    let writing = tokio::spawn(write_access(api, stop.clone()));
     tokio::spawn(watchdog(stop));
     notify(NotifyState::Ready);
     let generation = brain.desired().generation();
@@ -209,9 +219,44 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
     let _ = stopper.send(true);
     if ended.is_ok() {
         let _ = tokio::time::timeout(END_WAIT_MAX, serving).await;
+        let _ = tokio::time::timeout(END_WAIT_MAX, writing).await;
         let _ = tokio::time::timeout(END_WAIT_MAX, reconciling).await;
     }
     ended
+}
+
+/// How long tokens live.
+fn policy(bootstrap: &Bootstrap) -> Policy {
+    let signed = |length: watari_config::names::Duration| {
+        SignedDuration::from_secs(i64::try_from(length.seconds()).unwrap_or(i64::MAX))
+    };
+    Policy { life: signed(bootstrap.api.token_life), life_max: signed(bootstrap.api.token_life_max) }
+}
+
+/// Writes refusals and last uses now and then, and once more at the end.
+async fn write_access(api: Arc<Api>, mut stop: watch::Receiver<bool>) {
+    let (mut refusals, mut uses) = (tokio::time::interval(REFUSALS_EVERY), tokio::time::interval(USES_EVERY));
+    loop {
+        let (mut with_uses, mut ends) = (false, false);
+        tokio::select! {
+            _ = refusals.tick() => {}
+            _ = uses.tick() => with_uses = true,
+            () = stopped(&mut stop) => (with_uses, ends) = (true, true),
+        }
+        if let Err(error) = api::audit::write_waiting(&api).await {
+            tracing::error!(%error, "refusals could not be written into the audit log");
+        }
+        if with_uses {
+            let tokens = api.tokens.clone();
+            let written = tokio::task::spawn_blocking(move || tokens.write_uses()).await;
+            if let Ok(Err(error)) = written {
+                tracing::error!(%error, "the last uses of tokens could not be written");
+            }
+        }
+        if ends {
+            return;
+        }
+    }
 }
 
 /// Tells the service manager, if there is one.

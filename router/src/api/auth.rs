@@ -1,19 +1,28 @@
 //! Who is calling: root over the Unix socket, or a bearer token (RFC 6750). Every request passes here,
-//! whichever module serves it.
+//! whichever module serves it; [`crate::access`] says what each needs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::problem::Problem;
 use super::{Api, PREFIX};
-use crate::actor::{Action, Actor, Role, authorize};
+use crate::access::operation::need;
+use crate::access::token::TokenId;
+use crate::actor::{Actor, Need, Role, authorize};
+use crate::events::now;
+use crate::store::{Note, Outcome};
+
+/// The most bytes of a path in the audit log.
+const ACTION_BYTES_MAX: usize = 500;
 
 /// Where a connection comes from.
 #[derive(Clone, Debug)]
@@ -55,57 +64,141 @@ impl Token {
     }
 }
 
-/// Lets a request pass with its [`Actor`] in the extensions, or answers a problem.
+/// Lets a request pass with its [`Actor`] in the extensions, or answers a problem. What was refused, and what was done that no
+/// document keeps, goes into the audit log.
 pub async fn check(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
-    if request.uri().path() == format!("{PREFIX}/healthz") {
+    let asked = Asked::of(&request);
+    if asked.need == Some(Need::Nothing) {
         return next.run(request).await;
     }
-    let admitted = actor(&api, &request).and_then(|actor| {
-        authorize(&actor, action(request.method(), request.uri().path()))?;
-        Ok(actor)
-    });
-    match admitted {
-        Ok(actor) => {
-            request.extensions_mut().insert(actor);
-            next.run(request).await
+    let actor = match actor(&api, &request) {
+        Ok(actor) => actor,
+        Err(stranger) => {
+            api.ledger.add(asked.refused_stranger(caller(&request), &stranger));
+            return Problem::unauthenticated().with_detail(stranger.why).into_response();
         }
-        Err(problem) => problem.into_response(),
+    };
+    // Without a route there is nothing to guard: whoever is known is told so.
+    if let Err(forbidden) = authorize(&actor, asked.need.unwrap_or(Need::Known)) {
+        api.ledger.add(asked.note(&actor, Outcome::Refused, &forbidden.to_string()));
+        return Problem::from(forbidden).into_response();
+    }
+    request.extensions_mut().insert(actor.clone());
+    let response = next.run(request).await;
+    note_end(&api, &asked, &actor, response.status()).await;
+    ends_with_token(&api, &actor, response)
+}
+
+/// What is asked for, in the words of the audit log.
+struct Asked {
+    need: Option<Need>,
+    changes: bool,
+    action: String,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let (method, path) = (request.method(), request.uri().path());
+        let route =
+            request.extensions().get::<MatchedPath>().and_then(|path| path.as_str().strip_prefix(PREFIX));
+        let mut path = path.to_owned();
+        path.truncate(path.floor_char_boundary(ACTION_BYTES_MAX));
+        Self {
+            need: route.and_then(|route| need(method, route)),
+            changes: !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS),
+            action: format!("{method} {path}"),
+        }
+    }
+
+    fn note(&self, actor: &Actor, outcome: Outcome, why: &str) -> Note {
+        Note { outcome, ..Note::done(actor, self.action.clone(), why, now()) }
+    }
+
+    fn refused_stranger(&self, from: String, stranger: &Stranger) -> Note {
+        Note {
+            at: now(),
+            who: "nobody".to_owned(),
+            token: stranger.token.clone(),
+            role: None,
+            from,
+            action: self.action.clone(),
+            outcome: Outcome::Refused,
+            times: 1,
+            summary: stranger.why.clone(),
+        }
     }
 }
 
-fn actor(api: &Api, request: &Request) -> Result<Actor, Problem> {
-    let caller = request.extensions().get::<Caller>();
-    let from = caller.map_or_else(|| "unknown".to_owned(), Caller::from);
+/// Notes how a request ended that was to change something. What a document keeps is in the log already, by the same
+/// transaction.
+async fn note_end(api: &Arc<Api>, asked: &Asked, actor: &Actor, status: StatusCode) {
+    if status.is_client_error() && (asked.changes || status == StatusCode::FORBIDDEN) && asked.need.is_some()
+    {
+        api.ledger.add(asked.note(actor, Outcome::Refused, &format!("refused with {status}")));
+    } else if status.is_server_error() && asked.changes {
+        api.ledger.add(asked.note(actor, Outcome::Failed, &format!("failed with {status}")));
+    } else if asked.need.is_some_and(|need| matches!(need, Need::Act | Need::Inspect)) {
+        let note = asked.note(actor, Outcome::Done, &format!("answered with {status}"));
+        let written = api.brain.with_store(move |store| store.note(&[note])).await;
+        if let Err(error) = written {
+            tracing::error!(%error, "the audit log could not be written");
+        }
+    }
+}
+
+/// An answer that goes on ends with the token that asked for it.
+fn ends_with_token(api: &Arc<Api>, actor: &Actor, response: Response) -> Response {
+    let goes_on = response.body().size_hint().exact().is_none();
+    let Some(id) = actor.token.clone().filter(|_| goes_on) else { return response };
+    let tokens = api.tokens.clone();
+    response.map(|body| {
+        let ended = async move { tokens.ended(&id).await };
+        Body::from_stream(body.into_data_stream().take_until(Box::pin(ended)))
+    })
+}
+
+fn caller(request: &Request) -> String {
+    request.extensions().get::<Caller>().map_or_else(|| "unknown".to_owned(), Caller::from)
+}
+
+/// Why nobody was recognised, and the name of the token where it is one of ours.
+struct Stranger {
+    why: String,
+    token: Option<TokenId>,
+}
+
+impl Stranger {
+    fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), token: None }
+    }
+}
+
+/// Who it is.
+fn actor(api: &Api, request: &Request) -> Result<Actor, Stranger> {
+    let (caller, from) = (request.extensions().get::<Caller>(), caller(request));
     if let Some(token) = bearer(request.headers())? {
-        let known = api.token.as_ref().is_some_and(|t| t.is(token));
-        let actor = known.then(|| Actor::new("bootstrap-token", Role::Admin, from));
-        return actor.ok_or_else(|| Problem::unauthenticated().with_detail("the token is not known"));
+        if api.token.as_ref().is_some_and(|t| t.is(token)) {
+            return Ok(Actor::new("bootstrap-token", Role::Admin, from));
+        }
+        let ip = match caller {
+            Some(Caller::Tcp(address)) => Some(address.ip()),
+            _ => None,
+        };
+        let admitted = api.tokens.admit(token, ip, &from, now());
+        return admitted.map_err(|(why, token)| Stranger { why: why.to_string(), token });
     }
     match caller {
         Some(Caller::Unix { uid, .. }) if *uid == 0 || *uid == api.own_uid => {
             Ok(Actor::new("root", Role::Admin, from))
         }
-        Some(Caller::Unix { uid, .. }) => {
-            Err(Problem::unauthenticated().with_detail(format!("user {uid} is not root")))
-        }
-        _ => Err(Problem::unauthenticated().with_detail("there is no header `Authorization: Bearer …`")),
+        Some(Caller::Unix { uid, .. }) => Err(Stranger::new(format!("user {uid} is not root"))),
+        _ => Err(Stranger::new("there is no header `Authorization: Bearer …`")),
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Stranger> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let malformed =
-        || Problem::unauthenticated().with_detail("the header must be `Authorization: Bearer TOKEN`");
+    let malformed = || Stranger::new("the header must be `Authorization: Bearer TOKEN`");
     let (scheme, token) = value.to_str().ok().and_then(|v| v.split_once(' ')).ok_or_else(malformed)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(Some(token.trim())) } else { Err(malformed()) }
-}
-
-fn action(method: &Method, path: &str) -> Action {
-    match *method {
-        Method::GET | Method::HEAD if path.starts_with(&format!("{PREFIX}/audit")) => Action::Audit,
-        Method::GET | Method::HEAD | Method::OPTIONS => Action::Read,
-        // A trace changes nothing.
-        Method::POST if path == format!("{PREFIX}/trace") => Action::Read,
-        _ => Action::Change,
-    }
 }

@@ -18,7 +18,7 @@ use super::request::{IfMatch, Query, Tree};
 use super::{Api, edit};
 use crate::actor::Actor;
 use crate::brain::{ChangeError, Head};
-use crate::store::{ChangeKind, ObjectChange};
+use crate::store::{ChangeKind, ObjectChange, without_secrets};
 
 /// The longest time a request may wait for its change to be applied, seconds.
 const WAIT_S_MAX: u32 = 600;
@@ -49,7 +49,7 @@ pub struct Answer {
     pub changed: bool,
     /// The objects that changed, with what they were and are.
     pub changes: Vec<ObjectChange>,
-    /// What this gateway would do; only in a dry run.
+    /// What this gateway would do; only in a dry run, and not for callers that are bound to tenants.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Value>,
     /// Whether the gateway became as desired within `wait_s`; absent without it.
@@ -72,14 +72,16 @@ where
         return Err(Problem::parameter().with_detail(format!("wait_s is at most {WAIT_S_MAX}")));
     }
     if args.dry_run {
-        let preview = api.brain.preview(edit).await?;
+        // The plan of a gateway tells of all its tenants.
+        let sees_plan = actor.scope.is_all();
+        let preview = api.brain.preview(actor, edit).await?;
         let answer = Answer {
             dry_run: true,
             revision: preview.revision,
             generation: None,
             changed: !preview.changes.is_empty(),
-            changes: edit::shown_changes(preview.changes),
-            plan: Some(preview.plan),
+            changes: without_secrets(preview.changes),
+            plan: sees_plan.then_some(preview.plan),
             applied: None,
         };
         return Ok((StatusCode::OK, Json(answer)));
@@ -96,7 +98,7 @@ where
         revision: made.revision,
         generation: Some(made.generation),
         changed: made.changed,
-        changes: edit::shown_changes(made.changes),
+        changes: without_secrets(made.changes),
         plan: None,
         applied,
     };
@@ -109,11 +111,14 @@ pub fn etag(revision: u64) -> [(HeaderName, HeaderValue); 1] {
     [(header::ETAG, value)]
 }
 
-/// The whole document. `ETag` is its revision.
+/// The whole document; for callers that are bound to tenants, the objects of these. `ETag` is its revision.
 #[utoipa::path(get, path = "/document", tag = "document", responses((status = 200, body = Document)))]
-async fn get_document(State(api): State<Arc<Api>>) -> impl axum::response::IntoResponse {
+async fn get_document(
+    State(api): State<Arc<Api>>,
+    Extension(actor): Extension<Actor>,
+) -> impl axum::response::IntoResponse {
     let head = api.brain.head();
-    (etag(head.revision), Json(edit::shown(head.desired.document())))
+    (etag(head.revision), Json(actor.scope.seen(edit::shown(head.desired.document()))))
 }
 
 /// Replaces the whole document. Nodes stay: they have routes of their own.

@@ -4,10 +4,7 @@ use serde_json::{Map, Value};
 use watari_config::{Document, Problem, read_document};
 
 use crate::brain::{ChangeError, Head};
-use crate::store::{ObjectChange, tree};
-
-/// What stands in answers in place of a hash of a token.
-const SECRET: &str = "(secret)";
+use crate::store::{hide_token, tree};
 
 /// The document as the API shows it: without secrets.
 pub fn shown(document: &Document) -> Map<String, Value> {
@@ -16,20 +13,6 @@ pub fn shown(document: &Document) -> Map<String, Value> {
         nodes.values_mut().for_each(hide_token);
     }
     tree
-}
-
-/// Changes as the API shows them: without secrets.
-pub fn shown_changes(mut changes: Vec<ObjectChange>) -> Vec<ObjectChange> {
-    for change in changes.iter_mut().filter(|c| c.object.starts_with("nodes.")) {
-        change.before.iter_mut().chain(change.after.iter_mut()).for_each(hide_token);
-    }
-    changes
-}
-
-fn hide_token(node: &mut Value) {
-    if let Some(token) = node.get_mut("token_sha256").filter(|t| !t.is_null()) {
-        *token = Value::from(SECRET);
-    }
 }
 
 /// `given` in place of the whole document. Nodes are kept: they come and go by their own routes.

@@ -1,4 +1,4 @@
-//! Earlier revisions, shown, compared and restored; and the audit log.
+//! Earlier revisions, shown, compared and restored.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::request::{IfMatch, Path, Query};
 use super::{Api, edit};
 use crate::actor::Actor;
-use crate::store::{AuditEntry, ObjectChange, Revision, Stored, diff};
+use crate::store::{ObjectChange, Revision, Stored, diff, without_secrets};
 
 /// The most entries of one list.
 const LIST_MAX: usize = 1000;
@@ -84,7 +84,7 @@ async fn show(
         None => api.brain.with_store(move |s| s.journal(n)).await?.map(|j| j.changes).unwrap_or_default(),
     };
     let document = Value::Object(edit::shown(&stored.document));
-    Ok(Json(Shown { revision: stored.revision, changes: edit::shown_changes(changes), document }))
+    Ok(Json(Shown { revision: stored.revision, changes: without_secrets(changes), document }))
 }
 
 async fn kept(api: &Api, n: u64) -> Result<Stored, Problem> {
@@ -110,21 +110,7 @@ async fn restore(
     .await
 }
 
-/// Who changed what, from where and when; newest first.
-#[utoipa::path(get, path = "/audit", tag = "history", params(ListArgs), responses((status = 200, body = Vec<AuditEntry>)))]
-async fn audit(
-    State(api): State<Arc<Api>>,
-    Query(args): Query<ListArgs>,
-) -> Result<Json<Vec<AuditEntry>>, Problem> {
-    let limit = args.limit.min(LIST_MAX);
-    Ok(Json(api.brain.with_store(move |s| s.audit(limit)).await?))
-}
-
 /// The routes of this module.
 pub fn routes() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(show))
-        .routes(routes!(restore))
-        .routes(routes!(audit))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show)).routes(routes!(restore))
 }

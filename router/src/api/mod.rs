@@ -2,7 +2,7 @@
 //!
 //! * [`document`], [`objects`]: the desired state.
 //! * [`observe`]: what was seen. [`duplicates`]: what moves too often. [`doctor`]: what fits.
-//!   [`bgp`]: neighbours and routes. [`history`]: revisions and audit.
+//!   [`bgp`]: neighbours and routes. [`history`]: revisions. [`audit`]: the audit log. [`tokens`]: credentials.
 //! * [`auth`]: who calls. [`request`]: what a request carries. [`problem`]: every refusal (RFC 9457).
 //! * [`serve`]: the Unix socket, TCP and TLS.
 //!
@@ -10,6 +10,9 @@
 //! below `/api/v1`, is handed to [`router`]. A path parameter at a place where there is one already must
 //! have the same name (`/nodes/{name}`). Who calls is in the extension [`Actor`](crate::actor::Actor).
 
+#[cfg(test)]
+mod access_tests;
+pub mod audit;
 pub mod auth;
 pub mod bgp;
 pub mod doctor;
@@ -24,6 +27,7 @@ pub mod request;
 pub mod serve;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -35,6 +39,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::access::ledger::Ledger;
+use crate::access::tokens::Tokens;
 use crate::brain::Brain;
 use auth::Token;
 use problem::Problem;
@@ -46,8 +52,12 @@ pub const PREFIX: &str = "/api/v1";
 pub struct Api {
     /// The brain.
     pub brain: Arc<Brain>,
-    /// The administrator's token, if there is one.
+    /// The token of the bootstrap file, if there is one: an administrator's, without an end.
     pub token: Option<Token>,
+    /// All other tokens.
+    pub tokens: Arc<Tokens>,
+    /// Refusals that are to be in the audit log.
+    pub ledger: Arc<Ledger>,
     /// The user as which the daemon runs; it may use the Unix socket, as root may.
     pub own_uid: u32,
     /// Becomes true when the daemon ends.
@@ -56,15 +66,7 @@ pub struct Api {
 
 /// The whole API: the routes of this module and those of others.
 pub fn router(api: Arc<Api>, others: Vec<OpenApiRouter>) -> Router {
-    let own = OpenApiRouter::new()
-        .merge(document::routes())
-        .merge(objects::routes())
-        .merge(observe::routes())
-        .merge(bgp::routes())
-        .merge(doctor::routes())
-        .merge(duplicates::routes())
-        .merge(history::routes())
-        .with_state(api.clone());
+    let own = own_routes().with_state(api.clone());
     let all = others.into_iter().fold(own, OpenApiRouter::merge);
     let (router, openapi) = OpenApiRouter::with_openapi(head()).nest(PREFIX, all).split_for_parts();
     let openapi = Arc::new(with_problem(openapi));
@@ -74,6 +76,19 @@ pub fn router(api: Arc<Api>, others: Vec<OpenApiRouter>) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(objects::wrong_method)
         .layer(middleware::from_fn_with_state(api, auth::check))
+}
+
+fn own_routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .merge(document::routes())
+        .merge(objects::routes())
+        .merge(observe::routes())
+        .merge(bgp::routes())
+        .merge(doctor::routes())
+        .merge(duplicates::routes())
+        .merge(history::routes())
+        .merge(audit::routes())
+        .merge(tokens::routes())
 }
 
 async fn unknown_route(uri: Uri) -> Problem {

@@ -67,16 +67,18 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
 }
 
 fn list_route(kind: &'static str) -> MethodRouter<Arc<Api>> {
-    get(move |State(api): State<Arc<Api>>| async move {
+    get(move |State(api): State<Arc<Api>>, Extension(actor): Extension<Actor>| async move {
         let head = api.brain.head();
-        (etag(head.revision), Json(edit::shown(head.desired.document()).remove(kind)))
+        (etag(head.revision), Json(actor.scope.seen(edit::shown(head.desired.document())).remove(kind)))
     })
 }
 
 fn object_route(kind: &'static str) -> MethodRouter<Arc<Api>> {
-    let route = get(move |State(api): State<Arc<Api>>, Path(name): Path<String>| async move {
-        read(&api, kind, &name)
-    });
+    let route = get(
+        move |State(api): State<Arc<Api>>, Extension(actor): Extension<Actor>, Path(name): Path<String>| async move {
+            read(&api, &actor, kind, &name)
+        },
+    );
     if !is_written_here(kind) {
         return route;
     }
@@ -110,9 +112,9 @@ fn object_route(kind: &'static str) -> MethodRouter<Arc<Api>> {
         )
 }
 
-fn read(api: &Api, kind: &str, name: &str) -> Result<impl IntoResponse + use<>, Problem> {
+fn read(api: &Api, actor: &Actor, kind: &str, name: &str) -> Result<impl IntoResponse + use<>, Problem> {
     let head = api.brain.head();
-    let tree = edit::shown(head.desired.document());
+    let tree = actor.scope.seen(edit::shown(head.desired.document()));
     let object: Option<Value> = tree.get(kind).and_then(|objects| objects.get(name)).cloned();
     let missing = || Problem::not_found().with_detail(format!("there is no {kind}.{name}"));
     Ok((etag(head.revision), Json(object.ok_or_else(missing)?)))

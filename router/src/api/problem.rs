@@ -129,6 +129,7 @@ impl From<ChangeError> for Problem {
             ChangeError::OtherRevision { .. } => Self::other_revision().with_detail(error.to_string()),
             ChangeError::Conflict(detail) => Self::conflict().with_detail(detail),
             ChangeError::NoPlan => Self::unavailable().with_detail(error.to_string()),
+            ChangeError::Forbidden(error) => error.into(),
             ChangeError::Store(error) => error.into(),
         }
     }

@@ -8,15 +8,18 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
-use watari_config::{Document, bootstrap, parse_text, read_document};
+use watari_config::{Bootstrap, Document, parse_text, read_document};
 
 use super::auth::{Caller, Token};
 use super::serve::Listeners;
 use super::{Api, PREFIX, router};
+use crate::access::token::Policy;
+use crate::access::tokens::Tokens;
 use crate::actor::Actor;
 use crate::brain::{Brain, ChangeError};
 use crate::cli::client::{self, Client};
@@ -25,27 +28,28 @@ use crate::store::{RedbStore, Secrets};
 use crate::view::View;
 
 const WHOLE: &str = include_str!("../../../config/tests/two_sites.yaml");
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const ROOT: Caller = Caller::Unix { uid: 0, pid: Some(1) };
+pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub(super) const ROOT: Caller = Caller::Unix { uid: 0, pid: Some(1) };
 const OWN_UID: u32 = 4242;
 
-struct Fixture {
-    brain: Arc<Brain>,
+pub(super) struct Fixture {
+    pub(super) brain: Arc<Brain>,
     router: Router,
+    pub(super) tokens: Arc<Tokens>,
     stopper: watch::Sender<bool>,
 }
 
 /// What came back.
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Value,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
 }
 
 impl Reply {
     /// The problem's kind and the paths of its errors; fails when it is no problem document.
     #[track_caller]
-    fn problem(&self) -> (&str, Vec<&str>) {
+    pub(super) fn problem(&self) -> (&str, Vec<&str>) {
         assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json", "{}", self.body);
         assert_eq!(self.body["status"], self.status.as_u16());
         assert!(self.body["title"].is_string());
@@ -56,47 +60,75 @@ impl Reply {
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(Vec::new())
     }
 
-    fn with(others: Vec<OpenApiRouter>) -> Self {
+    pub(super) fn with(others: Vec<OpenApiRouter>) -> Self {
         let store = RedbStore::in_memory("gw-a").unwrap();
         let secrets = Secrets::load(&store, "gw-a").unwrap();
         let brain = Brain::new("gw-a".parse().unwrap(), Arc::new(store), secrets).unwrap();
         let (stopper, stop) = watch::channel(false);
-        tokio::spawn(turns(brain.clone(), stop.clone()));
-        let api = Api { brain: brain.clone(), token: Some(Token::of(TOKEN)), own_uid: OWN_UID, stop };
-        Self { router: router(Arc::new(api), others), brain, stopper }
+        tokio::spawn(turns(brain.clone(), stop));
+        Self::of(brain, stopper, others)
     }
 
-    async fn full() -> Self {
+    fn of(brain: Arc<Brain>, stopper: watch::Sender<bool>, others: Vec<OpenApiRouter>) -> Self {
+        let stop = stopper.subscribe();
+        let policy = Policy { life: SignedDuration::from_hours(1), life_max: SignedDuration::from_hours(24) };
+        let tokens = Arc::new(Tokens::load(brain.store().clone(), policy).unwrap());
+        let api = Api {
+            brain: brain.clone(),
+            token: Some(Token::of(TOKEN)),
+            tokens: tokens.clone(),
+            ledger: Arc::default(),
+            own_uid: OWN_UID,
+            stop,
+        };
+        Self { router: router(Arc::new(api), others), brain, tokens, stopper }
+    }
+
+    pub(super) async fn full() -> Self {
         let fixture = Self::new();
         assert_eq!(fixture.put("document", WHOLE).await.status, StatusCode::OK);
         fixture
     }
 
-    async fn send(&self, request: Request<Body>) -> Reply {
-        let (head, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+    /// The same gateway after a restart of the daemon, as far as the API goes.
+    pub(super) fn reloaded(self, others: Vec<OpenApiRouter>) -> Self {
+        Self::of(self.brain, self.stopper, others)
+    }
+
+    pub(super) async fn response(&self, request: Request<Body>) -> axum::response::Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    /// The status alone: of an answer that has no end, too.
+    pub(super) async fn head(&self, request: Request<Body>) -> StatusCode {
+        self.response(request).await.status()
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Reply {
+        let (head, body) = self.response(request).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Reply { status: head.status, headers: head.headers, body }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: &str) -> Reply {
+    pub(super) async fn ask(&self, method: Method, path: &str, body: &str) -> Reply {
         let request = Request::builder().method(method).uri(format!("{PREFIX}/{path}")).extension(ROOT);
         self.send(request.body(Body::from(body.to_owned())).unwrap()).await
     }
 
-    async fn get(&self, path: &str) -> Reply {
+    pub(super) async fn get(&self, path: &str) -> Reply {
         self.ask(Method::GET, path, "").await
     }
 
-    async fn put(&self, path: &str, body: &str) -> Reply {
+    pub(super) async fn put(&self, path: &str, body: &str) -> Reply {
         self.ask(Method::PUT, path, body).await
     }
 
-    fn revision(&self) -> u64 {
+    pub(super) fn revision(&self) -> u64 {
         self.brain.head().revision
     }
 }
@@ -133,7 +165,9 @@ async fn a_bad_document_is_refused_with_all_errors_and_changes_nothing() {
         }
     }
     assert_eq!(api.revision(), 1);
-    assert_eq!(api.get("audit").await.body.as_array().unwrap().len(), 1);
+    let log = api.get("audit").await.body;
+    let outcomes: Vec<&Value> = log.as_array().unwrap().iter().map(|entry| &entry["outcome"]).collect();
+    assert_eq!(outcomes, ["refused", "refused", "done"]);
 }
 
 #[tokio::test]
@@ -504,7 +538,8 @@ async fn the_listeners_serve_root_tls_and_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
     // The system picks a free port; it is taken again at once.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let config = bootstrap::Api { listen: Some(port), token: Some(TOKEN.to_owned()), tls: true };
+    let mut config = Bootstrap::parse("gateway: gw-a\nstate_dir: /s\nrun_dir: /r\napi: {}\n").unwrap().api;
+    (config.listen, config.tls) = (Some(port), true);
     let listeners = Listeners::open(dir.path(), &config, api.brain.secrets()).await.unwrap();
     let serving = tokio::spawn(listeners.serve(api.router.clone(), api.stopper.subscribe()));
 

@@ -12,7 +12,7 @@ use watari_config::document::KINDS;
 use watari_config::read::DOCUMENT_BYTES_MAX;
 
 use super::client::{Body, Client, ClientError, token_file};
-use super::{Cli, Command, Doctor, Duplicates, To, bgp, doctor, explain, nodes, table};
+use super::{Cli, Command, Doctor, Duplicates, To, audit, bgp, doctor, explain, nodes, table, tokens};
 use crate::run::{self, RunError};
 
 /// Why a subcommand failed.
@@ -57,6 +57,12 @@ pub(super) enum CommandError {
         /// What the receipt says.
         reason: String,
     },
+    /// The audit log was tampered with.
+    #[error("the audit log is not whole: {0} faults")]
+    Tampered(usize),
+    /// The gateway answered something else than was asked.
+    #[error("the gateway's answer cannot be read: {0}")]
+    Unexpected(String),
     /// The runtime cannot be had.
     #[error("the runtime: {0}")]
     Runtime(std::io::Error),
@@ -130,11 +136,8 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
         Command::Duplicates { action } => duplicates(&to, &client, action).await,
         Command::Events { follow, after } => events(&to, &client, follow, after).await,
         Command::Revisions { revision, against } => revisions(&to, &client, revision, against).await,
-        Command::Audit => {
-            let columns = ["seq", "at", "who", "from", "action", "revision", "summary"];
-            show(&to, &client.get("audit").await?, |a| table::rows(a, &columns));
-            Ok(())
-        }
+        Command::Audit { action } => audit::audit(&to, &client, action).await,
+        Command::Token { action } => tokens::tokens(&to, &client, action).await,
         Command::Attach(attach) => nodes::attach(&to, &client, attach).await,
         Command::Detach { name } => {
             let answer =

@@ -3,6 +3,7 @@
 //! Tables for people, `--json` for programs. Exit status 0: done; 1: refused or failed, with every reason on
 //! standard error; 2: the command line itself is wrong.
 
+mod audit;
 mod bgp;
 pub mod client;
 mod commands;
@@ -10,6 +11,7 @@ mod doctor;
 mod explain;
 mod nodes;
 mod table;
+mod tokens;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -162,8 +164,18 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value = "0")]
         wait: u32,
     },
-    /// Show who changed what, from where and when.
-    Audit,
+    /// Show who did what, from where and when, and what was refused.
+    #[command(after_help = audit::EXAMPLES)]
+    Audit {
+        #[command(subcommand)]
+        action: Option<audit::AuditAction>,
+    },
+    /// Make, list, rotate, prolong and revoke tokens.
+    #[command(after_help = tokens::EXAMPLES)]
+    Token {
+        #[command(subcommand)]
+        action: tokens::TokenAction,
+    },
     /// Attach a node: prints the command that joins it.
     Attach(Attach),
     /// Detach a node.

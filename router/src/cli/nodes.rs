@@ -117,7 +117,7 @@ pub(super) async fn measure(to: &To, client: &Client, measure: Measure) -> Resul
 }
 
 /// Writes a file that nobody else may read: it carries a token.
-fn write_private(path: &Path, text: &str) -> Result<(), CommandError> {
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), CommandError> {
     let failed = |source| CommandError::File { path: path.to_owned(), source };
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     file.map_err(failed)?.write_all(text.as_bytes()).map_err(failed)

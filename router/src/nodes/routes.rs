@@ -24,6 +24,7 @@ use crate::api::problem::Problem;
 use crate::api::request::{Path, Query, Tree};
 use crate::brain::{Applied, ChangeError, Head};
 use crate::events::now;
+use crate::store::{token_sha256, tree, without_secrets};
 
 /// The longest time a detach may wait, seconds.
 const WAIT_S_MAX: u32 = 600;
@@ -149,7 +150,7 @@ async fn attach_node(
         Some(name) => name.clone(),
         None => made_name(wish.kind).map_err(random)?,
     };
-    let (asked, hash, at) = (name.clone(), crate::store::token_sha256(&secret), now());
+    let (asked, hash, at) = (name.clone(), token_sha256(&secret), now());
     let change = move |head: &Head| attach::attach(head, &asked, &wish, hash, at);
     let made = nodes.brain.change(actor, format!("attach {name}"), change).await.map_err(refusal)?;
     nodes.asked(&name, at);
@@ -237,7 +238,7 @@ async fn detach_node(
         revision: made.revision,
         generation: Some(made.generation),
         changed: made.changed,
-        changes: edit::shown_changes(made.changes),
+        changes: without_secrets(made.changes),
         plan: None,
         applied,
     }))
@@ -249,9 +250,14 @@ async fn detach_node(
     responses((status = 200, body = Receipt), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
 async fn get_receipt(
     State(nodes): State<Arc<Nodes>>,
+    Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
 ) -> Result<Json<Receipt>, Problem> {
     let missing = || Problem::not_found().with_detail(format!("there is no nodes.{name}"));
+    let desired = nodes.brain.desired();
+    if !actor.scope.is_all() && !actor.scope.sees(&tree(desired.document()), "nodes", &name) {
+        return Err(missing());
+    }
     nodes.receipt(&known_name(&name)?).map(Json).ok_or_else(missing)
 }
 

@@ -86,6 +86,24 @@ fn one(object: String, before: Option<&Value>, after: Option<&Value>) -> Option<
     Some(ObjectChange { change, object, before: before.cloned(), after: after.cloned() })
 }
 
+/// What stands in place of a hash of a token wherever a node is shown.
+const SECRET: &str = "(secret)";
+
+/// Changes without secrets: as the API shows them and the audit log keeps them.
+pub fn without_secrets(mut changes: Vec<ObjectChange>) -> Vec<ObjectChange> {
+    for change in changes.iter_mut().filter(|c| c.object.starts_with("nodes.")) {
+        change.before.iter_mut().chain(change.after.iter_mut()).for_each(hide_token);
+    }
+    changes
+}
+
+/// Hides the hash of a node's token.
+pub fn hide_token(node: &mut Value) {
+    if let Some(token) = node.get_mut("token_sha256").filter(|t| !t.is_null()) {
+        *token = Value::from(SECRET);
+    }
+}
+
 /// One line: `created segments.lab, changed tunnels.ab and 3 more`.
 pub fn summary(changes: &[ObjectChange]) -> String {
     let named = changes.iter().take(SUMMARY_OBJECTS_MAX);

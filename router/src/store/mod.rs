@@ -1,4 +1,4 @@
-//! What survives: every revision of the document, who changed what, and the gateway's own secrets.
+//! What survives: every revision of the document, who changed what, tokens, and the gateway's own secrets.
 //!
 //! One change is one transaction: document, revision, generation, journal entry and audit entry are all
 //! on disk, or none is. What was acknowledged is on disk.
@@ -6,6 +6,7 @@
 //! [`Store`] is what the brain knows; [`RedbStore`] keeps it in one file. A store that several gateways
 //! share is the same trait: [`Change::base`] is what makes two writers safe there.
 
+mod audit;
 mod diff;
 mod redb;
 mod secrets;
@@ -19,9 +20,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use watari_config::Document;
 
-use crate::actor::Actor;
+use crate::access::token::{Token, TokenId};
+use crate::actor::{Actor, Role};
 
-pub use diff::{ChangeKind, ObjectChange, diff, diff_trees, summary, tree};
+pub use audit::{AuditCheck, AuditLine, Fault, Outcome, check_lines};
+pub use diff::{ChangeKind, ObjectChange, diff, diff_trees, hide_token, summary, tree, without_secrets};
 pub use redb::RedbStore;
 pub use secrets::{Secrets, SecretsError, token_sha256};
 
@@ -33,6 +36,10 @@ pub const HISTORY_BYTES_MAX: u64 = 64 << 20;
 pub const JOURNAL_MAX: u64 = 5_000;
 /// The most audit entries that are kept.
 pub const AUDIT_MAX: u64 = 50_000;
+/// The most bytes of audit entries that are kept; the oldest leave first, the newest never.
+pub const AUDIT_BYTES_MAX: u64 = 64 << 20;
+/// The most bytes of changed objects in one audit entry; of more, only the names stand there.
+pub const AUDIT_CHANGES_BYTES_MAX: usize = 64 << 10;
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -117,24 +124,84 @@ pub struct Stored {
     pub document: Document,
 }
 
-/// One entry of the audit log: who, what, from where, when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// One entry of the audit log: who, what, from where, when, and how it ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
     /// Grows by one with each entry.
     pub seq: u64,
     /// When, UTC.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// Who.
+    /// Who: the name of a token, `root`, or a part of the daemon.
     pub who: String,
+    /// The token that was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenId>,
+    /// As what; absent where nobody was recognised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// From where.
     pub from: String,
     /// What was asked.
     pub action: String,
-    /// The revision it made.
+    /// How it ended.
+    #[serde(default)]
+    pub outcome: Outcome,
+    /// How often, one after the other; more than 1 for refusals only.
+    #[serde(default = "once")]
+    pub times: u64,
+    /// The revision it made; 0 for none.
     pub revision: u64,
-    /// The objects that changed, in one line.
+    /// The objects that changed, or why it was refused, in one line.
     pub summary: String,
+    /// The objects that changed, with what they were and are, without secrets; only their names where it would be
+    /// too much.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ObjectChange>,
+}
+
+fn once() -> u64 {
+    1
+}
+
+/// What is to be written into the audit log; the store adds the number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    /// When, UTC.
+    pub at: Timestamp,
+    /// Who; without a role where nobody was recognised.
+    pub who: String,
+    /// The token that was used.
+    pub token: Option<TokenId>,
+    /// As what.
+    pub role: Option<Role>,
+    /// From where.
+    pub from: String,
+    /// What was asked.
+    pub action: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How often.
+    pub times: u64,
+    /// What came of it, in one line.
+    pub summary: String,
+}
+
+impl Note {
+    /// That `actor` did `action`.
+    pub fn done(actor: &Actor, action: impl Into<String>, summary: impl Into<String>, at: Timestamp) -> Self {
+        Self {
+            at,
+            who: actor.name.clone(),
+            token: actor.token.clone(),
+            role: Some(actor.role),
+            from: actor.from.clone(),
+            action: action.into(),
+            outcome: Outcome::Done,
+            times: 1,
+            summary: summary.into(),
+        }
+    }
 }
 
 /// The objects that one revision changed, with what they were and are.
@@ -185,6 +252,21 @@ pub trait Store: Send + Sync {
 
     /// The newest `limit` audit entries, newest first.
     fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// At most `limit` audit entries with a number above `after`, oldest first, as they are chained.
+    fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError>;
+
+    /// Whether the audit log is whole.
+    fn check_audit(&self) -> Result<AuditCheck, StoreError>;
+
+    /// Appends to the audit log.
+    fn note(&self, notes: &[Note]) -> Result<(), StoreError>;
+
+    /// Every kept token.
+    fn tokens(&self) -> Result<Vec<Token>, StoreError>;
+
+    /// Writes tokens, removes others, and appends to the audit log, as one transaction.
+    fn keep_tokens(&self, put: &[Token], remove: &[TokenId], notes: &[Note]) -> Result<(), StoreError>;
 
     /// The secret of this name.
     fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;

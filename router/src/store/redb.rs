@@ -1,13 +1,16 @@
 //! [`Store`] in one file, by redb: copy-on-write B-trees, one writer, every commit flushed to disk.
 //!
 //! ```text
-//!  meta       "format" "gateway" "history_bytes"
+//!  meta       "format" "gateway" "history_bytes" "audit_anchor" "audit_head" "audit_bytes"
 //!  revisions  number → Revision        documents  number → Document      journal  number → changes
-//!  audit      number → AuditEntry      secrets    name → octets
+//!  audit      number → AuditEntry      secrets    name → octets          tokens   id → Token
 //! ```
-//! Each value is a format octet and JSON (secrets: the octets themselves), so that a later version reads
-//! what an earlier one wrote. A new file is made under another name and moved into place when it is whole:
+//! Each value is a format octet and JSON (secrets: the octets themselves; audit entries: [`audit`]), so that a later
+//! version reads what an earlier one wrote; tables that an earlier one did not have are made when the file is opened. A new file is made under another name and moved into place when it is whole:
 //! a crash at the first start leaves nothing that would be taken for a damaged store.
+
+mod audit;
+mod tokens;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -22,9 +25,10 @@ use serde::de::DeserializeOwned;
 use watari_config::{Document, Problem, read};
 
 use super::{
-    AUDIT_MAX, AuditEntry, Change, HISTORY_BYTES_MAX, JOURNAL_MAX, JournalEntry, REVISIONS_MAX, Revision,
-    Store, StoreError, Stored, summary,
+    AuditCheck, AuditEntry, AuditLine, Change, HISTORY_BYTES_MAX, JOURNAL_MAX, JournalEntry, Note,
+    REVISIONS_MAX, Revision, Store, StoreError, Stored, summary,
 };
+use crate::access::token::{Token, TokenId};
 
 type Numbered = TableDefinition<'static, u64, &'static [u8]>;
 type Named = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -34,6 +38,7 @@ const REVISIONS: Numbered = TableDefinition::new("revisions");
 const DOCUMENTS: Numbered = TableDefinition::new("documents");
 const JOURNAL: Numbered = TableDefinition::new("journal");
 const AUDIT: Numbered = TableDefinition::new("audit");
+const TOKENS: Named = TableDefinition::new("tokens");
 const SECRETS: Named = TableDefinition::new("secrets");
 
 /// The name of the file in the state folder.
@@ -70,7 +75,16 @@ impl RedbStore {
         let database = builder.open(&path).map_err(|e| refused(&path, e))?;
         let store = Self { database, path };
         store.check_format(gateway)?;
+        store.migrate()?;
         Ok(store)
+    }
+
+    /// Makes what an earlier version's file has not: the table of tokens, and the chain of the audit log.
+    fn migrate(&self) -> Result<(), StoreError> {
+        let write = self.begin_write()?;
+        write.open_table(TOKENS).map_err(failed)?;
+        audit::chain_unchained(&write)?;
+        write.commit().map_err(failed)
     }
 
     /// Whether there is a store in the folder `state_dir`.
@@ -189,7 +203,32 @@ impl Store for RedbStore {
     }
 
     fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
-        self.newest(AUDIT, limit, "audit entry")
+        audit::newest(&self.begin_read()?, limit)
+    }
+
+    fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<AuditLine>, StoreError> {
+        audit::lines(&self.begin_read()?, after, limit)
+    }
+
+    fn check_audit(&self) -> Result<AuditCheck, StoreError> {
+        audit::check(&self.begin_read()?)
+    }
+
+    fn note(&self, notes: &[Note]) -> Result<(), StoreError> {
+        self.keep_tokens(&[], &[], notes)
+    }
+
+    fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        tokens::all(&self.begin_read()?)
+    }
+
+    fn keep_tokens(&self, put: &[Token], remove: &[TokenId], notes: &[Note]) -> Result<(), StoreError> {
+        let write = self.begin_write()?;
+        tokens::stage(&write, put, remove)?;
+        for note in notes {
+            audit::stage(&write, note, 0, &[])?;
+        }
+        write.commit().map_err(failed)
     }
 
     fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -240,7 +279,7 @@ fn stage(write: &WriteTransaction, change: &Change<'_>) -> Result<Revision, Stor
     documents.insert(number, document.as_slice()).map_err(failed)?;
 
     let mut meta = write.open_table(META).map_err(failed)?;
-    let mut bytes = history_bytes(&meta)? + document.len() as u64;
+    let mut bytes = counted(&meta, "history_bytes")? + document.len() as u64;
     while documents.len().map_err(failed)? > 1
         && (documents.len().map_err(failed)? > REVISIONS_MAX || bytes > HISTORY_BYTES_MAX)
     {
@@ -249,27 +288,14 @@ fn stage(write: &WriteTransaction, change: &Change<'_>) -> Result<Revision, Stor
         bytes = bytes.saturating_sub(oldest.map_or(0, |(_, v)| v.value().len() as u64));
     }
     meta.insert("history_bytes", bytes.to_be_bytes().as_slice()).map_err(failed)?;
+    // The audit log writes into it as well.
+    drop(meta);
 
     let entry = JournalEntry { revision: number, changes: change.changes.clone() };
     append(write, JOURNAL, number, &entry, JOURNAL_MAX)?;
-    stage_audit(write, &revision)?;
+    let note = Note::done(change.actor, change.action, revision.summary.clone(), change.at);
+    audit::stage(write, &note, number, &change.changes)?;
     Ok(revision)
-}
-
-fn stage_audit(write: &WriteTransaction, revision: &Revision) -> Result<(), StoreError> {
-    let audit = write.open_table(AUDIT).map_err(failed)?;
-    let seq = audit.last().map_err(failed)?.map_or(0, |(k, _)| k.value()) + 1;
-    drop(audit);
-    let entry = AuditEntry {
-        seq,
-        at: revision.at,
-        who: revision.who.clone(),
-        from: revision.from.clone(),
-        action: revision.action.clone(),
-        revision: revision.revision,
-        summary: revision.summary.clone(),
-    };
-    append(write, AUDIT, seq, &entry, AUDIT_MAX)
 }
 
 fn append<T: Serialize>(
@@ -287,8 +313,9 @@ fn append<T: Serialize>(
     Ok(())
 }
 
-fn history_bytes(meta: &::redb::Table<'_, &'static str, &'static [u8]>) -> Result<u64, StoreError> {
-    let value = meta.get("history_bytes").map_err(failed)?;
+/// A number in `meta`; 0 where there is none.
+fn counted(meta: &::redb::Table<'_, &'static str, &'static [u8]>, key: &str) -> Result<u64, StoreError> {
+    let value = meta.get(key).map_err(failed)?;
     Ok(value.and_then(|v| v.value().try_into().ok().map(u64::from_be_bytes)).unwrap_or(0))
 }
 
@@ -345,7 +372,9 @@ fn initialise(database: &Database, gateway: &str) -> Result<(), StoreError> {
         for table in [REVISIONS, DOCUMENTS, JOURNAL, AUDIT] {
             write.open_table(table).map_err(failed)?;
         }
-        write.open_table(SECRETS).map_err(failed)?;
+        for table in [SECRETS, TOKENS] {
+            write.open_table(table).map_err(failed)?;
+        }
     }
     write.commit().map_err(failed)
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use ::redb::ReadableTable as _;
 use jiff::Timestamp;
 use watari_config::{Document, parse_text, read_document};
 
@@ -231,4 +232,78 @@ fn check_whole(dir: &Path, acknowledged: u64) {
     }
     let audit = store.audit(usize::MAX).unwrap();
     assert_eq!(audit.len() as u64, head);
+}
+
+/// Opens the file as somebody would who has more to hide than to keep.
+fn tamper(dir: &Path, edit: impl FnOnce(&mut ::redb::Table<'_, u64, &'static [u8]>)) {
+    let database = ::redb::Database::open(dir.join("watari.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    edit(&mut write.open_table(::redb::TableDefinition::new("audit")).unwrap());
+    write.commit().unwrap();
+}
+
+#[test]
+fn an_audit_entry_that_was_changed_or_taken_away_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || RedbStore::open(dir.path(), "gw-a").unwrap();
+    {
+        let store = open();
+        (0..4).for_each(|base| drop(commit(&store, base, &document(1 + (base % 2) as usize)).unwrap()));
+        let check = store.check_audit().unwrap();
+        assert!(check.intact && (check.first, check.last) == (1, 4), "{check:?}");
+    }
+    tamper(dir.path(), |audit| {
+        let mut value = audit.get(2).unwrap().unwrap().value().to_vec();
+        let at = value.windows(5).position(|octets| octets == b"alice").unwrap();
+        value[at] = b'A';
+        audit.insert(2, value.as_slice()).unwrap();
+    });
+    assert_eq!(open().check_audit().unwrap().faults, [Fault { seq: 2, what: "it was changed".to_owned() }]);
+    tamper(dir.path(), |audit| drop(audit.remove(2).unwrap()));
+    let faults = open().check_audit().unwrap().faults;
+    assert_eq!(faults, [Fault { seq: 3, what: "2 is missing before it".to_owned() }]);
+    tamper(dir.path(), |audit| drop(audit.remove(4).unwrap()));
+    assert_eq!(open().check_audit().unwrap().faults.len(), 2);
+}
+
+#[test]
+fn the_log_of_a_version_without_a_chain_is_chained() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(RedbStore::open(dir.path(), "gw-a").unwrap());
+    let former = r#"{"seq":1,"at":"1970-01-01T00:00:00Z","who":"alice","from":"x","action":"apply","revision":1,"summary":"s"}"#;
+    {
+        let database = ::redb::Database::open(dir.path().join("watari.redb")).unwrap();
+        let write = database.begin_write().unwrap();
+        {
+            let audit = ::redb::TableDefinition::<u64, &[u8]>::new("audit");
+            let value = [&[1], former.as_bytes()].concat();
+            write.open_table(audit).unwrap().insert(1, value.as_slice()).unwrap();
+            let meta = ::redb::TableDefinition::<&str, &[u8]>::new("meta");
+            write.open_table(meta).unwrap().remove("audit_head").unwrap();
+            write.delete_table(::redb::TableDefinition::<&str, &[u8]>::new("tokens")).unwrap();
+        }
+        write.commit().unwrap();
+    }
+    let store = RedbStore::open(dir.path(), "gw-a").unwrap();
+    let check = store.check_audit().unwrap();
+    assert!(check.intact && check.entries == 1, "{check:?}");
+    let entry = &store.audit(1).unwrap()[0];
+    assert_eq!((entry.who.as_str(), entry.outcome, entry.times), ("alice", Outcome::Done, 1));
+    assert_eq!(store.tokens().unwrap(), []);
+}
+
+#[test]
+fn the_oldest_audit_entries_leave_and_the_rest_is_whole() {
+    let store = RedbStore::in_memory("gw-a").unwrap();
+    let note = Note::done(&Actor::own("test"), "x", "y".repeat(60_000), Timestamp::UNIX_EPOCH);
+    let enough = AUDIT_BYTES_MAX / 60_000 + 10;
+    for _ in 0..enough / 100 + 1 {
+        store.note(&vec![note.clone(); 100]).unwrap();
+    }
+    let check = store.check_audit().unwrap();
+    assert!(check.intact && check.first > 1 && check.entries < enough, "{check:?}");
+    let lines = store.audit_lines(check.last - 2, 10).unwrap();
+    let text: Vec<String> = lines.iter().map(AuditLine::to_text).collect();
+    let exported = check_lines(text.iter().map(String::as_str));
+    assert!(exported.intact && exported.head == check.head && exported.entries == 2, "{exported:?}");
 }
