@@ -9,7 +9,7 @@ use crate::access::scope::Scope;
 use crate::access::token::TokenId;
 
 /// What a credential is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Everything.
@@ -45,17 +45,14 @@ pub enum Need {
     Audit,
     /// Make, see and end tokens; of callers bound to tenants, those bound to these.
     Tokens,
+    /// What nobody has said anything of: an administrator who is bound to no tenant.
+    Unlisted,
 }
 
 impl Need {
     /// Whether callers that are bound to tenants may do it.
     pub fn is_open_to_tenants(self) -> bool {
         matches!(self, Self::Nothing | Self::Known | Self::ReadOwn | Self::ChangeOwn | Self::Tokens)
-    }
-
-    /// Whether the document keeps what was done, and the audit log with it, in one transaction.
-    pub fn is_kept(self) -> bool {
-        matches!(self, Self::Change | Self::ChangeOwn | Self::Tokens)
     }
 }
 
@@ -119,7 +116,7 @@ pub enum Forbidden {
 pub fn authorize(actor: &Actor, need: Need) -> Result<(), Forbidden> {
     let allowed = match actor.role {
         Role::Admin => true,
-        Role::Operator => !matches!(need, Need::Audit | Need::Tokens),
+        Role::Operator => !matches!(need, Need::Audit | Need::Tokens | Need::Unlisted),
         Role::Viewer => matches!(need, Need::Nothing | Need::Known | Need::Read | Need::ReadOwn),
         Role::Node => matches!(need, Need::Nothing | Need::Known),
     };
@@ -142,6 +139,7 @@ mod tests {
         assert!(may(Role::Admin, Need::Audit) && may(Role::Admin, Need::Tokens));
         assert!(may(Role::Operator, Need::Change) && may(Role::Operator, Need::Inspect));
         assert!(!may(Role::Operator, Need::Audit) && !may(Role::Operator, Need::Tokens));
+        assert!(may(Role::Admin, Need::Unlisted) && !may(Role::Operator, Need::Unlisted));
         assert!(may(Role::Viewer, Need::Read) && !may(Role::Viewer, Need::Inspect));
         assert!(!may(Role::Viewer, Need::Change) && !may(Role::Viewer, Need::Act));
         assert!(may(Role::Node, Need::Known) && !may(Role::Node, Need::ReadOwn));
@@ -151,7 +149,7 @@ mod tests {
     fn who_is_bound_to_tenants_does_not_do_what_concerns_all() {
         let scope = Scope::of(&["lab".parse().unwrap()]);
         let bound = Actor { scope, ..Actor::new("x", Role::Admin, "y") };
-        for need in [Need::Read, Need::Inspect, Need::Change, Need::Act, Need::Audit] {
+        for need in [Need::Read, Need::Inspect, Need::Change, Need::Act, Need::Audit, Need::Unlisted] {
             assert!(matches!(authorize(&bound, need), Err(Forbidden::Tenants { .. })), "{need:?}");
         }
         assert!([Need::ReadOwn, Need::ChangeOwn, Need::Tokens].iter().all(|n| authorize(&bound, *n).is_ok()));

@@ -1,20 +1,23 @@
 //! Refusals on their way into the audit log.
 //!
-//! Whoever has no credential can ask as often as the network lets him, and the log is bounded: were each refusal an entry, he
-//! could drive out of it what others did. So equal refusals of a second are one entry with a count; what is refused for want of
-//! a credential has a budget of its own, and beyond it one entry a minute says how many more there were. Pure: time is an argument.
+//! Anybody can ask as often as the network lets him, and the log is bounded: were each refusal an entry, he could drive out of
+//! it what others did. So equal refusals of a second are one entry with a count, and each caller has a budget; those whom nobody
+//! recognised share one. Beyond it one entry a minute says how many more there were. Pure: time is an argument.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::token::TokenId;
+use crate::actor::Role;
 use crate::store::{Note, Outcome};
 
 /// The most different refusals that wait to be written.
 const WAITING_MAX: usize = 256;
-/// Entries at once for callers without a good credential.
+/// Entries of one caller at once.
 const BURST: f64 = 60.0;
-/// Such entries an hour in the long run.
+/// Entries of one caller an hour in the long run.
 const PER_HOUR: f64 = 240.0;
 /// The pause between two entries that only count.
 const COUNT_EVERY: SignedDuration = SignedDuration::from_secs(60);
@@ -28,12 +31,15 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Waiting {
     notes: Vec<Note>,
-    /// What is left of the budget, and since when; full before the first use.
-    budget: Option<(f64, Timestamp)>,
+    /// What is left of each caller's budget, and since when; full before the first use. There are as many as good credentials.
+    budgets: HashMap<Caller, (f64, Timestamp)>,
     /// How many found no place, and when that was last said.
     more: u64,
     said: Option<Timestamp>,
 }
+
+/// Whose budget it is: the credential's; `None` for all whom nobody recognised.
+type Caller = Option<(Role, Option<TokenId>)>;
 
 impl Ledger {
     /// Takes a refusal; `note.role` is absent where nobody was recognised.
@@ -48,11 +54,20 @@ impl Ledger {
         };
         if let Some(kept) = waiting.notes.iter_mut().find(same) {
             kept.times += note.times;
-        } else if waiting.notes.len() < WAITING_MAX && (note.role.is_some() || waiting.spend(note.at)) {
+        } else if waiting.notes.len() < WAITING_MAX && waiting.spend(&note) {
             waiting.notes.push(note);
         } else {
             waiting.more += 1;
         }
+    }
+
+    /// Takes back what could not be written.
+    pub fn put_back(&self, notes: Vec<Note>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = std::mem::replace(&mut waiting.notes, notes);
+        let room = WAITING_MAX.saturating_sub(waiting.notes.len());
+        waiting.more += newer.iter().skip(room).map(|note| note.times).sum::<u64>();
+        waiting.notes.extend(newer.into_iter().take(room));
     }
 
     /// What is to be written by `now`.
@@ -69,14 +84,14 @@ impl Ledger {
 }
 
 impl Waiting {
-    /// Takes one entry out of the budget, if there is one.
-    fn spend(&mut self, now: Timestamp) -> bool {
-        let level = self.budget.map_or(BURST, |(left, at)| {
-            let hours = now.duration_since(at).as_secs_f64().max(0.0) / 3_600.0;
-            (left + hours * PER_HOUR).min(BURST)
-        });
+    /// Takes one entry out of the caller's budget, if there is one.
+    fn spend(&mut self, note: &Note) -> bool {
+        let caller = note.role.map(|role| (role, note.token.clone()));
+        let (left, at) = self.budgets.get(&caller).copied().unwrap_or((BURST, note.at));
+        let hours = note.at.duration_since(at).as_secs_f64().max(0.0) / 3_600.0;
+        let level = (left + hours * PER_HOUR).min(BURST);
         let has_one = level >= 1.0;
-        self.budget = Some((if has_one { level - 1.0 } else { level }, now));
+        self.budgets.insert(caller, (if has_one { level - 1.0 } else { level }, note.at));
         has_one
     }
 }
@@ -107,7 +122,6 @@ fn address(from: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actor::Role;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + seconds).unwrap()
@@ -140,19 +154,33 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_credential_fills_no_log() {
-        let ledger = Ledger::default();
-        let mut entries = 0;
-        for second in 0..3_600 {
-            for host in 0..50 {
-                ledger.add(refused(&format!("198.51.100.{host}:1"), &format!("GET /{second}"), None, second));
+    fn nobody_fills_the_log_and_nobody_uses_up_what_is_anothers() {
+        for role in [None, Some(Role::Operator)] {
+            let ledger = Ledger::default();
+            let mut entries = 0;
+            for second in 0..3_600 {
+                for host in 0..50 {
+                    let from = format!("198.51.100.{host}:1");
+                    ledger.add(refused(&from, &format!("GET /{second}"), role, second));
+                }
+                entries += ledger.take(at(second)).len();
             }
-            entries += ledger.take(at(second)).len();
+            assert!((300..=370).contains(&entries), "{entries} entries in an hour");
+            ledger.add(refused("192.0.2.1:5", "PUT /document", Some(Role::Viewer), 3_600));
+            let notes = ledger.take(at(3_600));
+            assert!(notes.iter().any(|n| n.role == Some(Role::Viewer)), "another is still named: {notes:?}");
         }
-        assert!((300..=370).contains(&entries), "{entries} entries in an hour");
-        ledger.add(refused("192.0.2.1:5", "PUT /document", Some(Role::Viewer), 3_600));
-        let notes = ledger.take(at(3_600));
-        assert!(notes.iter().any(|n| n.role.is_some()), "who is known is always named: {notes:?}");
+    }
+
+    #[test]
+    fn what_could_not_be_written_waits() {
+        let ledger = Ledger::default();
+        ledger.add(refused("192.0.2.1:1", "GET /a", None, 0));
+        let notes = ledger.take(at(0));
+        ledger.add(refused("192.0.2.1:1", "GET /b", None, 1));
+        ledger.put_back(notes);
+        let actions: Vec<String> = ledger.take(at(1)).into_iter().map(|note| note.action).collect();
+        assert_eq!(actions, ["GET /a", "GET /b"]);
     }
 
     #[test]

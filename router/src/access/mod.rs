@@ -6,7 +6,7 @@
 //!                 └────────── refused ─────────────────┴──────────────────────┬─────────────────┘
 //!                                                                    ledger ─▶ audit log
 //! ```
-//! * [`operation`]: what each operation needs; one that is not there is refused.
+//! * [`operation`]: what each operation needs; one that is not there is an administrator's alone.
 //! * [`token`]: what a token is, as pure rules; [`tokens`]: those of this gateway.
 //! * [`scope`]: what somebody who is bound to tenants sees and may change.
 //! * [`ledger`]: refusals on their way into the audit log, bounded whoever asks how often.

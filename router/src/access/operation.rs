@@ -1,5 +1,5 @@
-//! What each operation of the API needs: the one table, in which every operation stands. One that does not is refused, and a
-//! test holds the table against the OpenAPI document.
+//! What each operation of the API needs: the one table, in which every operation stands. One that does not is an
+//! administrator's alone, and a test holds the table against the OpenAPI document.
 
 use axum::http::Method;
 use watari_config::document::KINDS;
@@ -62,12 +62,12 @@ const OPERATIONS: [Operation; 42] = [
     (POST, "/tokens/{id}/extend", Need::Tokens),
 ];
 
-/// What the operation needs; `None` for one that is not in the table. A path without a route is `None` too.
-pub fn need(method: &Method, path: &str) -> Option<Need> {
+/// What the operation of a route needs.
+pub fn need(method: &Method, path: &str) -> Need {
     // Whoever may GET may ask for the head alone.
     let method = if *method == Method::HEAD { &GET } else { method };
     let listed = OPERATIONS.iter().find(|(m, p, _)| m == method && *p == path);
-    listed.map(|(_, _, need)| *need).or_else(|| need_of_kind(method, path))
+    listed.map(|(_, _, need)| *need).or_else(|| need_of_kind(method, path)).unwrap_or(Need::Unlisted)
 }
 
 /// The kinds of object: listed, read, written, removed; nodes are written by routes of their own.

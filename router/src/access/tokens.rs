@@ -138,8 +138,16 @@ impl Tokens {
     /// # Errors
     /// [`TokenError::NotFound`].
     pub fn one(&self, id: &str, scope: &Scope) -> Result<Token, TokenError> {
-        let found = self.list(scope).into_iter().find(|token| token.id.as_str() == id);
-        found.ok_or_else(|| TokenError::NotFound(id.to_owned()))
+        let missing = || TokenError::NotFound(id.to_owned());
+        let key = TokenId::try_from(id.to_owned()).map_err(|_| missing())?;
+        let mut token = self.kept().get(&key).cloned().ok_or_else(missing)?;
+        if !scope.contains(&token.scope()) {
+            return Err(missing());
+        }
+        if let Some(last) = self.used.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            token.last_used = Some(last.clone());
+        }
+        Ok(token)
     }
 
     /// A new token; blocks on the disk.
@@ -154,10 +162,7 @@ impl Tokens {
         let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, secret) = (now(), new_secret()?);
         let token = self.policy.make(wish, &secret, &actor.name, at).map_err(TokenError::Invalid)?;
-        let gone = self.long_ended(at);
-        if self.kept().len() - gone.len() >= TOKENS_MAX {
-            return Err(TokenError::Full);
-        }
+        let gone = self.make_room(at)?;
         let summary =
             format!("{} for {:?} as {:?} until {}", token.id, token.name, token.role, token.expires);
         self.keep(actor, "create token", summary, vec![token.clone()], gone, at)?;
@@ -198,9 +203,7 @@ impl Tokens {
         let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let (token, at) = (self.one(id, &actor.scope)?, now());
         token.good(at).map_err(TokenError::Ended)?;
-        if self.kept().len() >= TOKENS_MAX {
-            return Err(TokenError::Full);
-        }
+        let gone = self.make_room(at)?;
         let secret = new_secret()?;
         let ends = at.checked_add(overlap).unwrap_or(token.expires).min(token.expires);
         let fresh = Token {
@@ -213,7 +216,7 @@ impl Tokens {
         };
         let former = Token { expires: ends, replaced_by: Some(fresh.id.clone()), ..token };
         let summary = format!("{} by {} of {:?}", former.id, fresh.id, fresh.name);
-        self.keep(actor, "rotate token", summary, vec![fresh.clone(), former], Vec::new(), at)?;
+        self.keep(actor, "rotate token", summary, vec![fresh.clone(), former], gone, at)?;
         Ok((fresh, secret))
     }
 
@@ -257,9 +260,12 @@ impl Tokens {
         Ok(())
     }
 
-    fn long_ended(&self, at: Timestamp) -> Vec<TokenId> {
+    /// The tokens that ended long ago and leave for one more.
+    fn make_room(&self, at: Timestamp) -> Result<Vec<TokenId>, TokenError> {
         let is_over = |token: &&Token| token.ends().checked_add(KEPT).is_ok_and(|until| until < at);
-        self.kept().values().filter(is_over).map(|token| token.id.clone()).collect()
+        let kept = self.kept();
+        let gone: Vec<TokenId> = kept.values().filter(is_over).map(|token| token.id.clone()).collect();
+        if kept.len() - gone.len() >= TOKENS_MAX { Err(TokenError::Full) } else { Ok(gone) }
     }
 
     /// On disk first, then in memory, then whoever waits hears of it.

@@ -12,29 +12,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
+use super::history::{LIST_MAX, ListArgs};
 use super::problem::Problem;
 use super::request::Query;
 use crate::events::now;
 use crate::store::{AuditCheck, AuditEntry, StoreError};
-
-/// The most entries of one answer.
-const LIST_MAX: usize = 1000;
-
-/// How much of the log is wanted.
-#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct ListArgs {
-    /// The most entries, newest first; at most 1000.
-    #[param(maximum = 1000)]
-    limit: usize,
-}
-
-impl Default for ListArgs {
-    fn default() -> Self {
-        Self { limit: 100 }
-    }
-}
 
 /// Which part of the log is exported.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
@@ -54,13 +36,15 @@ impl Default for LineArgs {
     }
 }
 
-/// Writes what waits to be written, so that who reads the log sees what happened before.
+/// Writes what waits to be written, so that who reads the log sees what happened before; it waits on when the store fails.
 pub async fn write_waiting(api: &Api) -> Result<(), StoreError> {
     let notes = api.ledger.take(now());
     if notes.is_empty() {
         return Ok(());
     }
-    api.brain.with_store(move |store| store.note(&notes)).await
+    let (written, ledger) = (notes.clone(), &api.ledger);
+    let kept = api.brain.with_store(move |store| store.note(&written)).await;
+    kept.inspect_err(|_| ledger.put_back(notes))
 }
 
 /// Who did what, from where and when, and how it ended; newest first.

@@ -79,13 +79,21 @@ pub async fn check(State(api): State<Arc<Api>>, mut request: Request, next: Next
         }
     };
     // Without a route there is nothing to guard: whoever is known is told so.
-    if let Err(forbidden) = authorize(&actor, asked.need.unwrap_or(Need::Known)) {
+    let need = asked.need.unwrap_or(Need::Known);
+    if let Err(forbidden) = authorize(&actor, need) {
         api.ledger.add(asked.note(&actor, Outcome::Refused, &forbidden.to_string()));
         return Problem::from(forbidden).into_response();
     }
+    // No document keeps it, and the caller may be gone before it ends: it is entered first, or not done.
+    if matches!(need, Need::Act | Need::Inspect) {
+        let note = asked.note(&actor, Outcome::Done, "begun");
+        if let Err(error) = api.brain.with_store(move |store| store.note(&[note])).await {
+            return Problem::from(error).into_response();
+        }
+    }
     request.extensions_mut().insert(actor.clone());
     let response = next.run(request).await;
-    note_end(&api, &asked, &actor, response.status()).await;
+    note_failure(&api, &asked, &actor, response.status());
     ends_with_token(&api, &actor, response)
 }
 
@@ -104,7 +112,7 @@ impl Asked {
         let mut path = path.to_owned();
         path.truncate(path.floor_char_boundary(ACTION_BYTES_MAX));
         Self {
-            need: route.and_then(|route| need(method, route)),
+            need: route.map(|route| need(method, route)),
             changes: !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS),
             action: format!("{method} {path}"),
         }
@@ -129,20 +137,16 @@ impl Asked {
     }
 }
 
-/// Notes how a request ended that was to change something. What a document keeps is in the log already, by the same
-/// transaction.
-async fn note_end(api: &Arc<Api>, asked: &Asked, actor: &Actor, status: StatusCode) {
-    if status.is_client_error() && (asked.changes || status == StatusCode::FORBIDDEN) && asked.need.is_some()
-    {
+/// Notes that a request did not succeed that was to change something. What a document keeps is in the log already when it did, by
+/// the same transaction.
+fn note_failure(api: &Api, asked: &Asked, actor: &Actor, status: StatusCode) {
+    if asked.need.is_none() {
+        return;
+    }
+    if status.is_client_error() && (asked.changes || status == StatusCode::FORBIDDEN) {
         api.ledger.add(asked.note(actor, Outcome::Refused, &format!("refused with {status}")));
     } else if status.is_server_error() && asked.changes {
         api.ledger.add(asked.note(actor, Outcome::Failed, &format!("failed with {status}")));
-    } else if asked.need.is_some_and(|need| matches!(need, Need::Act | Need::Inspect)) {
-        let note = asked.note(actor, Outcome::Done, &format!("answered with {status}"));
-        let written = api.brain.with_store(move |store| store.note(&[note])).await;
-        if let Err(error) = written {
-            tracing::error!(%error, "the audit log could not be written");
-        }
     }
 }
 

@@ -20,16 +20,16 @@ use crate::actor::Actor;
 use crate::store::{ObjectChange, Revision, Stored, diff, without_secrets};
 
 /// The most entries of one list.
-const LIST_MAX: usize = 1000;
+pub(super) const LIST_MAX: usize = 1000;
 
 /// How much of a list is wanted.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct ListArgs {
+pub(super) struct ListArgs {
     /// The most entries, newest first; at most 1000.
     #[param(maximum = 1000)]
-    limit: usize,
+    pub(super) limit: usize,
 }
 
 impl Default for ListArgs {

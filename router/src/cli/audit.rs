@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use serde_json::Value;
 
 use super::client::Client;
 use super::commands::{CommandError, show};
 use super::{To, table};
-use crate::store::{AuditCheck, check_lines};
+use crate::store::{AuditCheck, AuditLine, check_lines};
 
 /// Lines of one answer.
 const PAGE: usize = 1000;
@@ -62,8 +61,8 @@ async fn export(client: &Client, mut after: u64) -> Result<(), CommandError> {
         let mut lines = client.lines(&format!("audit/lines?after={after}&limit={PAGE}")).await?;
         let mut count = 0;
         while let Some(line) = lines.next().await? {
-            let entry: Value = serde_json::from_str(&line).unwrap_or_default();
-            after = entry["entry"]["seq"].as_u64().unwrap_or(after);
+            let unread = || CommandError::Unexpected(format!("no audit entry: {line}"));
+            after = AuditLine::from_text(&line).ok_or_else(unread)?.seq;
             table::line(&line);
             count += 1;
         }

@@ -1,8 +1,8 @@
 //! Nodes on the command line: attach, receipt, renew, measure.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -120,5 +120,8 @@ pub(super) async fn measure(to: &To, client: &Client, measure: Measure) -> Resul
 pub(super) fn write_private(path: &Path, text: &str) -> Result<(), CommandError> {
     let failed = |source| CommandError::File { path: path.to_owned(), source };
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.map_err(failed)?.write_all(text.as_bytes()).map_err(failed)
+    let mut file = file.map_err(failed)?;
+    // One that was there keeps its mode otherwise.
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)
 }

@@ -47,12 +47,16 @@ pub fn start(
     let watching = Watching::new(maps.clone());
     tasks.spawn(watching.clone().run(stop.clone()));
     let explain = Explain { brain: brain.clone(), maps: maps.clone(), watching, stop: stop.clone() };
+    routes().with_state(Arc::new(explain))
+}
+
+/// The routes of this module.
+pub fn routes() -> OpenApiRouter<Arc<Explain>> {
     OpenApiRouter::new()
         .routes(routes!(trace::trace))
         .routes(routes!(live::monitor))
         .routes(routes!(live::capture))
         .routes(routes!(ask_why::why))
-        .with_state(Arc::new(explain))
 }
 
 impl From<watari_dataplane::Error> for Problem {
