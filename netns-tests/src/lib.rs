@@ -15,21 +15,24 @@
 //! flow    sequence-numbered traffic, loss and gaps         bird, frr campus routers
 //! echo    request/response over TCP and UDP                campus    either as site A's router
 //! ping, iperf, blast                                       packet    raw frames in and out
-//! announcer  EVPN routes in bulk                            ovs       Open vSwitch in user space
-//!                                                          http      the gateway's API
+//! announcer  EVPN routes in bulk                            gobgp, exabgp  BGP neighbours of other kinds
+//! ovs     Open vSwitch in user space                        http      the gateway's API
 //! world   the topology with both gateways running, and what a test asks of them
 //! ```
 //!
 //! All of it needs root and says so by failing.
 
 pub mod announcer;
+pub mod bgp;
 pub mod bird;
 pub mod blast;
 pub mod campus;
 pub mod echo;
+pub mod exabgp;
 pub mod flow;
 pub mod frr;
 pub mod gateway;
+pub mod gobgp;
 pub mod http;
 pub mod iperf;
 pub mod links;
