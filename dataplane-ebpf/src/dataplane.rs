@@ -5,12 +5,12 @@ use std::path::Path;
 use aya::maps::{Array, Map, MapData};
 use watari_abi::{
     Bucket, Config, Entry, FloodPorts, FloodVteps, GuardMacKey, IpBytes, MacKey, MacLocal, MacRemote,
-    MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, Port, PortBucketKey, PortKey,
-    Remote, Segment, Tenant, TunnelKey, Watch, Wire,
+    MacStatic, NeighKey, NeighLocal, NeighRemote, NeighStatic, Node, NodeKey, PortBucketKey, PortKey, Remote,
+    Segment, Tenant, TunnelKey, Watch, Wire,
 };
 
 use crate::{
-    Error, Events, GuardIps, Losses, Routes, Stats, Stop, Table,
+    Error, Events, GuardIps, Losses, Ports, Routes, Stats, Stop, Table,
     epoch::Epoch,
     generation::{self, Found, Replacement},
     object::OBJECT,
@@ -36,12 +36,11 @@ pub enum Adoption {
 pub struct Dataplane {
     pub(crate) pins: PinFolder,
     adoption: Adoption,
-    config: std::sync::Mutex<Array<MapData, Config>>,
     watch: std::sync::Mutex<Array<MapData, Watch>>,
     /// The page of test runs; whoever holds it runs.
     pub(crate) page: std::sync::Mutex<Array<MapData, Entry>>,
     /// Ports: what to do with frames of a device and VLAN. Writer: the plan.
-    pub ports: Table<PortKey, Port>,
+    pub ports: Ports,
     /// Segments and L3VNIs by VNI. Writer: the plan.
     pub segments: Table<u32, Segment>,
     /// Tenants. Writer: the plan.
@@ -86,7 +85,6 @@ pub struct Dataplane {
     pub buckets: Table<u32, Bucket>,
     /// Counters.
     pub stats: Stats,
-    epoch: Epoch,
     pub(crate) last_walk: std::sync::Mutex<crate::fill::LastWalk>,
 }
 
@@ -125,7 +123,9 @@ impl Dataplane {
             _ => replace(&pins, &found, object, stop)?,
         };
         tracing::info!(folder = %folder.display(), ?adoption, "datapath open");
-        Self::from_pins(pins, adoption)
+        let opened = Self::from_pins(pins, adoption)?;
+        opened.ports.give_slots()?;
+        Ok(opened)
     }
 
     /// The programs of this library.
@@ -167,7 +167,7 @@ impl Dataplane {
     /// # Errors
     /// The kernel refused.
     pub fn config(&self) -> Result<Config, Error> {
-        lock(&self.config).get(&0, 0).map_err(|error| Error::map("config", "look up", error))
+        self.ports.config()
     }
 
     /// Tells the programs about this gateway.
@@ -175,8 +175,7 @@ impl Dataplane {
     /// # Errors
     /// The kernel refused.
     pub fn set_config(&self, config: &Config) -> Result<(), Error> {
-        lock(&self.config).set(0, config, 0).map_err(|error| Error::map("config", "write", error))?;
-        self.epoch.begin()
+        self.ports.set_config(config)
     }
 
     /// What is being looked at; see [`Watch`].
@@ -223,10 +222,10 @@ impl Dataplane {
     fn from_pins(pins: PinFolder, adoption: Adoption) -> Result<Self, Error> {
         let open = |name: &'static str| open_map(&pins, name);
         let epoch = Epoch::new(open("epoch")?)?;
+        let ports = Ports::new(open("ports")?, open("config")?, open("port_counts")?, &epoch)?;
         Ok(Self {
             adoption,
             last_walk: std::sync::Mutex::default(),
-            config: array(&pins, "config")?,
             watch: array(&pins, "watch")?,
             page: array(&pins, "page")?,
             remotes: Table::new("remotes", open("remotes")?)?.ending(&epoch),
@@ -235,7 +234,6 @@ impl Dataplane {
             guard_ips: GuardIps::new(open("guard_ips")?, &epoch)?,
             port_macs: Table::new("port_macs", open("port_macs")?)?,
             port_buckets: Table::new("portbuckets", open("portbuckets")?)?,
-            ports: Table::new("ports", open("ports")?)?.ending(&epoch),
             segments: Table::new("segments", open("segments")?)?.ending(&epoch),
             tenants: Table::new("tenants", open("tenants")?)?.ending(&epoch),
             nodes: Table::new("nodes", open("nodes")?)?.ending(&epoch),
@@ -251,8 +249,8 @@ impl Dataplane {
             flood_ports: Table::new("flood_ports", open("flood_ports")?)?,
             flood_vteps: Table::new("flood_vteps", open("flood_vteps")?)?,
             buckets: Table::new("buckets", open("buckets")?)?,
-            stats: Stats::new(open("drops")?, open("counters")?, open("port_stats")?)?,
-            epoch,
+            stats: Stats::new(open("drops")?, open("counters")?, open("port_stats")?, ports.clone())?,
+            ports,
             pins,
         })
     }

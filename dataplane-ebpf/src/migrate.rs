@@ -23,7 +23,9 @@ pub(crate) struct Migration {
 /// All of them. Version 1 of every map is that of the first release, where VTEPs had four bytes.
 const MIGRATIONS: &[Migration] = &[
     Migration { map: "config", from: 1, sizes: (4, 24), convert: config },
+    Migration { map: "config", from: 2, sizes: (4, 36), convert: without_slot },
     Migration { map: "ports", from: 1, sizes: (8, 48), convert: port },
+    Migration { map: "ports", from: 2, sizes: (8, 64), convert: without_slot },
     Migration { map: "vteps", from: 1, sizes: (8, 4), convert: tunnel_key },
     Migration { map: "mac_remote", from: 1, sizes: (12, 8), convert: mac_remote },
     Migration { map: "nb_local", from: 1, sizes: (20, 24), convert: neighbour },
@@ -72,6 +74,11 @@ fn config(key: &[u8], value: &[u8]) -> Option<Entry> {
 /// Four numbers were added at the end; zeros for no tunnel and no guard.
 fn port(key: &[u8], value: &[u8]) -> Option<Entry> {
     Some((key.to_vec(), [value, &[0; 16]].concat()))
+}
+
+/// A slot was added at the end; none until the loader gives them out.
+fn without_slot(key: &[u8], value: &[u8]) -> Option<Entry> {
+    Some((key.to_vec(), [value, &[0; 4]].concat()))
 }
 
 /// The VTEP is a part of the key.
@@ -135,6 +142,17 @@ mod tests {
                 let found = MIGRATIONS.iter().any(|one| one.map == layout.name && one.from == version);
                 assert!(found, "{} {version}", layout.name);
             }
+        }
+    }
+
+    #[test]
+    fn a_port_and_the_gateway_get_no_slot_and_lose_nothing() {
+        for (map, size) in [("ports", 64), ("config", 36)] {
+            let layout = MAPS.iter().find(|layout| layout.name == map).unwrap();
+            let value: Vec<u8> = (1..=size).collect();
+            let way = steps(layout, layout.version - 1, (layout.key as usize, value.len())).unwrap();
+            let (key, new) = convert(&way, &[7; 8], &value).unwrap();
+            assert_eq!((key, new), (vec![7; 8], [value, vec![0; 4]].concat()), "{map}");
         }
     }
 

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use watari_abi::{Counter, DropReason, PortKey, PortStats};
 
-use crate::{Error, table::is_absent};
+use crate::{Error, Ports, table::is_absent};
 
 /// Reader of all counters.
 pub struct Stats {
     drops: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
-    ports: std::sync::Mutex<PerCpuHashMap<MapData, PortKey, PortStats>>,
+    /// What was counted by key.
+    by_key: std::sync::Mutex<PerCpuHashMap<MapData, PortKey, PortStats>>,
+    /// What was counted by slot.
+    ports: Ports,
 }
 
 impl std::fmt::Debug for Stats {
@@ -21,12 +24,13 @@ impl std::fmt::Debug for Stats {
 }
 
 impl Stats {
-    pub(crate) fn new(drops: Map, counters: Map, ports: Map) -> Result<Self, Error> {
+    pub(crate) fn new(drops: Map, counters: Map, by_key: Map, ports: Ports) -> Result<Self, Error> {
         let open = |name| move |error: MapError| Error::map(name, "open", error);
         Ok(Self {
             drops: PerCpuArray::try_from(drops).map_err(open("drops"))?,
             counters: PerCpuArray::try_from(counters).map_err(open("counters"))?,
-            ports: std::sync::Mutex::new(PerCpuHashMap::try_from(ports).map_err(open("port_stats"))?),
+            by_key: std::sync::Mutex::new(PerCpuHashMap::try_from(by_key).map_err(open("port_stats"))?),
+            ports,
         })
     }
 
@@ -51,13 +55,19 @@ impl Stats {
     /// # Errors
     /// The kernel refused.
     pub fn ports(&self) -> Result<BTreeMap<PortKey, PortStats>, Error> {
-        let ports = self.lock_ports();
         let mut entries = BTreeMap::new();
-        for entry in ports.iter() {
+        for entry in self.lock_by_key().iter() {
             match entry {
                 Ok((key, values)) => drop(entries.insert(key, total(&values))),
                 Err(error) if is_absent(&error) => {}
                 Err(error) => return Err(Error::map("port_stats", "walk", error)),
+            }
+        }
+        for (key, slot) in self.ports.slots()? {
+            let counted = total(&self.ports.counted(slot)?);
+            if counted != PortStats::default() {
+                let entry = entries.entry(key).or_default();
+                *entry = total(&[*entry, counted]);
             }
         }
         Ok(entries)
@@ -68,27 +78,36 @@ impl Stats {
     /// # Errors
     /// The kernel refused.
     pub fn port(&self, key: &PortKey) -> Result<PortStats, Error> {
-        match self.lock_ports().get(key, 0) {
-            Ok(values) => Ok(total(&values)),
-            Err(error) if is_absent(&error) => Ok(PortStats::default()),
-            Err(error) => Err(Error::map("port_stats", "look up", error)),
+        let by_key = match self.lock_by_key().get(key, 0) {
+            Ok(values) => total(&values),
+            Err(error) if is_absent(&error) => PortStats::default(),
+            Err(error) => return Err(Error::map("port_stats", "look up", error)),
+        };
+        match self.ports.slot(key)? {
+            0 => Ok(by_key),
+            slot => Ok(total(&[by_key, total(&self.ports.counted(slot)?)])),
         }
     }
 
-    /// Forgets a port that is gone. Returns whether it had counted.
+    /// Sets the counters of a port to zero; of one that is gone, what is left of it goes. Returns whether it had counted.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn forget_port(&self, key: &PortKey) -> Result<bool, Error> {
-        match self.lock_ports().remove(key) {
+        let had_counted = self.port(key)? != PortStats::default();
+        let slot = self.ports.slot(key)?;
+        if slot != 0 {
+            self.ports.clear(slot)?;
+        }
+        match self.lock_by_key().remove(key) {
             Ok(()) => Ok(true),
-            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) if is_absent(&error) => Ok(had_counted),
             Err(error) => Err(Error::map("port_stats", "remove", error)),
         }
     }
 
-    fn lock_ports(&self) -> std::sync::MutexGuard<'_, PerCpuHashMap<MapData, PortKey, PortStats>> {
-        self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock_by_key(&self) -> std::sync::MutexGuard<'_, PerCpuHashMap<MapData, PortKey, PortStats>> {
+        self.by_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -261,6 +261,7 @@ fn root_the_first_release_is_upgraded_under_traffic_with_all_that_it_knew() {
     let neighbour = d.nb_local.get(&NeighKey::new(L2, ip("10.0.0.10"))).unwrap().unwrap();
     assert_eq!((neighbour.mac, neighbour.port), (key.mac, ports[0]));
     assert!(d.stats.counters().unwrap()[&Counter::MacLearnt] >= learnt);
+    // By key at first, then in a slot.
     let stats = d.stats.port(&ports[1]).unwrap();
     assert!(stats.tx_packets >= arrivals.sent, "{stats:?} after {arrivals:?}");
     assert_eq!(*Dataplane::open(&folder).unwrap().adoption(), Adoption::Adopted);

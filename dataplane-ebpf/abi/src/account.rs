@@ -192,7 +192,7 @@ numbered! {
         SampleLost = 30, "sample-lost";
         /// A table of rates or counts of attachments is full: its guard does not hold for that attachment.
         GuardTableFull = 31, "guard-table-full";
-        /// `port_stats` is full: a packet was not counted at its port.
+        /// `port_stats` is full: a packet of a port without a slot was not counted there.
         StatsTableFull = 32, "stats-table-full";
         /// `buckets` is full: a segment's copies were not limited.
         FloodTableFull = 33, "flood-table-full";
@@ -201,8 +201,10 @@ numbered! {
     }
 }
 
-/// Map `port_stats` (per CPU): traffic of a port. A super-frame counts as the packets that it stands for.
-/// The VXLAN device counts under `PortKey::untagged(vxlan_ifindex)`.
+/// Traffic of a port, per CPU. A super-frame counts as the packets that it stands for. Map `port_counts`, by
+/// [`crate::Port::slot`]; map `port_stats`, by [`PortKey`], where no slot is known: drops at tunnel devices, at uplinks and at
+/// ports that nobody has configured, and what was counted before slots were given out. A port's traffic is the sum of both.
+/// The VXLAN device counts as `PortKey::untagged(vxlan_ifindex)`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortStats {

@@ -50,6 +50,10 @@ pub struct Flow {
     pub until_ns: u64,
     /// Where it goes out: a port, or the wire towards the far gateway.
     pub out: PortKey,
+    /// Where the port counts that it came in by, as in [`crate::Port::slot`]; never 0.
+    pub in_slot: u32,
+    /// Where the one counts that it goes out by; never 0.
+    pub out_slot: u32,
     /// The far gateway that it goes to or comes from.
     pub vtep: IpBytes,
     /// [`Flow::TO_VTEP`]: VNI of the outer header.

@@ -114,8 +114,8 @@ impl MapLayout {
 /// All maps, in the order of their numbers.
 pub const MAPS: &[MapLayout] = &[
     MapLayout::array::<[u64; 2]>(1, "layout", MapKind::Array, LAYOUT_ENTRIES).by(Role::Own),
-    MapLayout::array::<Config>(2, "config", MapKind::Array, 1).version(2),
-    MapLayout::hash::<PortKey, Port>(3, "ports", PORTS_MAX).version(2),
+    MapLayout::array::<Config>(2, "config", MapKind::Array, 1).version(3),
+    MapLayout::hash::<PortKey, Port>(3, "ports", PORTS_MAX).version(3),
     MapLayout::hash::<u32, Segment>(4, "segments", SEGMENTS_MAX),
     MapLayout::hash::<u32, Tenant>(5, "tenants", TENANTS_MAX),
     MapLayout::hash::<NodeKey, Node>(6, "nodes", NODES_MAX),
@@ -150,6 +150,7 @@ pub const MAPS: &[MapLayout] = &[
     MapLayout::hash::<MacKey, PortKey>(35, "mac_frozen", MAC_FROZEN_MAX),
     MapLayout::array::<Flow>(36, "flows", MapKind::PerCpuArray, FLOWS_MAX).by(Role::Own),
     MapLayout::array::<u64>(37, "epoch", MapKind::Array, 1),
+    MapLayout::array::<PortStats>(38, "port_counts", MapKind::PerCpuArray, PORT_SLOTS_MAX).by(Role::Counted),
 ];
 
 impl MapLayout {

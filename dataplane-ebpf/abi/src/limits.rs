@@ -2,6 +2,9 @@
 
 /// Ports of one gateway.
 pub const PORTS_MAX: u32 = 4096;
+/// Slots of the counters of ports: one for each port and for the VXLAN device, one for another VXLAN device before the
+/// former's is given back, and slot 0, which stands for none.
+pub const PORT_SLOTS_MAX: u32 = PORTS_MAX + 3;
 /// Segments and L3VNIs.
 pub const SEGMENTS_MAX: u32 = 4096;
 /// Tenants.

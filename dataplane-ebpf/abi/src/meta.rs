@@ -192,6 +192,10 @@ pub struct Meta {
     pub hash: u32,
     /// What the flow cache has to do with it: a `Meta::PATH_…`.
     pub path: u32,
+    /// Where [`Meta::port`] counts, as in [`crate::Port::slot`]; 0 while not known.
+    pub slot: u32,
+    /// Where the port counts that its hook saw, which decapsulation does not change; 0 while not known.
+    pub hook_slot: u32,
 }
 
 impl Meta {

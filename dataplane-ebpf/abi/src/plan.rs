@@ -20,6 +20,8 @@ pub struct Config {
     pub anycast_mac: MacBytes,
     /// Our unique MAC: Router's MAC of EVPN (RFC 9135 §3.2) and source of our probes.
     pub router_mac: MacBytes,
+    /// Where the VXLAN device counts, as in [`Port::slot`]; given out by the loader.
+    pub vxlan_slot: u32,
 }
 
 impl Config {
@@ -124,6 +126,9 @@ pub struct Port {
     pub storm_rate: u32,
     /// How many of them at once.
     pub storm_burst: u32,
+    /// Where the port counts: index into the map `port_counts`, given out by the loader and never the plan's; 0 for none,
+    /// and the port counts by its key, in `port_stats`.
+    pub slot: u32,
 }
 
 impl Port {

@@ -8,7 +8,11 @@ use watari_abi::{
     limits::{BEACONS_PER_SECOND, EVENTS_PER_SECOND, GUARD_EVENTS_PER_SECOND},
 };
 
-use crate::{explain::Seen, maps, out::Pkt};
+use crate::{
+    explain::{Seen, port_number, port_of},
+    maps,
+    out::Pkt,
+};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Longer pauses fill a bucket no further: keeps the product below 2^64.
@@ -48,10 +52,7 @@ impl Pkt {
             // SAFETY: this CPU's own entry.
             unsafe { *value += packets };
         }
-        if let Some(stats) = stats_of(&self.meta().port) {
-            // SAFETY: this CPU's own entry.
-            unsafe { (*stats).drops += packets };
-        }
+        add(&port, self.meta().slot, Traffic::Dropped, packets as u32, 0);
     }
 
     #[inline(always)]
@@ -59,34 +60,24 @@ impl Pkt {
         if self.is_trace() {
             return;
         }
-        let meta = self.meta();
-        if let Some(stats) = stats_of(&meta.port) {
-            // SAFETY: this CPU's own entry.
-            unsafe {
-                (*stats).rx_packets += u64::from(meta.packets);
-                (*stats).rx_bytes += u64::from(meta.len);
-            }
-        }
-        let port = meta.port;
+        let (port, slot, packets, bytes) = {
+            let meta = self.meta();
+            (meta.port, meta.slot, meta.packets, meta.len)
+        };
+        add(&port, slot, Traffic::In, packets, bytes);
         self.sample(Seen::In, &port);
     }
 
+    /// Counts the packet, as it is, at a port by which it goes out. `slot` is [`watari_abi::Port::slot`] of it.
     #[inline(always)]
-    pub fn count_tx(&self, port: &PortKey) {
-        self.count_tx_of(port, self.skb.packets(), self.skb.len());
+    pub fn count_tx(&self, port: &PortKey, slot: u32) {
+        self.count_tx_of(port, slot, self.skb.packets(), self.skb.len());
     }
 
     #[inline(always)]
-    pub fn count_tx_of(&self, port: &PortKey, packets: u32, bytes: u32) {
-        if self.is_trace() {
-            return;
-        }
-        if let Some(stats) = stats_of(port) {
-            // SAFETY: this CPU's own entry.
-            unsafe {
-                (*stats).tx_packets += u64::from(packets);
-                (*stats).tx_bytes += u64::from(bytes);
-            }
+    pub fn count_tx_of(&self, port: &PortKey, slot: u32, packets: u32, bytes: u32) {
+        if !self.is_trace() {
+            add(port, slot, Traffic::Out, packets, bytes);
         }
     }
 
@@ -221,7 +212,76 @@ fn first(burst: u32, now_ns: u64) -> Bucket {
     Bucket { tokens_milli: u64::from(burst) * 1000 - 1000, filled_ns: now_ns }
 }
 
-/// This CPU's counters of a port, made on first use.
+/// Which of a port's counters.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    In = 0,
+    Out = 1,
+    Dropped = 2,
+}
+
+/// A packet of the flow cache has come in by a port that counts at `slot`.
+#[inline(always)]
+pub fn count_in(slot: u32, packets: u32, bytes: u32) {
+    by_slot(slot, Traffic::In, packets, bytes);
+}
+
+/// A packet of the flow cache goes out by a port that counts at `slot`.
+#[inline(always)]
+pub fn count_out(slot: u32, packets: u32, bytes: u32) {
+    by_slot(slot, Traffic::Out, packets, bytes);
+}
+
+/// Counts at a port: by its slot, or by its key where it has none.
+#[inline(always)]
+fn add(port: &PortKey, slot: u32, traffic: Traffic, packets: u32, bytes: u32) {
+    if slot == 0 || !by_slot(slot, traffic, packets, bytes) {
+        wt_count_by_key(port_number(port), traffic as u32, packets, bytes);
+    }
+}
+
+/// False if there is no such slot.
+#[inline(always)]
+fn by_slot(slot: u32, traffic: Traffic, packets: u32, bytes: u32) -> bool {
+    let Some(stats) = maps::port_counts.get_ptr_mut(slot) else { return false };
+    count(stats, traffic, packets, bytes);
+    true
+}
+
+#[inline(always)]
+fn count(stats: *mut PortStats, traffic: Traffic, packets: u32, bytes: u32) {
+    let (packets, bytes) = (u64::from(packets), u64::from(bytes));
+    // SAFETY: this CPU's own entry.
+    unsafe {
+        match traffic {
+            Traffic::In => {
+                (*stats).rx_packets += packets;
+                (*stats).rx_bytes += bytes;
+            }
+            Traffic::Out => {
+                (*stats).tx_packets += packets;
+                (*stats).tx_bytes += bytes;
+            }
+            Traffic::Dropped => (*stats).drops += packets,
+        }
+    }
+}
+
+/// Counts at a port without a slot. A function of its own: it is rare, and large.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn wt_count_by_key(port: u64, traffic: u32, packets: u32, bytes: u32) -> u32 {
+    let Some(stats) = stats_of(&port_of(port)) else { return 0 };
+    match traffic {
+        0 => count(stats, Traffic::In, packets, bytes),
+        1 => count(stats, Traffic::Out, packets, bytes),
+        _ => count(stats, Traffic::Dropped, packets, bytes),
+    }
+    0
+}
+
+/// This CPU's counters of a port by its key, made on first use.
 #[inline(always)]
 fn stats_of(port: &PortKey) -> Option<*mut PortStats> {
     if let Some(stats) = maps::port_stats.get_ptr_mut(port) {

@@ -171,12 +171,12 @@ fn write_down(kind: StepKind, fill: impl FnOnce(&mut Step)) {
 }
 
 #[inline(always)]
-fn port_number(port: &PortKey) -> u64 {
+pub fn port_number(port: &PortKey) -> u64 {
     u64::from(port.ifindex) << 32 | u64::from(port.outer) << 16 | u64::from(port.inner)
 }
 
 #[inline(always)]
-fn port_of(number: u64) -> PortKey {
+pub fn port_of(number: u64) -> PortKey {
     PortKey { ifindex: (number >> 32) as u32, outer: (number >> 16) as u16, inner: number as u16 }
 }
 

@@ -116,7 +116,7 @@ impl Pkt {
     #[inline(always)]
     pub fn to_place(&self, place: Place) -> Decision {
         match place {
-            Place::Port(port) => self.to_host(&port, self.goes_near(&port)),
+            Place::Port(port) => self.to_host(&self.exit(&port)),
             Place::Node(ifindex) => {
                 let ethertype = self.meta().ethertype;
                 if ethertype != IPV4 && ethertype != IPV6 {
@@ -144,7 +144,11 @@ impl Pkt {
                 return self.go(Stage::Flood);
             }
             Place::Port(port) if same_port(&port, &self.meta().port) => return Err(DropReason::SamePort),
-            Place::Port(port) => self.remember_port(&port),
+            Place::Port(port) => {
+                let exit = self.exit(&port);
+                self.remember_port(&exit);
+                return self.to_host(&exit);
+            }
             Place::Vtep(_) => self.switched_to_vtep(),
             _ => {}
         }

@@ -78,6 +78,10 @@ pub static guard_ips: LpmTrie<GuardIpKey, GuardIp> =
 pub static port_macs: HashMap<PortKey, u32> = HashMap::with_max_entries(PORT_LIMITS_MAX, 0);
 #[map]
 pub static portbuckets: HashMap<PortBucketKey, Bucket> = HashMap::with_max_entries(PORT_LIMITS_MAX, 0);
+/// Counters of ports by [`Port::slot`]: an array, of which the kernel finds an entry without a call.
+#[map]
+pub static port_counts: PerCpuArray<PortStats> = PerCpuArray::with_max_entries(PORT_SLOTS_MAX, 0);
+/// Counters of what has no slot.
 #[map]
 pub static port_stats: PerCpuHashMap<PortKey, PortStats> = PerCpuHashMap::with_max_entries(PORTS_MAX, 0);
 #[map]

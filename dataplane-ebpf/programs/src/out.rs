@@ -19,6 +19,16 @@ pub const END: i32 = TC_ACT_SHOT;
 /// What a stage returns: an action, or why the packet is dropped.
 pub type Decision = Result<i32, DropReason>;
 
+/// A port by which a packet goes out to a host.
+#[derive(Clone, Copy)]
+pub struct Exit {
+    pub port: PortKey,
+    /// Where it counts ([`Port::slot`]).
+    pub slot: u32,
+    /// The packet goes on at the other end of the veth at once, where it would wait in a queue between the two.
+    pub near: bool,
+}
+
 /// One packet in the pipeline.
 pub struct Pkt {
     pub skb: Skb,
@@ -116,38 +126,44 @@ impl Pkt {
     /// Out by a port, with its tags.
     #[inline(always)]
     pub fn to_port(&self, port: &PortKey) -> Decision {
-        self.ready_for(port)?;
+        self.ready_for(port, slot_of(port))?;
         Ok(self.skb.redirect(port.ifindex))
     }
 
-    /// Out by a port to a host that is known to be there. `near`: the port is [`Port::NEAR`], so the packet goes on at the
-    /// other end of the veth at once, where it would wait in a queue between the two.
+    /// Out by a port to a host that is known to be there.
     #[inline(always)]
-    pub fn to_host(&self, port: &PortKey, near: bool) -> Decision {
-        self.ready_for(port)?;
-        Ok(if near { self.skb.redirect_peer(port.ifindex) } else { self.skb.redirect(port.ifindex) })
+    pub fn to_host(&self, exit: &Exit) -> Decision {
+        self.ready_for(&exit.port, exit.slot)?;
+        Ok(self.out_by(exit))
+    }
+
+    /// A packet that is ready, out by a port.
+    #[inline(always)]
+    pub fn out_by(&self, exit: &Exit) -> i32 {
+        let ifindex = exit.port.ifindex;
+        if exit.near { self.skb.redirect_peer(ifindex) } else { self.skb.redirect(ifindex) }
     }
 
     /// Counted, shown and tagged.
     #[inline(always)]
-    fn ready_for(&self, port: &PortKey) -> Result<(), DropReason> {
-        self.count_tx(port);
+    fn ready_for(&self, port: &PortKey, slot: u32) -> Result<(), DropReason> {
+        self.count_tx(port, slot);
         self.sample(Seen::Out, port);
         self.report(Verdict::PORT, |report| report.port = *port);
         self.tag(port)
     }
 
-    /// Whether a packet for this port goes on at its other end. Not what came from a device without Ethernet headers: the
-    /// kernel has no place for the one that was put before it. Nor what gets two tags: before 6.12 the kernel takes the inner
-    /// one for a part of the Ethernet header.
+    /// What a packet for a host behind this port has to know of it. Near is not for what came from a device without Ethernet
+    /// headers: the kernel has no place for the one that was put before it. Nor for what gets two tags: before 6.12 the
+    /// kernel takes the inner one for a part of the Ethernet header.
     #[inline(always)]
-    pub fn goes_near(&self, port: &PortKey) -> bool {
+    pub fn exit(&self, port: &PortKey) -> Exit {
         let hook = self.meta().hook;
         let ethernet = [Hook::Trunk, Hook::Interface, Hook::Vxlan].iter().any(|one| *one as u8 == hook);
         // SAFETY: read at once; plan entries are replaced whole.
-        ethernet
-            && port.inner == 0
-            && unsafe { maps::ports.get(port) }.is_some_and(|port| port.flags & Port::NEAR != 0)
+        let (flags, slot) =
+            unsafe { maps::ports.get(port) }.map_or((0, 0), |entry| (entry.flags, entry.slot));
+        Exit { port: *port, slot, near: ethernet && port.inner == 0 && flags & Port::NEAR != 0 }
     }
 
     /// Out by a wire, encapsulated.
@@ -231,6 +247,13 @@ impl Pkt {
             fill(report);
         }
     }
+}
+
+/// Where a port counts; 0 for one that the plan does not have.
+#[inline(always)]
+pub fn slot_of(port: &PortKey) -> u32 {
+    // SAFETY: read at once; plan entries are replaced whole.
+    unsafe { maps::ports.get(port) }.map_or(0, |port| port.slot)
 }
 
 #[inline(always)]

@@ -92,6 +92,7 @@ impl Rig {
             local_vtep: LOCAL,
             anycast_mac: ANYCAST,
             router_mac: ROUTER,
+            vxlan_slot: 0,
         })?;
         let core = Tenant { core_ifindex: CORE.ifindex, l3vni: L3, core_mac: CORE_MAC, pad: 0 };
         d.tenants.upsert(&1, &core)?;

@@ -144,6 +144,7 @@ impl Gateway {
             local_vtep: abi::ip_bytes(self.vtep_of(self.number)),
             anycast_mac: ANYCAST,
             router_mac: self.router_mac(),
+            vxlan_slot: 0,
         };
         d.set_config(&config).unwrap();
         d.segments.upsert(&L2, &self.l2()).unwrap();

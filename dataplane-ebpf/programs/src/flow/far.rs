@@ -3,11 +3,12 @@
 use watari_abi::{Config, Counter, Flow, Meta, PortKey};
 
 use super::{
-    Seen, counted, gone,
+    Seen, arrived, gone,
     header::{self, BYTES_V4, BYTES_V6, Header, bytes, word},
-    look_up, note,
+    look_up, note, to_port,
 };
 use crate::{
+    account::count_in,
     out::{Decision, Pkt},
     stages::decap,
     tos::{ECN_CE, ECN_ECT1, ECN_MASK},
@@ -47,7 +48,7 @@ pub fn known(p: &Pkt, config: &Config, outer: &Header) -> Seen {
     if p.meta().flags & Meta::ONE_TAG != 0 && p.skb.vlan_pop().is_err() {
         return unknown;
     }
-    counted(p);
+    arrived(p, flow);
     gone(p, uncovered(p, config, flow, (outer.v4, header.v4)))
 }
 
@@ -60,7 +61,11 @@ fn uncovered(p: &Pkt, config: &Config, flow: &Flow, (outer_v4, v4): (bool, bool)
     } else {
         decap::uncover(p, BYTES_V6, inner, !v4)?;
     }
-    p.meta().port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
-    counted(p);
-    p.to_host(&flow.out, flow.flags & Flow::NEAR != 0)
+    let meta = p.meta();
+    meta.port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
+    meta.slot = config.vxlan_slot;
+    let (packets, length) = (p.skb.packets(), p.skb.len());
+    meta.packets = packets;
+    count_in(config.vxlan_slot, packets, length);
+    to_port(p, flow, packets, length)
 }

@@ -15,16 +15,17 @@ mod near;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use watari_abi::{
-    Config, Counter, Flow, FlowKey, Meta, PortKey, Segment,
+    Config, Counter, Flow, FlowKey, Meta, PortKey, Segment, Verdict,
     flow::{FLOW_LIFE_NS, OUTER_WORDS},
     limits::FLOWS_MAX,
 };
 
 use crate::{
+    account::{count_in, count_out},
     fit::mtu_towards,
     headers::{halves, unmapped},
     maps,
-    out::Pkt,
+    out::{Decision, Exit, Pkt},
     stages::encap::{Way, sum_of_constants},
 };
 use header::Words;
@@ -138,15 +139,25 @@ fn slot(key: &FlowKey) -> u32 {
     (mix(mix(key.dst, key.src), mix(place, from)) as u32) & (FLOWS_MAX - 1)
 }
 
-/// What goes on by the flow cache counts as what goes through the pipeline. Returns packets and bytes.
+/// What goes on by the flow cache counts as what goes through the pipeline: here at the port that it came in by. Returns
+/// packets and bytes. Nobody watches, or the flow would not be known.
 #[inline(always)]
-fn counted(p: &Pkt) -> (u32, u32) {
+fn arrived(p: &Pkt, flow: &Flow) -> (u32, u32) {
     let (packets, length) = (p.skb.packets(), p.skb.len());
     let meta = p.meta();
     meta.packets = packets;
-    meta.len = length;
-    p.count_rx();
+    meta.slot = flow.in_slot;
+    count_in(flow.in_slot, packets, length);
     (packets, length)
+}
+
+/// Out by the port of a flow.
+#[inline(always)]
+fn to_port(p: &Pkt, flow: &Flow, packets: u32, length: u32) -> Decision {
+    count_out(flow.out_slot, packets, length);
+    p.report(Verdict::PORT, |report| report.port = flow.out);
+    p.tag(&flow.out)?;
+    Ok(p.out_by(&Exit { port: flow.out, slot: flow.out_slot, near: flow.flags & Flow::NEAR != 0 }))
 }
 
 impl Pkt {
@@ -170,9 +181,10 @@ impl Pkt {
         }
     }
 
-    /// Remembers that the frame goes out by `port`, if it was switched and is of a flow.
+    /// Remembers that the frame goes out by a port, if it was switched and is of a flow. Ports without a slot are none that
+    /// the plan has, or just before they get theirs.
     #[inline(always)]
-    pub fn remember_port(&self, port: &PortKey) {
+    pub fn remember_port(&self, exit: &Exit) {
         // A packet for our VTEP on a segment's own port is a frame like any other: its key is not one of those.
         let far = self.scratch().flow.vni != 0;
         if self.meta().path != Meta::PATH_NEW || far != self.from_vxlan() {
@@ -181,18 +193,24 @@ impl Pkt {
         // SAFETY: read at once; plan entries are replaced whole.
         let segment = unsafe { maps::segments.get(self.meta().vni) };
         let whole = segment.is_some_and(|segment| segment.flags & Segment::PLAIN_DEVICES != 0);
-        let near = self.goes_near(port);
+        let in_slot = self.meta().hook_slot;
+        if in_slot == 0 || exit.slot == 0 || (far && self.meta().slot == 0) {
+            return;
+        }
         let Some(flow) = self.place() else { return };
         flow.kind = Flow::TO_PORT;
-        flow.flags = if whole { Flow::WHOLE } else { 0 } | if near { Flow::NEAR } else { 0 };
-        flow.out = *port;
+        flow.flags = if whole { Flow::WHOLE } else { 0 } | if exit.near { Flow::NEAR } else { 0 };
+        flow.out = exit.port;
+        (flow.in_slot, flow.out_slot) = (in_slot, exit.slot);
     }
 
     /// Remembers the way to the far gateway, if the frame was switched and is of a flow. Its outer header lies where
     /// frames are built.
     #[inline(always)]
     pub fn remember_way(&self, config: &Config, way: &Way) {
-        if self.meta().path != Meta::PATH_SWITCHED {
+        let in_slot = self.meta().hook_slot;
+        let slots = in_slot != 0 && way.slot != 0 && config.vxlan_slot != 0;
+        if self.meta().path != Meta::PATH_SWITCHED || !slots {
             return;
         }
         let vtep = self.meta().out_vtep;
@@ -201,6 +219,7 @@ impl Pkt {
         flow.kind = Flow::TO_VTEP;
         flow.flags = if way.v4 { 0 } else { Flow::OUTER_V6 };
         flow.out = way.port;
+        (flow.in_slot, flow.out_slot) = (in_slot, way.slot);
         flow.vtep = vtep;
         flow.vni = self.meta().out_vni;
         flow.mtu = mtu;
@@ -237,7 +256,7 @@ impl Pkt {
 
 /// A packet of the flow cache has gone by `decision`.
 #[inline(always)]
-fn gone(p: &Pkt, decision: crate::out::Decision) -> Seen {
+fn gone(p: &Pkt, decision: Decision) -> Seen {
     p.count(Counter::FlowKnown, 1);
     Seen::Gone(p.ended(decision))
 }

@@ -1,13 +1,14 @@
 //! A frame from an attachment: to a port, or encapsulated and to a wire.
 
-use watari_abi::{Config, Counter, DropReason, Flow, Meta, PortKey, Verdict};
+use watari_abi::{Config, Counter, DropReason, Flow, Meta, Verdict};
 
 use super::{
-    Seen, counted, gone,
+    Seen, arrived, gone,
     header::{self, BYTES_V4, BYTES_V6, Header, Words, bytes, set},
-    look_up, note,
+    look_up, note, to_port,
 };
 use crate::{
+    account::count_out,
     fit::Inner,
     headers::{ETH_BYTES, UDP},
     out::{Decision, Pkt},
@@ -31,12 +32,11 @@ pub fn known(p: &Pkt, config: &Config, header: &Header) -> Seen {
     if p.meta().flags & Meta::ONE_TAG != 0 && p.skb.vlan_pop().is_err() {
         return unknown;
     }
-    let (packets, length) = counted(p);
+    let (packets, length) = arrived(p, flow);
     if flow.kind == Flow::TO_PORT {
-        return gone(p, p.to_host(&flow.out, flow.flags & Flow::NEAR != 0));
+        return gone(p, to_port(p, flow, packets, length));
     }
-    let vxlan = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
-    p.count_tx_of(&vxlan, packets, length);
+    count_out(config.vxlan_slot, packets, length);
     gone(p, encapsulated(p, config, flow, header.hash, outer_tos(config, header.tos)))
 }
 
@@ -75,7 +75,7 @@ fn encapsulated(p: &Pkt, config: &Config, flow: &Flow, hash: u32, tos: u8) -> De
         store::<BYTES_V6>(p)?;
     }
     p.count(Counter::Encapsulated, 1);
-    p.count_tx(&out);
+    count_out(flow.out_slot, p.skb.packets(), p.skb.len());
     p.tag(&out)?;
     Ok(p.onto_wire(out.ifindex))
 }

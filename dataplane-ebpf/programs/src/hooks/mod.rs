@@ -88,6 +88,7 @@ impl Arrival {
         meta.copies = 0;
         meta.fit = Meta::FIT_UNKNOWN;
         (meta.hash, meta.path) = self.seen;
+        (meta.slot, meta.hook_slot) = (0, 0);
         Some(packet)
     }
 

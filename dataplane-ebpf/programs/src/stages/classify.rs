@@ -58,6 +58,7 @@ fn from_port(p: &Pkt) -> Result<Arrived, DropReason> {
     if p.meta().flags & Meta::GUARDED != 0 {
         return Ok(Arrived::Near(port.guard));
     }
+    (p.meta().slot, p.meta().hook_slot) = (port.slot, port.slot);
     strip_tags(p)?;
     read_ethernet(p)?;
     let meta = p.meta();
@@ -150,7 +151,9 @@ fn read_ethernet(p: &Pkt) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn from_vxlan(p: &Pkt) -> Result<Arrived, DropReason> {
-    let vni = p.meta().vni;
+    let (vni, config) = (p.meta().vni, p.config()?);
+    // What its hook saw of a device that is none of ours any more counts by that device.
+    p.meta().slot = if p.meta().port.ifindex == config.vxlan_ifindex { config.vxlan_slot } else { 0 };
     read_ethernet(p)?;
     if p.meta().fit == Meta::FIT_UNKNOWN && p.opens_from_afar() {
         p.meta().fit = Meta::FIT_ARRIVED;
@@ -169,7 +172,6 @@ fn from_vxlan(p: &Pkt) -> Result<Arrived, DropReason> {
     if segment.kind == SegmentKind::L2 as u8 {
         return Ok(Arrived::Far);
     }
-    let config = p.config()?;
     if segment.kind != SegmentKind::L3 as u8 || !same_mac(p.meta().dst, config.router_mac) {
         return Err(DropReason::WrongVni);
     }

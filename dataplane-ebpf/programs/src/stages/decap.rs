@@ -149,6 +149,7 @@ fn take_off(p: &Pkt, config: &Config, outer: &Outer, ethertype: u16) -> Decision
     let meta = p.meta();
     meta.hook = Hook::Vxlan as u8;
     meta.port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
+    meta.slot = config.vxlan_slot;
     meta.vni = outer.vni;
     meta.vtep = outer.source;
     meta.flags &= !(Meta::ONE_TAG | Meta::TWO_TAGS);

@@ -19,7 +19,7 @@ use crate::{
     fit::mtu_towards,
     headers::{ETH_BYTES, IPV4, IPV6, UDP, is_mapped, unmapped},
     maps,
-    out::{Decision, END, Pkt},
+    out::{Decision, END, Pkt, slot_of},
     skb::{OUTER_TTL, RECOMPUTE_CSUM},
     tos::{ECN_MASK, outer_tos},
 };
@@ -117,7 +117,7 @@ fn step_path(p: &Pkt) {
 fn through_device(p: &Pkt, config: &Config, tos: u8) -> Decision {
     let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
     let port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };
-    p.count_tx(&port);
+    p.count_tx(&port, config.vxlan_slot);
     shown(p, port, port);
     p.step(StepKind::DeviceEncap, |step| {
         step.ip = vtep;
@@ -143,6 +143,8 @@ fn shown(p: &Pkt, vxlan: PortKey, out: PortKey) {
 /// Where the wire towards a far gateway is, and the addresses on it.
 pub struct Way {
     pub port: PortKey,
+    /// Where the port counts.
+    pub slot: u32,
     pub next_hop: MacBytes,
     pub source: MacBytes,
     pub v4: bool,
@@ -175,7 +177,8 @@ fn way(p: &Pkt, config: &Config) -> Option<Way> {
     }
     // SAFETY: read at once; plan entries are replaced whole.
     let wire = unsafe { maps::wires.get(lookup.ifindex) }?;
-    Some(Way { port: wire.port, next_hop: lookup.dmac, source: lookup.smac, v4 })
+    let slot = slot_of(&wire.port);
+    Some(Way { port: wire.port, slot, next_hop: lookup.dmac, source: lookup.smac, v4 })
 }
 
 #[inline(always)]
@@ -205,7 +208,7 @@ pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, 
     if room.is_err() {
         return Ok(None);
     }
-    p.count_tx_of(&vxlan, packets, bytes);
+    p.count_tx_of(&vxlan, config.vxlan_slot, packets, bytes);
     let (vni, vtep, length) = (p.meta().out_vni, p.meta().out_vtep, p.skb.len() - ETH_BYTES);
     let outer = Outer { config, vtep: &vtep, vni, source_port, tos, length };
     let scratch = p.scratch();
@@ -222,7 +225,7 @@ pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, 
     }
     p.remember_way(config, way);
     p.count(Counter::Encapsulated, 1);
-    p.count_tx(&way.port);
+    p.count_tx(&way.port, way.slot);
     p.tag(&way.port)?;
     Ok(Some(p.onto_wire(way.port.ifindex)))
 }

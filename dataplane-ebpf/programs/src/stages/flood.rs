@@ -11,7 +11,7 @@ use crate::{
     fdb::same_port,
     headers::mac_number,
     maps,
-    out::{Decision, END, Pkt},
+    out::{Decision, END, Pkt, slot_of},
 };
 
 const BROADCAST: u64 = 0xffff_ffff_ffff;
@@ -176,7 +176,7 @@ fn copy_to_port(p: &Pkt, port: &PortKey) -> Result<(), DropReason> {
         p.tag(port)?;
         p.skb.clone_redirect(port.ifindex);
     }
-    p.count_tx(port);
+    p.count_tx(port, slot_of(port));
     if send {
         p.untag(port)?;
     }
@@ -213,7 +213,7 @@ fn copy_to_vtep(p: &Pkt, vtep: &IpBytes) -> Result<(), DropReason> {
         p.skb.set_tunnel_key(p.meta().vni, &config.local_vtep, vtep, tos)?;
         p.skb.clone_redirect(config.vxlan_ifindex);
     }
-    p.count_tx(&PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 });
+    p.count_tx(&PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 }, config.vxlan_slot);
     copied(p);
     Ok(())
 }

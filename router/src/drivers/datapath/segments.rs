@@ -38,6 +38,7 @@ pub(super) fn config(value: &Value, indices: &Indices) -> Result<Option<Config>,
         local_vtep: ip_bytes(*vtep),
         anycast_mac: anycast_mac.octets(),
         router_mac: router_mac.octets(),
+        vxlan_slot: 0,
     }))
 }
 
