@@ -3,10 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::process::{self, Process};
 use crate::{Ns, registry, wait_until};
+
+/// What a protocol was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// Routes, new ones and changes.
+    pub updates: u64,
+    /// Withdrawals.
+    pub withdrawals: u64,
+    /// The line of `show protocols`: state, and since when.
+    pub since: String,
+}
 
 /// A running `bird`; ended on drop.
 #[derive(Debug)]
@@ -75,6 +86,21 @@ impl Bird {
     /// When BIRD does not answer.
     pub fn routes(&self, what: &str) -> Result<String> {
         self.ask(&format!("show route {what}"))
+    }
+
+    /// What a protocol with one channel has been told since its session came up: routes and withdrawals, each
+    /// counted as often as it was told.
+    ///
+    /// # Errors
+    /// When BIRD does not answer, or not with counters.
+    pub fn imported(&self, protocol: &str) -> Result<Imported> {
+        let text = self.ask(&format!("show protocols all {protocol}"))?;
+        let count = |row: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(row));
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).with_context(|| text.clone())
+        };
+        let since = text.lines().find(|line| line.starts_with(protocol)).unwrap_or_default().to_owned();
+        Ok(Imported { updates: count("Import updates:")?, withdrawals: count("Import withdraws:")?, since })
     }
 
     /// The process, for its log and for signals.

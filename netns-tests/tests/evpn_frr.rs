@@ -1,6 +1,6 @@
 //! FRR in the place of gateway B, with the Linux kernel's own VXLAN: it takes our EVPN routes of type 2, 3 and
-//! 5 and we take its, frames are bridged and packets are routed between the two (RFC 7432, 8365, 9136), and
-//! what one withdraws leaves the other. Needs root.
+//! 5 and we take its, frames are bridged and packets are routed between the two (RFC 7432, 8365, 9136),
+//! what one withdraws leaves the other, and what a restart of our brain costs is counted. Needs root.
 //!
 //! ```text
 //!  host-a .11 ─ VLAN 100 ═ [gw-a] 10.90.0.1 ── VLAN 900 ── 10.90.0.2 [FRR]─ br1000 ─ host-f .15
@@ -8,9 +8,11 @@
 //!  VNI 1000: the segment 10.20.0.0/24          L3VNI 5000: routed, Router's MAC 02:f0:00:00:50:00
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use netns_tests::flow::{Flow, FlowSpec};
 use netns_tests::frr::Frr;
 use netns_tests::links::veth;
 use netns_tests::ping::{Ping, ping};
@@ -176,4 +178,40 @@ fn root_packets_are_routed_between_frr_and_us() -> Result<()> {
     gateway.cli(&["delete", "attachments", "host-a"])?;
     // A slice of the pool keeps the segment here; the station left with its attachment.
     is_gone_at_frr(frr, &mac(&topology.a.host)?)
+}
+
+/// FRR keeps no EVPN routes of a neighbour that restarts (frr #9749): what it sends to us is lost until the brain has
+/// told it everything again. What we send goes on: our tables and programs are the kernel's.
+#[test]
+fn root_a_restart_of_the_brain_interrupts_what_frr_sends_and_nothing_else() -> Result<()> {
+    let Fabric { topology, mut gateway, frr, host_f, _tag } = fabric()?;
+    let host_a = &topology.a.host;
+    let station = format!("[2]:[0]:[48]:[{}]", mac(host_a)?);
+    wait_until(SOON, "host-a to reach host-f", || ping(host_a, HOST_F.0))?;
+    at_frr(&frr, &station)?;
+    let flow = |from: &Ns, to: &Ns, address: Ipv4Addr| {
+        Flow::start(from, to, FlowSpec::to(SocketAddr::new(address.into(), 9000)))
+    };
+    let (ours, theirs) = (flow(host_a, &host_f, HOST_F.0)?, flow(&host_f, host_a, HOST_A.0)?);
+    ours.wait_for(100, SOON)?;
+    theirs.wait_for(100, SOON)?;
+
+    gateway.kill9()?;
+    let killed = Instant::now();
+    is_gone_at_frr(&frr, &station)?;
+    let gone = Instant::now();
+    gateway.launch()?;
+    at_frr(&frr, &station)?;
+    println!(
+        "FRR lost our routes {:?} after the kill and was without them for {:?}",
+        gone - killed,
+        gone.elapsed()
+    );
+    ours.wait_for(100, SOON)?;
+    theirs.wait_for(100, SOON)?;
+    let (ours, theirs) = (ours.stop()?, theirs.stop()?);
+    println!("host-a → host-f: {ours:?}\nhost-f → host-a: {theirs:?}");
+    ensure!(ours.lost == 0 && ours.refused == 0, "{ours:?}");
+    ensure!(theirs.received > 0 && theirs.lost < theirs.sent, "{theirs:?}");
+    Ok(())
 }
