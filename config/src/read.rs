@@ -366,6 +366,27 @@ pub fn parse_text(text: &str) -> Result<Value, Vec<Problem>> {
     serde_saphyr::from_str::<Value>(text).map_err(|e| whole(e.to_string()))
 }
 
+/// Parses YAML of several documents, separated by `---`, or JSON; empty ones are left out.
+///
+/// # Errors
+/// As [`parse_text`].
+pub fn parse_documents(text: &str) -> Result<Vec<Value>, Vec<Problem>> {
+    let whole = |message: String| vec![Problem { path: Path::root().to_string(), message }];
+    if text.len() > DOCUMENT_BYTES_MAX {
+        return Err(whole(format!("larger than {DOCUMENT_BYTES_MAX} bytes")));
+    }
+    let parsed = serde_saphyr::from_multiple::<Value>(text).map_err(|e| whole(e.to_string()))?;
+    Ok(parsed.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// The tree as YAML, which [`parse_text`] reads back to the same tree.
+///
+/// # Errors
+/// When it has what YAML cannot write; no document has.
+pub fn to_yaml(tree: &Value) -> Result<String, String> {
+    serde_saphyr::to_string(tree).map_err(|error| error.to_string())
+}
+
 /// Parses and reads one object of type `T` from text.
 ///
 /// # Errors

@@ -12,6 +12,7 @@
 //! * [`wanted`]: one file for each kind of object says which items it needs.
 //! * [`mod@plan`]: one subtraction for all kinds of item: wanted − present is made, present − wanted is removed.
 //! * [`mod@status`]: the state of each object.
+//! * [`touched`]: which traffic a plan touches.
 //! * [`path_mtu`]: what the tunnels carry, and why.
 //! * [`loops`]: which attachments are blocked because they would close a loop.
 //!
@@ -24,6 +25,7 @@ pub mod path_mtu;
 pub mod plan;
 mod said;
 pub mod status;
+pub mod touched;
 pub mod wanted;
 
 pub use item::{Key, System, Value};
@@ -33,3 +35,4 @@ pub use path_mtu::{PathMtu, PathMtuPhase};
 pub use plan::{Action, Op, Plan, plan};
 pub use said::with_whom;
 pub use status::{ObjectState, ObjectStatus, Status, status};
+pub use touched::{Effect, Touched, touched};

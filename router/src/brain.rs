@@ -1,16 +1,19 @@
 //! The one place through which the desired state changes and is known.
 //!
 //! ```text
-//!  change(actor, action, f) ─ f(document) ─ validate ─ commit ─▶ Head{revision, Desired} ─▶ reconcile loop
+//!  change(actor, asked, f)  ─ f(document) ─ validate ─ commit ─▶ Head{revision, Desired} ─▶ reconcile loop
 //!  preview(f)               ─ f(document) ─ validate ─ DryRun ─▶ reconcile loop ─▶ plan, nothing kept
 //!  view() ◀── publish(View) ◀────────────────────────────────── reconcile loop
 //! ```
 //! Changes happen one after the other. A change is answered once it is on disk, and seen by nobody
 //! before; a caller that goes away meanwhile changes nothing about that.
 
+mod on_trial;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,7 +24,8 @@ use crate::actor::{Actor, Forbidden};
 use crate::events::{Events, now};
 use crate::facts::ask_bgp::Question;
 use crate::facts::hosts::Subject;
-use crate::store::{Change, ObjectChange, Secrets, Store, StoreError, diff_trees, summary, tree};
+use crate::store::{Change, ObjectChange, Secrets, Store, StoreError, TrialStep, diff_trees, summary, tree};
+use crate::trial::Trial;
 use crate::view::View;
 
 /// The most dry runs that wait for the reconcile loop.
@@ -44,6 +48,25 @@ pub struct Head {
     pub revision: u64,
     /// The desired state, validated, as seen from this gateway.
     pub desired: Arc<Desired>,
+    /// What of it is on trial.
+    pub trial: Option<Arc<Trial>>,
+}
+
+/// What is asked for with a change, beside the change itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What, in a few words: `apply`, `put segments.lab` …
+    pub action: String,
+    /// Why, in the words of whoever asks.
+    pub reason: Option<String>,
+    /// How long it is on trial; kept at once without it.
+    pub trial: Option<SignedDuration>,
+}
+
+impl<T: Into<String>> From<T> for Asked {
+    fn from(action: T) -> Self {
+        Self { action: action.into(), reason: None, trial: None }
+    }
 }
 
 /// What a change made.
@@ -57,6 +80,9 @@ pub struct Applied {
     pub changed: bool,
     /// The objects it changed.
     pub changes: Vec<ObjectChange>,
+    /// Until when it has to be confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
 }
 
 /// What a change would make.
@@ -93,6 +119,12 @@ pub enum ChangeError {
     /// It cannot be done now, for a reason that is not in the document.
     #[error("{0}")]
     Conflict(String),
+    /// Another change is on trial.
+    #[error("revision {} of {} is on trial until {}: confirm it or go back first", .0.revision, .0.who, .0.until)]
+    OnTrial(Arc<Trial>),
+    /// Nothing is on trial, or something else.
+    #[error("{0}")]
+    NoTrial(String),
     /// It concerns objects that are not the caller's.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
@@ -160,6 +192,7 @@ impl Brain {
             None => (0, 0, Document::default()),
         };
         let desired = Desired::new(document, gateway.clone(), generation).map_err(ChangeError::Invalid)?;
+        let trial = store.trial()?.map(Arc::new);
         let (dry_runs, out) = mpsc::channel(DRY_RUNS_MAX);
         let (clears, clears_out) = mpsc::channel(CLEARS_MAX);
         let (asks, asks_out) = mpsc::channel(ASKS_MAX);
@@ -169,7 +202,7 @@ impl Brain {
             secrets,
             events: Events::default(),
             changing: Mutex::new(()),
-            head: watch::Sender::new(Arc::new(Head { revision, desired: Arc::new(desired) })),
+            head: watch::Sender::new(Arc::new(Head { revision, desired: Arc::new(desired), trial })),
             view: watch::Sender::new(Arc::new(View::unseen())),
             dry_runs,
             dry_runs_out: Mutex::new(Some(out)),
@@ -274,25 +307,24 @@ impl Brain {
         Some(was_frozen)
     }
 
-    /// Changes the document: `f` makes the new one out of the newest. `action` says in a few words what
-    /// was asked, for the audit log. `f` runs on a thread that may block, with all other changes waiting.
+    /// Changes the document: `f` makes the new one out of the newest. `f` runs on a thread that may block, with all other changes waiting.
     ///
     /// # Errors
     /// What `f` answers, every problem of the new document, or a failure of the store; nothing changed then.
     pub async fn change<F>(
         self: &Arc<Self>,
         actor: Actor,
-        action: impl Into<String>,
+        asked: impl Into<Asked>,
         f: F,
     ) -> Result<Applied, ChangeError>
     where
         F: FnOnce(&Head) -> Result<Document, ChangeError> + Send + 'static,
     {
-        let (brain, action) = (self.clone(), action.into());
-        blocking(move || brain.change_now(&actor, &action, f)).await
+        let (brain, asked) = (self.clone(), asked.into());
+        blocking(move || brain.change_now(&actor, &asked, f)).await
     }
 
-    fn change_now<F>(&self, actor: &Actor, action: &str, f: F) -> Result<Applied, ChangeError>
+    fn change_now<F>(&self, actor: &Actor, asked: &Asked, f: F) -> Result<Applied, ChangeError>
     where
         F: FnOnce(&Head) -> Result<Document, ChangeError>,
     {
@@ -300,26 +332,67 @@ impl Brain {
         let head = self.head();
         let document = f(&head)?;
         let changes = permitted(actor, head.desired.document(), &document)?;
+        let step = match (&head.trial, asked.trial) {
+            (Some(trial), _) if !changes.iter().all(is_of_node) => {
+                return Err(ChangeError::OnTrial(trial.clone()));
+            }
+            (None, Some(length)) => TrialStep::Begin(self.trial(&head, actor, length)),
+            _ => TrialStep::Stay,
+        };
+        self.commit(&head, actor, asked, document, changes, step)
+    }
+
+    fn trial(&self, head: &Head, actor: &Actor, length: SignedDuration) -> Trial {
+        let since = now();
+        let until = since.checked_add(length).unwrap_or(Timestamp::MAX);
+        Trial { revision: head.revision + 1, back_to: head.revision, who: actor.name.clone(), since, until }
+    }
+
+    /// Validates, stores and publishes. Whoever calls holds `changing`.
+    fn commit(
+        &self,
+        head: &Head,
+        actor: &Actor,
+        asked: &Asked,
+        document: Document,
+        changes: Vec<ObjectChange>,
+        step: TrialStep,
+    ) -> Result<Applied, ChangeError> {
         let generation = head.desired.generation() + 1;
         let desired =
             Desired::new(document, self.gateway.clone(), generation).map_err(ChangeError::Invalid)?;
-        if changes.is_empty() {
+        if changes.is_empty() && step != TrialStep::End {
             let generation = head.desired.generation();
-            return Ok(Applied { revision: head.revision, generation, changed: false, changes });
+            return Ok(Applied { revision: head.revision, generation, changed: false, changes, trial: None });
         }
         let stored = self.store.commit(&Change {
             base: head.revision,
             document: desired.document(),
             changes: changes.clone(),
             actor,
-            action,
+            action: &asked.action,
+            reason: asked.reason.as_deref(),
+            trial: step.clone(),
             at: now(),
         })?;
         debug_assert_eq!(stored.generation, generation, "one store, one writer");
         let revision = stored.revision;
-        self.head.send_replace(Arc::new(Head { revision, desired: Arc::new(desired) }));
-        self.events.emit("changed", "", format!("revision {revision} by {actor}: {}", summary(&changes)));
-        Ok(Applied { revision, generation, changed: true, changes })
+        let trial = match &step {
+            TrialStep::Stay => head.trial.clone(),
+            TrialStep::Begin(trial) => Some(Arc::new(trial.clone())),
+            TrialStep::End => None,
+        };
+        self.head.send_replace(Arc::new(Head { revision, desired: Arc::new(desired), trial }));
+        let mut message = format!("revision {revision} by {actor}: {}", summary(&changes));
+        let begun = match step {
+            TrialStep::Begin(trial) => Some(trial),
+            _ => None,
+        };
+        if let Some(trial) = &begun {
+            message.push_str(&format!("; on trial until {}", trial.until));
+        }
+        self.events.emit("changed", "", message);
+        Ok(Applied { revision, generation, changed: true, changes, trial: begun })
     }
 
     /// What the same change by `actor` would do; nothing is kept.
@@ -384,6 +457,11 @@ impl Brain {
         let store = self.store.clone();
         blocking(move || f(store.as_ref())).await
     }
+}
+
+/// Machines come and go while a change is on trial.
+fn is_of_node(change: &ObjectChange) -> bool {
+    change.object.starts_with("nodes.")
 }
 
 /// What `actor` would change; refused where something of it is not the actor's.

@@ -29,6 +29,7 @@ use crate::api::{self, Api};
 use crate::brain::{Brain, ChangeError};
 use crate::reconcile;
 use crate::store::{RedbStore, Secrets, SecretsError, Store, StoreError};
+use crate::trial;
 use host::{HostError, Lock};
 
 /// The most bytes of a bootstrap file.
@@ -172,16 +173,22 @@ pub fn cleanup(config: &Path) -> Result<(), RunError> {
 
 fn brain(bootstrap: &Bootstrap, store: Arc<dyn Store>) -> Result<Arc<Brain>, RunError> {
     let secrets = Secrets::load(store.as_ref(), bootstrap.gateway.as_str())?;
-    Brain::new(bootstrap.gateway.clone(), store, secrets).map_err(|error| match error {
+    Brain::new(bootstrap.gateway.clone(), store, secrets).map_err(refused)
+}
+
+/// Why the stored document cannot be worked with.
+fn refused(error: ChangeError) -> RunError {
+    match error {
         ChangeError::Invalid(problems) => RunError::Document(problems),
         ChangeError::Store(error) => error.into(),
         other => RunError::Dataplane { doing: "reading the stored document", source: other.into() },
-    })
+    }
 }
 
 async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
     let store = RedbStore::open(Path::new(&bootstrap.state_dir), bootstrap.gateway.as_str())?;
     let brain = brain(&bootstrap, Arc::new(store))?;
+    trial::watch::settle(&brain).await.map_err(refused)?;
     let (stopper, stop) = watch::channel(false);
     let (mut terminated, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -203,6 +210,7 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
     let router = api::router(api.clone(), vec![routes, explaining]);
     let mut serving = tokio::spawn(listeners.serve(router, stop.clone()));
     let writing = tokio::spawn(write_access(api, stop.clone()));
+    tokio::spawn(trial::watch::run(brain.clone(), stop.clone()));
     tokio::spawn(watchdog(stop));
     notify(NotifyState::Ready);
     let generation = brain.desired().generation();

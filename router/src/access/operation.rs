@@ -15,7 +15,7 @@ const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
 /// Every operation but those of the kinds of object.
-const OPERATIONS: [Operation; 42] = [
+const OPERATIONS: [Operation; 45] = [
     (GET, "/healthz", Need::Nothing),
     (GET, "/openapi.json", Need::Known),
     (GET, "/document", Need::ReadOwn),
@@ -42,6 +42,9 @@ const OPERATIONS: [Operation; 42] = [
     (GET, "/revisions", Need::Read),
     (GET, "/revisions/{n}", Need::Read),
     (POST, "/revisions/{n}/restore", Need::Change),
+    (GET, "/trial", Need::ReadOwn),
+    (POST, "/trial/confirm", Need::ChangeOwn),
+    (POST, "/trial/rollback", Need::ChangeOwn),
     // A trace changes nothing.
     (POST, "/trace", Need::Read),
     (GET, "/why", Need::Read),

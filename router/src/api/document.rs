@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::{Extension, Json};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -14,17 +15,24 @@ use utoipa_axum::routes;
 use watari_config::Document;
 
 use super::problem::Problem;
+use super::proving::{self, Proving};
 use super::request::{IfMatch, Query, Tree};
 use super::{Api, edit};
 use crate::actor::Actor;
-use crate::brain::{ChangeError, Head};
+use crate::brain::{Applied, Asked, ChangeError, Head};
 use crate::store::{ChangeKind, ObjectChange, without_secrets};
+use crate::trial::proof::Proof;
+use crate::trial::{TRIAL_S_MAX, TRIAL_S_MIN, Trial};
 
 /// The longest time a request may wait for its change to be applied, seconds.
 const WAIT_S_MAX: u32 = 600;
+/// The longest time that a proof may take, seconds.
+const PROVE_S_MAX: u32 = 300;
+/// The most characters of a reason.
+const REASON_MAX: usize = 500;
 
 /// How a change is to be made.
-#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ChangeArgs {
@@ -33,6 +41,46 @@ pub struct ChangeArgs {
     /// Seconds to wait until the gateway is as desired, at most 600.
     #[param(maximum = 600)]
     pub wait_s: u32,
+    /// The change is on trial for so many seconds, 5 to 3600, and goes back unless it is confirmed before, also when the
+    /// daemon was not there at the end. 0: it is kept at once.
+    #[param(maximum = 3600)]
+    pub confirm_s: u32,
+    /// What held before the change must hold within so many seconds after it, at most 300, else it goes back. 0: nothing is
+    /// proved.
+    #[param(maximum = 300)]
+    pub prove_s: u32,
+    /// Why, for the history; one line, at most 500 characters.
+    #[param(max_length = 500)]
+    pub reason: Option<String>,
+}
+
+impl ChangeArgs {
+    fn check(&self) -> Result<(), Problem> {
+        let refused = |detail: String| Err(Problem::parameter().with_detail(detail));
+        if self.wait_s > WAIT_S_MAX {
+            return refused(format!("wait_s is at most {WAIT_S_MAX}"));
+        }
+        if self.confirm_s != 0 && !(TRIAL_S_MIN..=TRIAL_S_MAX).contains(&self.confirm_s) {
+            return refused(format!("confirm_s is 0 or from {TRIAL_S_MIN} to {TRIAL_S_MAX}"));
+        }
+        if self.prove_s > PROVE_S_MAX {
+            return refused(format!("prove_s is at most {PROVE_S_MAX}"));
+        }
+        if self.confirm_s != 0 && self.confirm_s <= self.prove_s {
+            return refused("the time to confirm must be longer than the time to prove".to_owned());
+        }
+        check_reason(self.reason.as_ref())
+    }
+}
+
+/// Refuses a reason that is more than a line.
+pub(super) fn check_reason(reason: Option<&String>) -> Result<(), Problem> {
+    let is_line =
+        |reason: &String| reason.chars().count() <= REASON_MAX && !reason.chars().any(char::is_control);
+    if reason.is_none_or(is_line) {
+        return Ok(());
+    }
+    Err(Problem::parameter().with_detail(format!("reason is one line of at most {REASON_MAX} characters")))
 }
 
 /// What a change made, or would make.
@@ -55,6 +103,28 @@ pub struct Answer {
     /// Whether the gateway became as desired within `wait_s`; absent without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied: Option<bool>,
+    /// Until when it has to be confirmed; absent where it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    /// What proved it; absent without `prove_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+impl From<Applied> for Answer {
+    fn from(made: Applied) -> Self {
+        Self {
+            dry_run: false,
+            revision: made.revision,
+            generation: Some(made.generation),
+            changed: made.changed,
+            changes: without_secrets(made.changes),
+            plan: None,
+            applied: None,
+            trial: made.trial,
+            proof: None,
+        }
+    }
 }
 
 /// Makes the change that `edit` describes, or only says what it would do.
@@ -68,9 +138,7 @@ pub async fn make<F>(
 where
     F: FnOnce(&Head) -> Result<Document, ChangeError> + Send + 'static,
 {
-    if args.wait_s > WAIT_S_MAX {
-        return Err(Problem::parameter().with_detail(format!("wait_s is at most {WAIT_S_MAX}")));
-    }
+    args.check()?;
     if args.dry_run {
         // The plan of a gateway tells of all its tenants.
         let sees_plan = actor.scope.is_all();
@@ -83,26 +151,28 @@ where
             changes: without_secrets(preview.changes),
             plan: sees_plan.then_some(preview.plan),
             applied: None,
+            trial: None,
+            proof: None,
         };
         return Ok((StatusCode::OK, Json(answer)));
     }
-    let made = api.brain.change(actor, action, edit).await?;
+    let asked = Asked { action, reason: args.reason, trial: None };
+    let confirm = (args.confirm_s != 0).then(|| SignedDuration::from_secs(args.confirm_s.into()));
+    let (made, proof) = match args.prove_s {
+        0 => (api.brain.change(actor, Asked { trial: confirm, ..asked }, edit).await?, None),
+        s => {
+            let wanted = Proving { within: Duration::from_secs(s.into()), confirm };
+            let (made, proof) = proving::prove(&api.brain, actor, asked, wanted, edit).await?;
+            (made, Some(proof))
+        }
+    };
     let applied = match args.wait_s {
         0 => None,
         s => Some(api.brain.wait_applied(made.generation, Duration::from_secs(s.into())).await.is_ok()),
     };
     let created = matches!(made.changes.as_slice(), [one] if one.change == ChangeKind::Created);
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let answer = Answer {
-        dry_run: false,
-        revision: made.revision,
-        generation: Some(made.generation),
-        changed: made.changed,
-        changes: without_secrets(made.changes),
-        plan: None,
-        applied,
-    };
-    Ok((status, Json(answer)))
+    Ok((status, Json(Answer { applied, proof, ..Answer::from(made) })))
 }
 
 /// The header `ETag` of a revision.

@@ -1,6 +1,6 @@
 //! REST over the brain: routes, credentials, problem details, listeners.
 //!
-//! * [`document`], [`objects`]: the desired state.
+//! * [`document`], [`objects`]: the desired state; [`trial`], [`proving`]: changes that go back by themselves.
 //! * [`observe`]: what was seen. [`duplicates`]: what moves too often. [`doctor`]: what fits.
 //!   [`bgp`]: neighbours and routes. [`history`]: revisions. [`audit`]: the audit log. [`tokens`]: credentials.
 //! * [`auth`]: who calls. [`request`]: what a request carries. [`problem`]: every refusal (RFC 9457).
@@ -23,11 +23,15 @@ pub mod history;
 pub mod objects;
 pub mod observe;
 pub mod problem;
+mod proving;
 pub mod request;
 pub mod serve;
 #[cfg(test)]
 mod tests;
 pub mod tokens;
+pub mod trial;
+#[cfg(test)]
+mod trial_tests;
 
 use std::sync::Arc;
 
@@ -87,6 +91,7 @@ fn own_routes() -> OpenApiRouter<Arc<Api>> {
         .merge(doctor::routes())
         .merge(duplicates::routes())
         .merge(history::routes())
+        .merge(trial::routes())
         .merge(audit::routes())
         .merge(tokens::routes())
 }

@@ -90,11 +90,12 @@ fn object_route(kind: &'static str) -> MethodRouter<Arc<Api>> {
                   Query(args): Query<ChangeArgs>,
                   IfMatch(wanted): IfMatch,
                   Tree(object): Tree| async move {
-                make(&api, actor, args, format!("put {kind}.{name}"), move |head| {
+                let path = format!("{kind}.{name}");
+                let made = make(&api, actor, args, format!("put {path}"), move |head| {
                     edit::check_revision(head, wanted)?;
                     edit::put(head, kind, &name, object)
-                })
-                .await
+                });
+                made.await.map_err(|problem| problem.within(&path))
             },
         )
         .delete(
@@ -108,6 +109,7 @@ fn object_route(kind: &'static str) -> MethodRouter<Arc<Api>> {
                     edit::removed(head, kind, &name)
                 })
                 .await
+                .map_err(Problem::without_pointers)
             },
         )
 }

@@ -133,12 +133,22 @@ impl Fixture {
     }
 }
 
+/// The states of tunnels: up, but for those of the weight 99.
+fn states(desired: &watari_config::Desired) -> Value {
+    let state = |weight: u8| if weight == 99 { "down" } else { "up" };
+    let tunnels = desired.tunnels().map(|(name, tunnel, ..)| {
+        (format!("tunnels.{name}"), json!({ "state": state(tunnel.weight), "reason": "nothing crosses" }))
+    });
+    json!({ "objects": tunnels.collect::<serde_json::Map<_, _>>() })
+}
+
 /// A reconcile loop in which everything succeeds at once.
 async fn turns(brain: Arc<Brain>, mut stop: watch::Receiver<bool>) {
     let (mut head, mut dry_runs) = (brain.watch_desired(), brain.take_dry_runs().unwrap());
     loop {
-        let generation = head.borrow_and_update().desired.generation();
-        brain.publish(View { generation, settled: true, ..View::unseen() });
+        let desired = head.borrow_and_update().desired.clone();
+        let status = states(&desired);
+        brain.publish(View { generation: desired.generation(), settled: true, status, ..View::unseen() });
         tokio::select! {
             () = stopped(&mut stop) => return,
             Some(asked) = dry_runs.recv() => {

@@ -215,8 +215,7 @@ impl From<TokenError> for Problem {
         let detail = error.to_string();
         match error {
             TokenError::Invalid(wrong) => {
-                let errors =
-                    wrong.into_iter().map(|w| FieldError { path: w.field.to_owned(), message: w.why });
+                let errors = wrong.into_iter().map(|w| FieldError::new(w.field, w.why));
                 Self { errors: errors.collect(), ..Self::request() }
             }
             TokenError::NotFound(_) => Self::not_found().with_detail(detail),
@@ -269,10 +268,7 @@ fn check_tenants(api: &Api, wish: &Wish) -> Result<(), Problem> {
     let known = &desired.document().tenants;
     let unknown = wish.tenants.iter().enumerate().filter(|(_, tenant)| !known.contains_key(*tenant));
     let errors: Vec<FieldError> = unknown
-        .map(|(i, tenant)| FieldError {
-            path: format!("tenants[{i}]"),
-            message: format!("there is no tenants.{tenant}"),
-        })
+        .map(|(i, tenant)| FieldError::new(format!("tenants[{i}]"), format!("there is no tenants.{tenant}")))
         .collect();
     if errors.is_empty() { Ok(()) } else { Err(Problem { errors, ..Problem::request() }) }
 }

@@ -93,8 +93,6 @@ pub enum Body {
     Empty,
     /// JSON.
     Json(Value),
-    /// A document as an operator wrote it.
-    Yaml(String),
 }
 
 /// An answer in which events go on arriving.
@@ -155,10 +153,25 @@ impl Client {
         body: Body,
         wait: Duration,
     ) -> Result<Value, ClientError> {
+        self.send_if(method, path, body, wait, None).await
+    }
+
+    /// The same, refused by the gateway unless `revision` is its newest, where one is given.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_if(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        wait: Duration,
+        revision: Option<u64>,
+    ) -> Result<Value, ClientError> {
         let wait = ANSWER_WAIT_MAX + wait;
         let slow = |_| ClientError::TooSlow { at: self.at(), wait };
         let exchange = async {
-            let response = self.request(method, path, body).await?;
+            let response = self.request(method, path, body, revision).await?;
             let status = response.status();
             let read = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             let bytes = read.map_err(|source| ClientError::Broken { at: self.at(), source })?.to_bytes();
@@ -184,7 +197,7 @@ impl Client {
     /// # Errors
     /// As [`Client::send`].
     pub async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
-        let response = self.request(Method::GET, path, Body::Empty).await?;
+        let response = self.request(Method::GET, path, Body::Empty, None).await?;
         let status = response.status();
         if !status.is_success() {
             let read = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
@@ -199,6 +212,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Body,
+        revision: Option<u64>,
     ) -> Result<Response<Incoming>, ClientError> {
         let host = match &self.target {
             Target::Unix(_) => "watari",
@@ -209,15 +223,14 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
+        if let Some(revision) = revision {
+            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
+        }
         let bytes = match body {
             Body::Empty => Bytes::new(),
             Body::Json(value) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");
                 Bytes::from(value.to_string())
-            }
-            Body::Yaml(text) => {
-                request = request.header(header::CONTENT_TYPE, "application/yaml");
-                Bytes::from(text)
             }
         };
         let request = request.body(Full::new(bytes));

@@ -1,7 +1,5 @@
 //! What each subcommand asks and prints.
 
-use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,10 +7,11 @@ use hyper::Method;
 use serde_json::{Value, json};
 use watari_config::Problem;
 use watari_config::document::KINDS;
-use watari_config::read::DOCUMENT_BYTES_MAX;
 
 use super::client::{Body, Client, ClientError, token_file};
-use super::{Cli, Command, Doctor, Duplicates, To, audit, bgp, doctor, explain, nodes, table, tokens};
+use super::{
+    Cli, Command, Doctor, Duplicates, To, audit, bgp, changes, doctor, explain, files, nodes, table, tokens,
+};
 use crate::run::{self, RunError};
 
 /// Why a subcommand failed.
@@ -47,6 +46,14 @@ pub(super) enum CommandError {
     /// The change is stored, but the gateway did not become as desired in time.
     #[error("stored, but not applied within {0} s; `watari status` says why")]
     NotApplied(u32),
+    /// Not everything that is waited for was up in time.
+    #[error("not ready within {limit_s} s{}", missing.iter().map(|m| format!("\n  {m}")).collect::<String>())]
+    NotUp {
+        /// How long was waited.
+        limit_s: u64,
+        /// What is not up, with the reason.
+        missing: Vec<String>,
+    },
     /// The node is attached, but did not become ready in time.
     #[error("attached, but {name} was not ready within {wait_s} s: {reason}")]
     NotReady {
@@ -106,19 +113,18 @@ pub(super) fn show(to: &To, answer: &Value, table: impl FnOnce(&Value)) {
 async fn ask(to: To, command: Command) -> Result<(), CommandError> {
     let client = client(&to)?;
     match command {
-        Command::Apply { file, replace, dry_run, wait } => {
-            let text = read_file(&file)?;
-            let (method, path) = if replace { (Method::PUT, "document") } else { (Method::POST, "apply") };
-            change(&to, &client, method, path, Body::Yaml(text), dry_run, wait).await
-        }
-        Command::Delete { kind, name, dry_run } => {
+        Command::Apply { file, replace, how } => changes::apply(&to, &client, &file, replace, &how).await,
+        Command::Delete { kind, name, how } => {
             let path = format!("{}/{name}", known_kind(&kind)?);
-            change(&to, &client, Method::DELETE, &path, Body::Empty, dry_run, 0).await
+            changes::change(&to, &client, Method::DELETE, &path, Body::Empty, &how).await
         }
-        Command::Restore { revision, dry_run, wait } => {
-            let path = format!("revisions/{revision}/restore");
-            change(&to, &client, Method::POST, &path, Body::Empty, dry_run, wait).await
-        }
+        Command::Edit { kind, name, how } => changes::edit(&to, &client, &kind, &name, &how).await,
+        Command::Confirm => changes::confirm(&to, &client).await,
+        Command::Trial => changes::trial(&to, &client).await,
+        Command::Rollback { revision, how } => changes::rollback(&to, &client, revision, &how).await,
+        Command::Diff(compared) => changes::diff(&to, &client, compared).await,
+        Command::Export => changes::export(&to, &client).await,
+        Command::Wait { object, limit, .. } => changes::wait(&to, &client, object.as_deref(), limit).await,
         Command::Get { kind, name } => get(&to, &client, kind, name).await,
         Command::Plan => {
             let seen = client.get("plan").await?;
@@ -159,35 +165,6 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
             unreachable!("needs no gateway")
         }
     }
-}
-
-/// A value of a query, with what has a meaning there in hexadecimal (RFC 3986 section 2.1).
-pub(super) fn escaped(value: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte);
-    value.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
-async fn change(
-    to: &To,
-    client: &Client,
-    method: Method,
-    path: &str,
-    body: Body,
-    dry_run: bool,
-    wait_s: u32,
-) -> Result<(), CommandError> {
-    let path = format!("{path}?dry_run={dry_run}&wait_s={wait_s}");
-    let answer = client.send(method, &path, body, Duration::from_secs(wait_s.into())).await?;
-    show(to, &answer, |answer| {
-        table::changes(answer);
-        if let Some(plan) = answer.get("plan") {
-            table::plan(plan);
-        }
-    });
-    if answer.get("applied") == Some(&Value::Bool(false)) {
-        return Err(CommandError::NotApplied(wait_s));
-    }
-    Ok(())
 }
 
 async fn get(
@@ -279,7 +256,7 @@ async fn revisions(
     against: Option<u64>,
 ) -> Result<(), CommandError> {
     let Some(revision) = revision else {
-        let columns = ["revision", "generation", "at", "who", "from", "action", "summary"];
+        let columns = ["revision", "generation", "at", "who", "from", "action", "reason", "summary"];
         show(to, &client.get("revisions").await?, |a| table::rows(a, &columns));
         return Ok(());
     };
@@ -293,7 +270,7 @@ async fn revisions(
 }
 
 fn validate(to: &To, file: &Path) -> Result<(), CommandError> {
-    let text = read_file(file)?;
+    let text = files::read_file(file)?;
     match run::validate(&text) {
         Ok(document) => {
             let tree = serde_json::to_value(&document).unwrap_or(Value::Null);
@@ -315,23 +292,7 @@ fn validate(to: &To, file: &Path) -> Result<(), CommandError> {
 }
 
 /// The kind as it stands in paths; one object of a kind may be asked for in the singular.
-fn known_kind(kind: &str) -> Result<&'static str, CommandError> {
+pub(super) fn known_kind(kind: &str) -> Result<&'static str, CommandError> {
     let known = KINDS.into_iter().find(|k| *k == kind || k.strip_suffix('s') == Some(kind));
     known.ok_or_else(|| CommandError::Kind(kind.to_owned()))
-}
-
-fn read_file(path: &Path) -> Result<String, CommandError> {
-    let failed = |source| CommandError::File { path: path.to_owned(), source };
-    let mut text = String::new();
-    let limit = DOCUMENT_BYTES_MAX as u64 + 1;
-    let read = if path == Path::new("-") {
-        std::io::stdin().take(limit).read_to_string(&mut text)
-    } else {
-        fs::File::open(path).map_err(failed)?.take(limit).read_to_string(&mut text)
-    };
-    read.map_err(failed)?;
-    if text.len() > DOCUMENT_BYTES_MAX {
-        return Err(failed(std::io::Error::other(format!("larger than {DOCUMENT_BYTES_MAX} bytes"))));
-    }
-    Ok(text)
 }

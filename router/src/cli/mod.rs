@@ -5,10 +5,12 @@
 
 mod audit;
 mod bgp;
+mod changes;
 pub mod client;
 mod commands;
 mod doctor;
 mod explain;
+mod files;
 mod nodes;
 mod table;
 mod tokens;
@@ -93,20 +95,55 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Create or replace the objects of a document.
+    /// Create or replace the objects of documents, all or none.
+    #[command(after_help = changes::APPLY_EXAMPLES)]
     Apply {
-        /// The document, YAML or JSON; - for standard input.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        /// Remove the objects that are not in it.
+        /// The document, YAML (one or several, separated by ---) or JSON; - for standard input; of a folder all files that end
+        /// in .yaml, .yml or .json. May be given several times.
+        #[arg(short, long, value_name = "PATH", required = true)]
+        file: Vec<PathBuf>,
+        /// Remove the objects that are not in them.
         #[arg(long)]
         replace: bool,
-        /// Print what would be done, and change nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Wait until the gateway is as desired.
-        #[arg(long, value_name = "SECONDS", default_value = "0")]
-        wait: u32,
+        #[command(flatten)]
+        how: changes::How,
+    },
+    /// Keep the change that is on trial.
+    Confirm,
+    /// Show the change that is on trial, and until when.
+    Trial,
+    /// Undo what is on trial, or go back to an earlier revision.
+    #[command(after_help = changes::ROLLBACK_EXAMPLES)]
+    Rollback {
+        /// The revision; without it what is on trial is undone, or the newest change.
+        revision: Option<u64>,
+        #[command(flatten)]
+        how: changes::How,
+    },
+    /// Show what differs between two revisions, or between the gateway and documents.
+    #[command(after_help = changes::DIFF_EXAMPLES)]
+    Diff(changes::Compared),
+    /// Print the document so that it can be applied elsewhere: without nodes.
+    Export,
+    /// Change an object in the editor ($VISUAL, $EDITOR).
+    Edit {
+        /// The kind, e.g. segments.
+        kind: String,
+        /// The object.
+        name: String,
+        #[command(flatten)]
+        how: changes::How,
+    },
+    /// Wait until an object is up; without one, everything at this gateway.
+    Wait {
+        /// The object, e.g. tunnels.ab.
+        object: Option<String>,
+        /// What is waited for.
+        #[arg(long = "for", value_parser = ["ready"], default_value = "ready", value_name = "STATE")]
+        state: String,
+        /// How long at most.
+        #[arg(long, default_value = "60s", value_name = "DURATION")]
+        limit: watari_config::names::Duration,
     },
     /// Show the document, the objects of a kind, or one object.
     Get {
@@ -121,9 +158,8 @@ enum Command {
         kind: String,
         /// The object.
         name: String,
-        /// Print what would be done, and change nothing.
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        how: changes::How,
     },
     /// Show what is still to be done.
     Plan,
@@ -152,17 +188,6 @@ enum Command {
         /// Show the differences from this revision instead of the one before.
         #[arg(long, requires = "revision")]
         against: Option<u64>,
-    },
-    /// Make an earlier revision the newest again.
-    Restore {
-        /// The revision.
-        revision: u64,
-        /// Print what would be done, and change nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Wait until the gateway is as desired.
-        #[arg(long, value_name = "SECONDS", default_value = "0")]
-        wait: u32,
     },
     /// Show who did what, from where and when, and what was refused.
     #[command(after_help = audit::EXAMPLES)]
@@ -293,7 +318,7 @@ struct PageArgs {
 
 impl PageArgs {
     fn query(&self) -> Vec<String> {
-        let after = self.after.as_ref().map(|after| format!("after={}", commands::escaped(after)));
+        let after = self.after.as_ref().map(|after| format!("after={}", crate::percent::escaped(after)));
         std::iter::once(format!("limit={}", self.limit)).chain(after).collect()
     }
 }

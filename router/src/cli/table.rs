@@ -99,6 +99,12 @@ pub(super) fn plan(plan: &Value) {
     };
     let header = ["ACTION", "ITEM", "FOR"].map(str::to_owned).to_vec();
     table(header, ops.iter().map(row).collect());
+    if let Some(touches) =
+        plan.get("touches").filter(|touches| touches.as_array().is_some_and(|t| !t.is_empty()))
+    {
+        line("");
+        rows(touches, &["effect", "object", "traffic"]);
+    }
 }
 
 /// The key of an item: `address root lo 10.0.0.1/32`.

@@ -8,9 +8,10 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::client::{Body, Client};
-use super::commands::{CommandError, escaped, show};
+use super::commands::{CommandError, show};
 use super::nodes::write_private;
 use super::{To, table};
+use crate::percent::escaped;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

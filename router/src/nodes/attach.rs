@@ -233,7 +233,7 @@ mod tests {
         let unknown = wish(json!({"segment": "nowhere"}));
         assert_eq!(paths(attach(&head, &name, &unknown, String::new(), at()).unwrap_err()), ["segment"]);
         let taken = samples::with_node(Some("t"), None);
-        let head = Head { revision: 1, desired: taken.into() };
+        let head = Head { revision: 1, desired: taken.into(), trial: None };
         let again = attach(&head, &"gpu-1".parse().unwrap(), &wish(json!({})), String::new(), at());
         assert_eq!(paths(again.unwrap_err()), ["name"]);
     }
@@ -245,7 +245,7 @@ mod tests {
             .replace("gw-a: [10.10.0.128/26, \"fd00:10::a:0/112\"]", "gw-a: []");
         let document = read_document(&parse_text(&text).unwrap()).unwrap();
         let desired = Desired::new(document, "gw-a".parse().unwrap(), 1).unwrap();
-        let head = Head { revision: 1, desired: desired.into() };
+        let head = Head { revision: 1, desired: desired.into(), trial: None };
         let refused = attach(&head, &"n1".parse().unwrap(), &wish(json!({})), String::new(), at());
         assert_eq!(paths(refused.unwrap_err()), ["gateways.gw-a.public_address", "segment"]);
     }

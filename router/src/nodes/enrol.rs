@@ -251,14 +251,14 @@ mod tests {
         let desired = samples::with_node(Some("t"), None);
         let created = desired.document().nodes.values().next().unwrap().created;
         let key: WgKey = samples::KEY.parse().unwrap();
-        let head = Head { revision: 1, desired: desired.into() };
+        let head = Head { revision: 1, desired: desired.into(), trial: None };
         let chosen = OnceLock::new();
         let document = enrolled(&head, "t", key, created, &chosen).unwrap();
         assert_eq!(chosen.get().unwrap().0.as_str(), "gpu-1");
         let node = &document.nodes[&"gpu-1".parse::<Name>().unwrap()];
         assert_eq!((node.public_key, &node.token_sha256), (Some(key), &None));
         let after = Desired::new(document, "gw-a".parse().unwrap(), 2).unwrap();
-        let head = Head { revision: 2, desired: after.into() };
+        let head = Head { revision: 2, desired: after.into(), trial: None };
         let again = enrolled(&head, "t", key, created, &OnceLock::new());
         assert!(matches!(again, Err(ChangeError::NotFound { .. })));
     }
@@ -269,7 +269,7 @@ mod tests {
         let late = "2026-01-01T01:00:00Z".parse().unwrap();
         let early = "2026-01-01T00:00:00Z".parse().unwrap();
         let key: WgKey = samples::KEY.parse().unwrap();
-        let head = Head { revision: 1, desired: expired.into() };
+        let head = Head { revision: 1, desired: expired.into(), trial: None };
         let refusals = [("t", late), ("wrong", early), ("", early)]
             .map(|(token, at)| enrolled(&head, token, key, at, &OnceLock::new()).unwrap_err().to_string());
         assert!(refusals.iter().all(|r| *r == refusals[0]), "{refusals:?}");

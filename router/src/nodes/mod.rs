@@ -28,7 +28,7 @@ pub mod receipt;
 pub mod responders;
 pub mod routes;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub mod token;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -24,7 +24,7 @@ use crate::api::problem::Problem;
 use crate::api::request::{Path, Query, Tree};
 use crate::brain::{Applied, ChangeError, Head};
 use crate::events::now;
-use crate::store::{token_sha256, tree, without_secrets};
+use crate::store::{token_sha256, tree};
 
 /// The longest time a detach may wait, seconds.
 const WAIT_S_MAX: u32 = 600;
@@ -233,15 +233,7 @@ async fn detach_node(
         0 => None,
         _ => Some(nodes.brain.wait_applied(made.generation, limit).await.is_ok()),
     };
-    Ok(Json(Answer {
-        dry_run: false,
-        revision: made.revision,
-        generation: Some(made.generation),
-        changed: made.changed,
-        changes: without_secrets(made.changes),
-        plan: None,
-        applied,
-    }))
+    Ok(Json(Answer { applied, ..Answer::from(made) }))
 }
 
 /// The receipt of a node: each stage with its time, and every probe.

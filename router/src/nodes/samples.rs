@@ -9,7 +9,7 @@ use crate::store::token_sha256;
 
 const WHOLE: &str = include_str!("../../../config/tests/two_sites.yaml");
 /// A WireGuard public key.
-pub(super) const KEY: &str = "YWIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=";
+pub(crate) const KEY: &str = "YWIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=";
 
 fn document(more: &str) -> Document {
     let tree = parse_text(&format!("{WHOLE}{more}")).expect("YAML");
@@ -17,13 +17,13 @@ fn document(more: &str) -> Document {
 }
 
 /// Gateway `gw-a` without nodes.
-pub(super) fn head() -> Head {
+pub(crate) fn head() -> Head {
     let desired = Desired::new(document(""), "gw-a".parse().expect("a name"), 4).expect("valid");
-    Head { revision: 4, desired: Arc::new(desired) }
+    Head { revision: 4, desired: Arc::new(desired), trial: None }
 }
 
 /// Gateway `gw-a` with the node `gpu-1`.
-pub(super) fn with_node(token: Option<&str>, key: Option<&str>) -> Desired {
+pub(crate) fn with_node(token: Option<&str>, key: Option<&str>) -> Desired {
     let token = token.map(|t| format!("    token_sha256: \"{}\"\n", token_sha256(t))).unwrap_or_default();
     let key = key.map(|k| format!("    public_key: \"{k}\"\n")).unwrap_or_default();
     let node = format!(

@@ -10,7 +10,7 @@ use watari_config::Desired;
 use watari_planner::item::{Key, PortAt};
 use watari_planner::path_mtu::explained;
 use watari_planner::wanted::wanted;
-use watari_planner::{Action, Observed, Op, Plan, Verdict, plan, status};
+use watari_planner::{Action, Observed, Op, Plan, Verdict, plan, status, touched};
 
 use super::retry::Retries;
 use crate::brain::Brain;
@@ -63,10 +63,16 @@ impl Turns {
         }
     }
 
-    /// The plan for a desired state that is not stored.
+    /// The plan for a desired state that is not stored, and as `touches` the traffic that it touches.
     pub(super) async fn preview(&mut self, desired: &Desired) -> Value {
         match self.look_at(desired, false).await {
-            Ok((_, plan)) => as_json(&plan),
+            Ok((observed, plan)) => {
+                let now = self.brain.desired();
+                let touched = touched(&plan, &wanted(&now, &observed), &now, desired);
+                let mut shown = as_json(&plan);
+                shown["touches"] = as_json(&touched);
+                shown
+            }
             Err(error) => json!({ "error": error.to_string() }),
         }
     }

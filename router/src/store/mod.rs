@@ -22,6 +22,7 @@ use watari_config::Document;
 
 use crate::access::token::{Token, TokenId};
 use crate::actor::{Actor, Role};
+use crate::trial::Trial;
 
 pub use audit::{AuditCheck, AuditLine, Fault, Outcome, check_lines};
 pub use diff::{ChangeKind, ObjectChange, diff, diff_trees, hide_token, summary, tree, without_secrets};
@@ -111,6 +112,9 @@ pub struct Revision {
     pub from: String,
     /// What was asked: `apply`, `replace`, `put segments.lab`, `restore 7` …
     pub action: String,
+    /// Why, where whoever made it has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The objects that changed, in one line.
     pub summary: String,
 }
@@ -226,8 +230,23 @@ pub struct Change<'a> {
     pub actor: &'a Actor,
     /// What was asked, in a few words.
     pub action: &'a str,
+    /// Why, where it was said.
+    pub reason: Option<&'a str>,
+    /// What becomes of what is on trial.
+    pub trial: TrialStep,
     /// When.
     pub at: Timestamp,
+}
+
+/// What a change does to what is on trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrialStep {
+    /// Nothing.
+    Stay,
+    /// It is on trial itself.
+    Begin(Trial),
+    /// The trial is over.
+    End,
 }
 
 /// Where the desired state and the gateway's secrets are kept. Calls block on the disk.
@@ -241,7 +260,13 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Moved`] when [`Change::base`] is not the newest revision any more; nothing is stored then.
     fn commit(&self, change: &Change<'_>) -> Result<Revision, StoreError>;
 
-    /// The kept revision with this number.
+    /// What is on trial.
+    fn trial(&self) -> Result<Option<Trial>, StoreError>;
+
+    /// Ends the trial and keeps what was on trial; appends `note` to the audit log, in the same transaction.
+    fn end_trial(&self, note: &Note) -> Result<(), StoreError>;
+
+    /// The kept revision with this number. That to which a trial goes back is kept as long as the trial lasts.
     fn revision(&self, revision: u64) -> Result<Option<Stored>, StoreError>;
 
     /// The newest `limit` revisions, newest first.

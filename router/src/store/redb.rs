@@ -1,7 +1,7 @@
 //! [`Store`] in one file, by redb: copy-on-write B-trees, one writer, every commit flushed to disk.
 //!
 //! ```text
-//!  meta       "format" "gateway" "history_bytes" "audit_anchor" "audit_head" "audit_bytes"
+//!  meta       "format" "gateway" "history_bytes" "audit_anchor" "audit_head" "audit_bytes" "trial"
 //!  revisions  number → Revision        documents  number → Document      journal  number → changes
 //!  audit      number → AuditEntry      secrets    name → octets          tokens   id → Token
 //! ```
@@ -26,9 +26,10 @@ use watari_config::{Document, Problem, read};
 
 use super::{
     AuditCheck, AuditEntry, AuditLine, Change, HISTORY_BYTES_MAX, JOURNAL_MAX, JournalEntry, Note,
-    REVISIONS_MAX, Revision, Store, StoreError, Stored, summary,
+    REVISIONS_MAX, Revision, Store, StoreError, Stored, TrialStep, summary,
 };
 use crate::access::token::{Token, TokenId};
+use crate::trial::Trial;
 
 type Numbered = TableDefinition<'static, u64, &'static [u8]>;
 type Named = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -180,6 +181,20 @@ impl Store for RedbStore {
         Ok(revision)
     }
 
+    fn trial(&self) -> Result<Option<Trial>, StoreError> {
+        let read = self.begin_read()?;
+        let meta = read.open_table(META).map_err(failed)?;
+        let kept = meta.get("trial").map_err(failed)?;
+        kept.map(|value| decode(value.value(), || "what is on trial".to_owned())).transpose()
+    }
+
+    fn end_trial(&self, note: &Note) -> Result<(), StoreError> {
+        let write = self.begin_write()?;
+        stage_trial(&write, &TrialStep::End)?;
+        audit::stage(&write, note, 0, &[])?;
+        write.commit().map_err(failed)
+    }
+
     fn revision(&self, number: u64) -> Result<Option<Stored>, StoreError> {
         let Some(revision) = self.one::<Revision>(REVISIONS, number, "revision")? else { return Ok(None) };
         let read = self.begin_read()?;
@@ -271,6 +286,7 @@ fn stage(write: &WriteTransaction, change: &Change<'_>) -> Result<Revision, Stor
         who: change.actor.name.clone(),
         from: change.actor.from.clone(),
         action: change.action.to_owned(),
+        reason: change.reason.map(str::to_owned),
         summary: summary(&change.changes),
     };
     let number = revision.revision;
@@ -278,11 +294,16 @@ fn stage(write: &WriteTransaction, change: &Change<'_>) -> Result<Revision, Stor
     revisions.insert(number, encode(&revision).as_slice()).map_err(failed)?;
     documents.insert(number, document.as_slice()).map_err(failed)?;
 
+    let goes_back_to = stage_trial(write, &change.trial)?.map(|trial| trial.back_to);
     let mut meta = write.open_table(META).map_err(failed)?;
     let mut bytes = counted(&meta, "history_bytes")? + document.len() as u64;
     while documents.len().map_err(failed)? > 1
         && (documents.len().map_err(failed)? > REVISIONS_MAX || bytes > HISTORY_BYTES_MAX)
     {
+        let oldest = documents.first().map_err(failed)?.map(|(number, _)| number.value());
+        if oldest == goes_back_to {
+            break;
+        }
         revisions.pop_first().map_err(failed)?;
         let oldest = documents.pop_first().map_err(failed)?;
         bytes = bytes.saturating_sub(oldest.map_or(0, |(_, v)| v.value().len() as u64));
@@ -296,6 +317,25 @@ fn stage(write: &WriteTransaction, change: &Change<'_>) -> Result<Revision, Stor
     let note = Note::done(change.actor, change.action, revision.summary.clone(), change.at);
     audit::stage(write, &note, number, &change.changes)?;
     Ok(revision)
+}
+
+/// Carries out the step; answers what is on trial after it.
+fn stage_trial(write: &WriteTransaction, step: &TrialStep) -> Result<Option<Trial>, StoreError> {
+    let mut meta = write.open_table(META).map_err(failed)?;
+    match step {
+        TrialStep::Begin(trial) => {
+            meta.insert("trial", encode(trial).as_slice()).map_err(failed)?;
+            Ok(Some(trial.clone()))
+        }
+        TrialStep::End => {
+            meta.remove("trial").map_err(failed)?;
+            Ok(None)
+        }
+        TrialStep::Stay => {
+            let kept = meta.get("trial").map_err(failed)?;
+            kept.map(|value| decode(value.value(), || "what is on trial".to_owned())).transpose()
+        }
+    }
 }
 
 fn append<T: Serialize>(

@@ -26,6 +26,8 @@ fn commit(store: &dyn Store, base: u64, document: &Document) -> Result<Revision,
         changes: diff(&before, document),
         actor: &actor,
         action: "apply",
+        reason: None,
+        trial: TrialStep::Stay,
         at: Timestamp::UNIX_EPOCH,
     })
 }
