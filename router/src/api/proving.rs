@@ -75,10 +75,11 @@ where
     // Whether it came in time is in the status; the refusal is the same.
     let _ = brain.wait_applied(back.generation, BACK_WAIT_MAX).await;
     let detail = format!("{why}; the gateway went back, as revision {}", back.revision);
-    let errors = proof
-        .failed
-        .into_iter()
-        .map(|failed| FieldError::new(failed.object, format!("{}: {}", failed.probe, failed.reason)));
+    let errors = proof.failed.into_iter().map(|failed| {
+        let probe = failed.probe.strip_prefix(&format!("{}: ", failed.object)).unwrap_or(&failed.probe);
+        let message = format!("{probe}: {}", failed.reason);
+        FieldError::new(failed.object, message)
+    });
     let problem = Problem { errors: errors.collect(), ..Problem::not_proved().with_detail(detail) };
     Err(problem.without_pointers())
 }
