@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::policy::Policy;
 use crate::role::Role;
-use crate::types::{Asn, Family, InstanceId, RouterId};
+use crate::types::{Asn, Family, FamilySet, InstanceId, RouterId};
 
 /// A neighbour as configured. Intervals are milliseconds unless the name says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +53,29 @@ pub struct PeerConfig {
     pub accept_as_sets: bool,
     /// Routes with the BLACKHOLE community are taken: both sides have agreed on that (RFC 7999 §3.3).
     pub accept_blackhole: bool,
+    /// Families with several paths of a route (RFC 7911); unicast only.
+    pub add_path: Vec<(Family, AddPath)>,
     /// The operator keeps the session down; the text is told to the neighbour (RFC 9003), if there is one.
     pub admin_down: Option<String>,
+}
+
+/// Several paths of a route, towards one neighbour and of one family (RFC 7911).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddPath {
+    /// It may tell several.
+    pub receive: bool,
+    /// It is told several, `None` to tell the best one alone.
+    pub send: Option<PathsSent>,
+}
+
+/// How many paths of a route a neighbour is told. Those that its export rules keep from it do not count, and of the rest it
+/// is not told its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathsSent {
+    /// All of them.
+    All,
+    /// So many, in the order in which the decision process prefers them.
+    Best(u16),
 }
 
 /// Graceful restart towards one neighbour (RFC 4724, RFC 8538).
@@ -99,6 +120,7 @@ impl PeerConfig {
             role_strict: false,
             accept_as_sets: false,
             accept_blackhole: false,
+            add_path: Vec::new(),
             admin_down: None,
         }
     }
@@ -113,6 +135,20 @@ impl PeerConfig {
         self.role.filter(|_| family != Family::L2vpnEvpn && !self.is_internal())
     }
 
+    /// What was configured of several paths of a unicast family.
+    pub fn add_path(&self, family: Family) -> AddPath {
+        let configured = self.add_path.iter().find(|(f, _)| *f == family && *f != Family::L2vpnEvpn);
+        configured.map_or_else(AddPath::default, |(_, add_path)| *add_path)
+    }
+
+    /// What the add-path capability says of every family: whether it receives, and sends.
+    fn add_path_offer(&self) -> [(bool, bool); 3] {
+        Family::ALL.map(|family| {
+            let AddPath { receive, send } = self.add_path(family);
+            (receive, send.is_some())
+        })
+    }
+
     /// Whether going from `self` to `new` needs a new session; everything else is applied in place.
     pub fn needs_new_session(&self, new: &PeerConfig) -> bool {
         self.instance != new.instance
@@ -124,6 +160,7 @@ impl PeerConfig {
             || self.hold_time_s != new.hold_time_s
             || self.graceful_restart != new.graceful_restart
             || self.role != new.role
+            || self.add_path_offer() != new.add_path_offer()
             || (new.role_strict && !self.role_strict)
     }
 }
@@ -147,6 +184,10 @@ pub struct Negotiated {
     pub enhanced_refresh: bool,
     /// IPv4 routes may have IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// Families of which it tells several paths: its routes have path identifiers (RFC 7911 §3).
+    pub add_path_received: FamilySet,
+    /// Families of which it takes several paths.
+    pub add_path_sent: FamilySet,
     /// What it says it is to us (RFC 9234 §4.1).
     pub remote_role: Option<u8>,
     /// Its graceful restart capability, if both sent one.

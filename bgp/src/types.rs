@@ -34,6 +34,17 @@ impl fmt::Display for RouterId {
     }
 }
 
+/// Which of a neighbour's paths of a route it is (RFC 7911 §3): any 4 octets, chosen by who tells it. 0 stands for a path
+/// that was told without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathId(pub u32);
+
+impl fmt::Display for PathId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A peer, numbered by the caller. Never reused for another neighbour while the first is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u32);
@@ -88,6 +99,42 @@ impl fmt::Display for Family {
             Family::Ipv6Unicast => "ipv6-unicast",
             Family::L2vpnEvpn => "l2vpn-evpn",
         })
+    }
+}
+
+/// Some of the families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FamilySet(u8);
+
+impl FamilySet {
+    /// None of them.
+    pub const EMPTY: FamilySet = FamilySet(0);
+
+    /// Whether it is one of them.
+    pub const fn contains(self, family: Family) -> bool {
+        self.0 & (1 << family as u8) != 0
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Those that are in both.
+    #[must_use]
+    pub const fn and(self, other: FamilySet) -> FamilySet {
+        FamilySet(self.0 & other.0)
+    }
+
+    /// In the order of [`Family::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(move |family| self.contains(*family))
+    }
+}
+
+impl FromIterator<Family> for FamilySet {
+    fn from_iter<I: IntoIterator<Item = Family>>(families: I) -> FamilySet {
+        FamilySet(families.into_iter().fold(0, |all, family| all | 1 << family as u8))
     }
 }
 

@@ -67,6 +67,37 @@ proptest! {
         prop_assert_eq!(found, routes);
     }
 
+    /// RFC 7911 §3: the identifiers stand before the routes, in the base message and in both MP attributes.
+    #[test]
+    fn paths_round_trip(
+        (family, attrs, routes) in announcement().prop_filter("unicast", |(f, ..)| *f != Family::L2vpnEvpn),
+        first in any::<u32>(),
+    ) {
+        let ids = (0_u32..).map(|n| PathId(first.wrapping_add(n.wrapping_mul(0x0101_0101))));
+        let paths: Vec<(PathId, Nlri)> = ids.zip(routes).collect();
+        let of_it: FamilySet = [family].into_iter().collect();
+        let decode = |message| Update::decode_with_ids(body(message), &INTERNAL, of_it).unwrap();
+        let mut found = Vec::new();
+        let told = encode_announce_paths(family, &attrs, &paths, &CONTEXT).unwrap();
+        for message in &told {
+            prop_assert!(message.len() <= STANDARD_LIMIT);
+            let update = decode(message);
+            prop_assert!(!update.treat_as_withdraw);
+            found.extend(update.announced.paths());
+            found.extend(update.reach.into_iter().flat_map(|reach| reach.nlri.paths()));
+        }
+        prop_assert_eq!(&found, &paths);
+        found.clear();
+        let gone = encode_withdraw_paths(family, &paths, &CONTEXT);
+        for message in &gone {
+            prop_assert!(message.len() <= STANDARD_LIMIT);
+            let update = decode(message);
+            found.extend(update.withdrawn.paths());
+            found.extend(update.unreach.into_iter().flat_map(|nlri| nlri.paths()));
+        }
+        prop_assert_eq!(found, paths);
+    }
+
     /// RFC 9234 §5 and RFC 8950 §3, which other codecs of the tests do not all know.
     #[test]
     fn otc_and_an_ipv6_next_hop_of_ipv4_round_trip(

@@ -424,6 +424,8 @@ object! {
         pub as_sets: bool = false,
         /// Takes routes with the BLACKHOLE community within `accept`: what is sent to them is dropped here (RFC 7999).
         pub blackhole: bool = false,
+        /// Several paths of a route (RFC 7911); the neighbour must want the same.
+        pub add_path: Option<AddPath>,
         /// Keeps the session down, until this is taken back.
         pub disabled: bool = false,
         /// Why, as the neighbour is told (RFC 9003): at most 255 bytes.
@@ -442,6 +444,51 @@ object! {
         pub bfd: Option<Bfd>,
     }
 }
+
+object! {
+    /// Several paths of a route on one BGP session, each with an identifier (RFC 7911). What a neighbour tells counts path
+    /// by path, for `prefixes_max` too.
+    pub struct AddPath {
+        /// Of which families; of all that are exchanged where nothing is said.
+        pub families: Vec<Family>,
+        /// The neighbour may tell several.
+        pub receive: bool = true,
+        /// How many the neighbour is told: `all`, or `best 2` for the two best ones. Those that it may not have do not count;
+        /// of the rest it is not told its own. Without it, the best one alone.
+        pub send: Option<PathsSent>,
+    }
+}
+
+/// How many paths of a route a neighbour is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathsSent {
+    /// All.
+    All,
+    /// So many, the best ones.
+    Best(u16),
+}
+
+impl std::str::FromStr for PathsSent {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "all" {
+            return Ok(Self::All);
+        }
+        let number = s.strip_prefix("best ").and_then(|number| number.trim().parse().ok());
+        let number = number.filter(|number| *number > 0);
+        number.map(Self::Best).ok_or_else(|| "must be all, or best and a number, as in best 2".to_owned())
+    }
+}
+
+impl Serialize for PathsSent {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => s.serialize_str("all"),
+            Self::Best(number) => s.serialize_str(&format!("best {number}")),
+        }
+    }
+}
+read_by_text!(PathsSent);
 
 object! {
     /// Bidirectional Forwarding Detection with a BGP neighbour on the same link (RFC 5880, RFC 5881). The

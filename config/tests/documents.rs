@@ -1,6 +1,7 @@
 //! Documents as an operator writes them: the whole one is taken, and each mistake is refused with the
 //! path of its field, all mistakes at once.
 
+use watari_config::document::PathsSent;
 use watari_config::{Desired, Document, Problem, parse_text, read_document};
 
 const WHOLE: &str = include_str!("two_sites.yaml");
@@ -97,6 +98,10 @@ fn a_session_has_bounds_and_a_password_is_a_place() {
         ("role: boss", "role", "must be one of"),
         ("role_strict: true", "role_strict", "asks for a role"),
         ("disabled_because: works", "disabled_because", "that is disabled"),
+        ("add_path: { receive: false }", "add_path", "neither receives nor sends"),
+        ("add_path: { send: best 0 }", "add_path.send", "as in best 2"),
+        ("add_path: { send: 3 }", "add_path.send", "as in best 2"),
+        ("add_path: { families: [ipv6] }", "add_path.families[0]", "is not exchanged"),
     ] {
         refused(bfd, field, &format!("peers.campus4.{path}"), message);
     }
@@ -108,6 +113,10 @@ fn a_session_has_bounds_and_a_password_is_a_place() {
     let document = desired(&WHOLE.replacen(bfd, all, 1)).unwrap();
     let (_, peer, _) = document.peers().next().unwrap();
     assert_eq!(peer.password.as_ref().unwrap().to_string(), "file:/etc/key");
+    let document = desired(&WHOLE.replacen(bfd, "add_path: { send: best 2 }", 1)).unwrap();
+    let add_path = document.peers().next().unwrap().1.add_path.as_ref().unwrap();
+    assert_eq!((add_path.receive, add_path.send), (true, Some(PathsSent::Best(2))));
+    assert_eq!(serde_json::to_value(add_path).unwrap()["send"], "best 2");
     // IPv4 needs no address of ours on an IPv6 session (RFC 8950).
     let v6 = WHOLE.replacen(
         "asn: 65001\n    accept: [\"2001",

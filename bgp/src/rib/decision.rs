@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::sets::Rank;
-use crate::types::{RouterId, address_order};
+use crate::types::{PathId, RouterId, address_order};
 
 /// The step at which the selected path was the only one left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum Reason {
     ClusterList,
     /// g) lower peer address.
     PeerAddress,
+    /// Lower path identifier, of several paths of one neighbour (RFC 7911).
+    PathId,
 }
 
 impl fmt::Display for Reason {
@@ -55,6 +57,7 @@ impl fmt::Display for Reason {
             Reason::RouterId => "router id",
             Reason::ClusterList => "cluster list length",
             Reason::PeerAddress => "peer address",
+            Reason::PathId => "path identifier",
         })
     }
 }
@@ -81,6 +84,8 @@ pub(crate) struct Contender<'a> {
     pub(crate) advertiser: &'a Advertiser,
     /// What its attributes come to.
     pub(crate) rank: &'a Rank,
+    /// Its path identifier, 0 without one.
+    pub(crate) id: PathId,
 }
 
 impl Contender<'_> {
@@ -108,8 +113,8 @@ pub(crate) fn select(paths: &[Contender<'_>]) -> Option<(usize, Reason)> {
             return Some((winner, step.reason()));
         }
     }
-    // Two paths from one address and identifier cannot be told apart by the RFC: the first one stays.
-    left.first().map(|winner| (*winner, Reason::PeerAddress))
+    // Two paths from one address and identifier cannot be told apart: the first one stays.
+    left.first().map(|winner| (*winner, Reason::PathId))
 }
 
 type Weight = fn(&Contender<'_>) -> u128;
@@ -122,7 +127,7 @@ enum Step {
     Med,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step::Lowest(Reason::Local, |c| u128::from(!c.advertiser.local)),
     Step::Lowest(Reason::Sticky, |c| u128::from(!c.rank.sticky)),
     Step::Lowest(Reason::MobilitySequence, |c| u128::from(u32::MAX - c.rank.mobility_sequence)),
@@ -138,6 +143,7 @@ const STEPS: [Step; 11] = [
         // IPv4 sorts before IPv6; an IPv6 address as a number is larger than any IPv4 one but those of ::/96.
         if version == 4 { number } else { number.max(1 << 32) }
     }),
+    Step::Lowest(Reason::PathId, |c| u128::from(c.id.0)),
 ];
 
 impl Step {
@@ -181,6 +187,7 @@ mod tests {
     struct Candidate {
         advertiser: Advertiser,
         attrs: PathAttributes,
+        id: PathId,
     }
 
     /// An external path of AS 65000+n by neighbour 10.0.0.n.
@@ -193,12 +200,16 @@ mod tests {
             address: [10, 0, 0, n].into(),
         };
         let as_path = AsPath::sequence([Asn(65000 + u32::from(n))]);
-        Candidate { advertiser, attrs: PathAttributes { as_path, ..PathAttributes::default() } }
+        let attrs = PathAttributes { as_path, ..PathAttributes::default() };
+        Candidate { advertiser, attrs, id: PathId::default() }
     }
 
     fn winner(candidates: &[Candidate]) -> (usize, Reason) {
         let ranks: Vec<Rank> = candidates.iter().map(|c| Rank::of(&c.attrs)).collect();
-        let path = |(c, rank)| Contender { advertiser: &(c as &Candidate).advertiser, rank };
+        let path = |(c, rank)| {
+            let Candidate { advertiser, id, .. } = c as &Candidate;
+            Contender { advertiser, rank, id: *id }
+        };
         let paths: Vec<_> = candidates.iter().zip(&ranks).map(path).collect();
         let (winner, reason) = select(&paths).expect("a path");
         if let [a, b] = paths[..]
@@ -213,7 +224,7 @@ mod tests {
     #[test]
     fn every_step_comes_before_the_next() {
         type Prefer = fn(&mut Candidate, bool);
-        let steps: [(Reason, Prefer); 11] = [
+        let steps: [(Reason, Prefer); 12] = [
             (Reason::Local, |c, good| c.advertiser.local = good),
             (Reason::Sticky, |c, good| {
                 c.attrs.ext_communities = vec![ExtCommunity::mac_mobility(good, 0)];
@@ -236,6 +247,7 @@ mod tests {
                 c.attrs.cluster_list = vec![[1, 1, 1, 1].into(); if good { 0 } else { 1 }];
             }),
             (Reason::PeerAddress, |c, good| c.advertiser.address = [10, 0, 9, 2 - u8::from(good)].into()),
+            (Reason::PathId, |c, good| c.id = PathId(2 - u32::from(good))),
         ];
         for deciding in 0..steps.len() {
             let (mut a, mut b) = (external(1), external(1));

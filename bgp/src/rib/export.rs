@@ -7,7 +7,7 @@ use super::decision::Advertiser;
 use super::sets::{Parts, Rank, get_next_hop};
 use crate::attrs::{NextHop, PathAttributes};
 use crate::nlri::Key;
-use crate::peer::PeerConfig;
+use crate::peer::{PathsSent, PeerConfig};
 use crate::policy::Filter;
 use crate::role::Role;
 use crate::types::{Asn, Family, RouterId};
@@ -32,6 +32,8 @@ pub(crate) struct ExportRules {
     extended_next_hop: bool,
     router_id: RouterId,
     pub(super) context: EncodeContext,
+    /// Several paths of a route are told, with identifiers (RFC 7911).
+    pub(super) several: Option<PathsSent>,
 }
 
 /// A set as it goes to a neighbour.
@@ -71,7 +73,13 @@ impl ExportRules {
             extended_next_hop,
             router_id,
             context,
+            several: None,
         }
+    }
+
+    /// The same for a family of which so many paths of a route are told.
+    pub(crate) fn with_several(self, several: Option<PathsSent>) -> ExportRules {
+        ExportRules { several, ..self }
     }
 
     /// Whether a path is for these neighbours at all.

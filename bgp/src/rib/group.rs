@@ -9,19 +9,21 @@
 //! starts that way too. So memory is bounded by the number of routes, whatever a member does, and a stuck member costs
 //! the others one wait.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::chunks::{Bits, Chunks};
+use super::chunks::Bits;
 use super::export::{ExportRules, Exported};
 use super::index::MixState;
 use super::pack::{Packed, TooLarge};
 use super::paths::{Path, SourceId};
 use super::sets::SetId;
+use super::slots::told_as;
 use super::table::Rib;
+use super::told::Told;
 use crate::speaker::Source;
 use crate::time::Instant;
-use crate::types::{Family, PeerId};
+use crate::types::{Family, PathId, PeerId};
 use crate::wire::{RouteRefresh, encode_end_of_rib};
 
 /// Octets, shared by everybody who is sent them.
@@ -41,7 +43,9 @@ pub(crate) struct Member {
     queue: VecDeque<(Octets, u64)>,
     queued: usize,
     /// Routes it has to be told, and where to go on with them.
-    behind: Option<(Bits, u32)>,
+    pub(super) behind: Option<(Bits, u32)>,
+    /// Of these, paths that it may have been told and that are to be withdrawn, where it is told several of a route.
+    pub(super) gone: BTreeSet<(u32, SourceId)>,
     /// It fell behind once: it is not waited for again.
     is_slow: bool,
     /// The End-of-RIB is still to be sent, after everything that waits.
@@ -73,7 +77,7 @@ impl Member {
     }
 
     /// It has to be told this route by itself.
-    fn owe(&mut self, at: u32) {
+    pub(super) fn owe(&mut self, at: u32) {
         self.behind.get_or_insert_with(Default::default).0.insert(at);
     }
 }
@@ -81,15 +85,14 @@ impl Member {
 /// Members with the same rules.
 #[derive(Debug)]
 pub(crate) struct Group {
-    rules: ExportRules,
-    /// The path that was told, by the number of its route.
-    told: Chunks<Path>,
-    /// How many of each source.
+    pub(super) rules: ExportRules,
+    pub(super) told: Told,
+    /// How many of each neighbour.
     counts: BTreeMap<SourceId, usize>,
     waiting: VecDeque<u32>,
     is_waiting: Bits,
     blocked_since: Option<Instant>,
-    members: BTreeMap<PeerId, Member>,
+    pub(super) members: BTreeMap<PeerId, Member>,
 }
 
 /// The groups of a table.
@@ -122,7 +125,7 @@ impl Groups {
         let group = &mut self.groups[at];
         let mut member = Member { end_of_rib_due: true, ..Member::default() };
         if group.len() > 0 {
-            group.numbers_told().for_each(|at| member.owe(at));
+            group.told.numbers().for_each(|at| member.owe(at));
         }
         group.members.insert(peer, member);
     }
@@ -135,12 +138,18 @@ impl Groups {
         let (old, new) = (&self.groups[from], &self.groups[to]);
         let mut same: HashMap<(SetId, SourceId), bool, MixState> = HashMap::default();
         for at in 0..rib.numbers() {
-            let (before, after) = (old.told(at), new.told(at));
-            let is_same = before.same_route(after)
-                && (!before.is_some()
-                    || *same.entry((before.set, before.source())).or_insert_with(|| {
-                        old.export(rib, before).is_some_and(|e| Some(e) == new.export(rib, after))
-                    }));
+            let (before, after) = (old.told.paths(at), new.told.paths(at));
+            let mut is_same = before.len() == after.len();
+            for path in before {
+                let kept = new.told.of(at, path.source());
+                is_same &= path.same_route(kept)
+                    && *same.entry((path.set, path.source())).or_insert_with(|| {
+                        old.export(rib, *path).is_some_and(|e| Some(e) == new.export(rib, kept))
+                    });
+                if !kept.is_some() && new.is_told_several() {
+                    member.gone.insert((at, path.source()));
+                }
+            }
             if !is_same {
                 member.owe(at);
             }
@@ -168,9 +177,9 @@ impl Groups {
         let Some(at) = self.of(peer) else { return Vec::new() };
         let (group, own) = (&self.groups[at], rib.source_id(Source::Peer(peer)));
         let behind = group.members.get(&peer).and_then(|member| member.behind.as_ref());
-        let told = group.numbers_told().map(|at| (at, group.told(at)));
+        let told = group.told.iter();
         told.filter(|(at, path)| {
-            Some(path.source()) != own && !behind.is_some_and(|(behind, _)| behind.has(*at))
+            Some(rib.root(*path)) != own && !behind.is_some_and(|(behind, _)| behind.has(*at))
         })
         .collect()
     }
@@ -181,6 +190,11 @@ impl Groups {
         let own = rib.source_id(Source::Peer(peer));
         let own = own.and_then(|own| self.groups[at].counts.get(&own)).copied().unwrap_or(0);
         self.groups[at].len() - own
+    }
+
+    /// Whether a neighbour is told several paths of a route.
+    pub(crate) fn is_told_several(&self, peer: PeerId) -> bool {
+        self.of(peer).is_some_and(|at| self.groups[at].is_told_several())
     }
 
     /// The attributes of a path as a neighbour was told them.
@@ -220,26 +234,30 @@ impl Groups {
 
     fn drop_empty(&mut self, rib: &mut Rib) {
         for group in self.groups.extract_if(.., |group| group.members.is_empty()) {
-            group.told.iter().for_each(|path| rib.sets.release(path.set));
+            group.told.iter().for_each(|(_, path)| rib.sets.release(path.set));
         }
     }
 }
 
+/// Who is left out, and the path identifier.
+type Whom = (Option<SourceId>, Option<PathId>);
+
 /// What a round has to say, sorted by what can share messages.
 #[derive(Default)]
-struct Sorted {
+pub(super) struct Sorted {
     /// Routes with one path each, in lists threaded through `next`.
     sets: Vec<(Path, u32)>,
     by_set: HashMap<(SetId, SourceId), usize, MixState>,
     next: Vec<(u32, u32)>,
-    /// Withdrawn routes by who told them, with the set that they had.
-    withdrawn: BTreeMap<Option<SourceId>, Vec<(u32, SetId)>>,
+    /// Withdrawn routes with the set that they had, by who told them, if that one is not to hear of it, and with which path
+    /// identifier.
+    withdrawn: BTreeMap<Whom, Vec<(u32, SetId)>>,
 }
 
 const END: u32 = u32::MAX;
 
 impl Sorted {
-    fn announce(&mut self, at: u32, path: Path) {
+    pub(super) fn announce(&mut self, at: u32, path: Path) {
         let key = (path.set, path.source());
         let last = self.sets.len().wrapping_sub(1);
         let is_last = self.sets.last().is_some_and(|(p, _)| (p.set, p.source()) == key);
@@ -257,7 +275,12 @@ impl Sorted {
     }
 
     fn withdraw(&mut self, at: u32, set: SetId, told_by: Option<SourceId>) {
-        self.withdrawn.entry(told_by).or_default().push((at, set));
+        self.withdrawn.entry((told_by, None)).or_default().push((at, set));
+    }
+
+    /// One of several paths.
+    pub(super) fn withdraw_path(&mut self, at: u32, source: SourceId, told_by: Option<SourceId>) {
+        self.withdrawn.entry((told_by, Some(told_as(source)))).or_default().push((at, SetId::NONE));
     }
 
     /// The routes of a list, in the order in which they came, backwards.
@@ -274,14 +297,19 @@ struct Apart(BTreeMap<PeerId, Sorted>);
 impl Group {
     fn new(rules: ExportRules) -> Group {
         Group {
+            told: Told::new(rules.several.is_some()),
             rules,
-            told: Chunks::default(),
             counts: BTreeMap::new(),
             waiting: VecDeque::new(),
             is_waiting: Bits::default(),
             blocked_since: None,
             members: BTreeMap::new(),
         }
+    }
+
+    /// Whether its members are told several paths of a route.
+    pub(super) const fn is_told_several(&self) -> bool {
+        self.rules.several.is_some()
     }
 
     /// A route has changed.
@@ -294,7 +322,7 @@ impl Group {
     /// Whether anything is kept about a route.
     pub(super) fn knows(&self, at: u32) -> bool {
         let owed = |member: &Member| member.behind.as_ref().is_some_and(|(behind, _)| behind.has(at));
-        self.told(at).is_some() || self.is_waiting.has(at) || self.members.values().any(owed)
+        !self.told.paths(at).is_empty() || self.is_waiting.has(at) || self.members.values().any(owed)
     }
 
     /// Whether nothing is kept about any route.
@@ -304,21 +332,13 @@ impl Group {
 
     /// Numbers begin anew; nothing is kept about any.
     pub(super) fn forget_numbers(&mut self) {
-        self.told = Chunks::default();
+        self.told.clear();
         self.is_waiting = Bits::default();
         self.waiting = VecDeque::new();
     }
 
     fn len(&self) -> usize {
         self.counts.values().sum()
-    }
-
-    fn told(&self, at: u32) -> Path {
-        if at < self.told.len() { *self.told.get(at) } else { Path::NONE }
-    }
-
-    fn numbers_told(&self) -> impl Iterator<Item = u32> {
-        self.told.iter().zip(0..).filter(|(path, _)| path.is_some()).map(|(_, at)| at)
     }
 
     fn export(&self, rib: &Rib, path: Path) -> Option<Exported> {
@@ -328,11 +348,12 @@ impl Group {
     /// What should be told of a route.
     fn wanted(&self, rib: &Rib, at: u32) -> Path {
         let path = rib.selected(at);
-        if !path.is_some() {
-            return Path::NONE;
-        }
+        if path.is_some() && self.may_go(rib, at, path) { path } else { Path::NONE }
+    }
+
+    pub(super) fn may_go(&self, rib: &Rib, at: u32, path: Path) -> bool {
         let (rank, advertiser) = (rib.sets.rank(path.set), &rib.told_by(path).advertiser);
-        if self.rules.may_go(rib.family, || rib.key(at), rank, advertiser) { path } else { Path::NONE }
+        self.rules.may_go(rib.family, || rib.key(at), rank, advertiser)
     }
 
     fn advance(&mut self, rib: &mut Rib, now: Instant) -> bool {
@@ -371,7 +392,7 @@ impl Group {
     fn begin_refresh(&mut self, family: Family, peer: PeerId) -> bool {
         let told: Vec<u32> = match self.members.get(&peer) {
             Some(m) if m.refresh_wanted.is_some() && m.behind.is_none() && m.has_room() => {
-                self.numbers_told().collect()
+                self.told.numbers().collect()
             }
             _ => return false,
         };
@@ -417,9 +438,7 @@ impl Group {
 
     /// Takes some of the list and tells what differs.
     fn round(&mut self, rib: &mut Rib) {
-        while self.told.len() < rib.numbers() {
-            self.told.push(Path::NONE);
-        }
+        self.told.grow(rib.numbers());
         let (mut sorted, mut apart) = (Sorted::default(), Apart::default());
         let mut exports = Exports::default();
         let mut released = Vec::new();
@@ -430,7 +449,11 @@ impl Group {
             if rib.is_undecided(at) {
                 continue;
             }
-            let (before, after) = (self.told(at), self.wanted(rib, at));
+            if let Some(limit) = self.rules.several {
+                self.look_at_several(rib, at, limit, &mut exports, &mut sorted, &mut released);
+                continue;
+            }
+            let (before, after) = (self.told.one(at), self.wanted(rib, at));
             if before.same_route(after) {
                 continue;
             }
@@ -443,8 +466,8 @@ impl Group {
                 self.sort(rib, at, before, after, &mut exports, &mut sorted, &mut apart);
             }
             rib.sets.retain(after.set);
-            *self.told.get_mut(at) = after;
-            self.count(before, after);
+            self.told.put(at, after);
+            self.count(rib, before, after);
             released.push(before.set);
         }
         if is_heard {
@@ -460,14 +483,14 @@ impl Group {
         released.into_iter().for_each(|set| rib.sets.release(set));
     }
 
-    fn count(&mut self, before: Path, after: Path) {
+    pub(super) fn count(&mut self, rib: &Rib, before: Path, after: Path) {
         if before.is_some()
-            && let Some(count) = self.counts.get_mut(&before.source())
+            && let Some(count) = self.counts.get_mut(&rib.root(before))
         {
             *count -= 1;
         }
         if after.is_some() {
-            *self.counts.entry(after.source()).or_default() += 1;
+            *self.counts.entry(rib.root(after)).or_default() += 1;
         }
     }
 
@@ -485,14 +508,14 @@ impl Group {
         apart: &mut Apart,
     ) {
         if !after.is_some() {
-            sorted.withdraw(at, before.set, Some(before.source()));
+            sorted.withdraw(at, before.set, Some(rib.root(before)));
             return;
         }
         if !before.is_some() {
             sorted.announce(at, after);
             return;
         }
-        let moved = before.source() != after.source();
+        let moved = rib.root(before) != rib.root(after);
         let is_same = exports.agree(self, rib, before, after);
         if !is_same {
             sorted.announce(at, after);
@@ -521,18 +544,19 @@ impl Group {
     ) -> Packed {
         let limit = self.rules.context.message_limit;
         let mut packed = Packed::default();
-        for (source, routes) in &sorted.withdrawn {
-            packed.withdraw(rib, limit, routes.iter().copied(), *source);
+        for (whom, routes) in &sorted.withdrawn {
+            packed.withdraw(rib, limit, routes.iter().copied(), *whom);
         }
         for &(path, head) in &sorted.sets {
             let Some(exported) = exports.of(self, rib, path) else { continue };
             let routes = sorted.routes(head);
-            let done = packed.announce(rib, exported, path.set, limit, routes, Some(path.source()));
+            let id = self.is_told_several().then(|| told_as(path.source()));
+            let done = packed.announce(rib, exported, path.set, limit, routes, (Some(rib.root(path)), id));
             if let Err(TooLarge) = done {
-                packed.withdraw(rib, limit, sorted.routes(head).map(|at| (at, path.set)), None);
+                packed.withdraw(rib, limit, sorted.routes(head).map(|at| (at, path.set)), (None, id));
                 for at in sorted.routes(head) {
-                    let told = std::mem::replace(self.told.get_mut(at), Path::NONE);
-                    self.count(told, Path::NONE);
+                    let told = self.told.remove(at, path.source());
+                    self.count(rib, told, Path::NONE);
                     released.push(told.set);
                 }
             }
@@ -569,8 +593,12 @@ impl Group {
         *from = behind.take(*from, ROUND, &mut routes);
         let mut sorted = Sorted::default();
         for at in routes {
-            let path = self.told(at);
-            if path.is_some() && Some(path.source()) != own {
+            if self.is_told_several() {
+                self.catch_up_several(rib, (peer, own), at, &mut sorted);
+                continue;
+            }
+            let path = self.told.one(at);
+            if path.is_some() && Some(rib.root(path)) != own {
                 sorted.announce(at, path);
             } else {
                 sorted.withdraw(at, path.set, None);
@@ -589,7 +617,7 @@ impl Group {
 
 /// Sets as a group tells them, made once a round.
 #[derive(Default)]
-struct Exports {
+pub(super) struct Exports {
     made: HashMap<(SetId, SourceId), Option<Exported>, MixState>,
 }
 
@@ -600,7 +628,7 @@ impl Exports {
     }
 
     /// Whether two paths look the same.
-    fn agree(&mut self, group: &Group, rib: &Rib, a: Path, b: Path) -> bool {
+    pub(super) fn agree(&mut self, group: &Group, rib: &Rib, a: Path, b: Path) -> bool {
         self.of(group, rib, a);
         self.of(group, rib, b);
         let made = |path: Path| self.made.get(&(path.set, path.source()));

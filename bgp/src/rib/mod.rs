@@ -11,7 +11,10 @@ mod keys;
 mod pack;
 mod paths;
 mod sets;
+mod several;
+mod slots;
 mod table;
+mod told;
 
 pub(crate) use decision::Advertiser;
 pub use decision::Reason;
@@ -19,6 +22,7 @@ pub(crate) use export::ExportRules;
 pub use group::Octets;
 pub(crate) use paths::{Path, Rejected};
 pub(crate) use sets::SetId;
+pub(crate) use slots::told_as;
 pub(crate) use table::{PathCounts, Rib, Table};
 
 use crate::types::Asn;

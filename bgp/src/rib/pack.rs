@@ -9,7 +9,7 @@ use super::paths::SourceId;
 use super::sets::{SetId, Sets};
 use super::table::Rib;
 use crate::nlri::{Nlri, NlriData};
-use crate::types::Family;
+use crate::types::{Family, PathId};
 use crate::wire::{UpdateWriter, encode_nlri};
 
 /// A part of the buffer.
@@ -67,7 +67,7 @@ impl Packed {
         }
     }
 
-    /// Announces routes that share a set.
+    /// Announces routes that share a set, but for one neighbour, with a path identifier where there are any (RFC 7911 §3).
     pub(super) fn announce(
         &mut self,
         rib: &Rib,
@@ -75,13 +75,13 @@ impl Packed {
         set: SetId,
         limit: usize,
         routes: impl Iterator<Item = u32>,
-        but: Option<SourceId>,
+        (but, id): (Option<SourceId>, Option<PathId>),
     ) -> Result<(), TooLarge> {
         let writer = UpdateWriter::announce(rib.family, &exported.next_hop, &exported.attributes, limit);
         let writer = writer.ok_or(TooLarge)?;
         let data = if rib.family == Family::L2vpnEvpn { rib.sets.data(set) } else { NlriData::default() };
         let routes = routes.map(|at| (at, data));
-        let messages = self.write(rib, writer, routes);
+        let messages = self.write(rib, writer, routes, id);
         self.close(messages, but);
         Ok(())
     }
@@ -92,13 +92,13 @@ impl Packed {
         rib: &Rib,
         limit: usize,
         routes: impl Iterator<Item = (u32, SetId)>,
-        but: Option<SourceId>,
+        (but, id): (Option<SourceId>, Option<PathId>),
     ) {
         let evpn = rib.family == Family::L2vpnEvpn;
         let data =
             |sets: &Sets, set| if evpn && set != SetId::NONE { sets.data(set) } else { NlriData::default() };
         let routes = routes.map(|(at, set)| (at, data(&rib.sets, set)));
-        let messages = self.write(rib, UpdateWriter::withdraw(rib.family, limit), routes);
+        let messages = self.write(rib, UpdateWriter::withdraw(rib.family, limit), routes, id);
         self.close(messages, but);
     }
 
@@ -107,9 +107,13 @@ impl Packed {
         rib: &Rib,
         mut writer: UpdateWriter<'_>,
         routes: impl Iterator<Item = (u32, NlriData)>,
+        id: Option<PathId>,
     ) -> u64 {
         for (at, data) in routes {
             writer.route(&mut self.octets, |out| {
+                if let Some(id) = id {
+                    out.extend_from_slice(&id.0.to_be_bytes());
+                }
                 if !rib.keys.put_prefix(at, out) {
                     encode_nlri(&Nlri { key: rib.keys.key(at), data }, out);
                 }

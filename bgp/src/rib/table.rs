@@ -23,9 +23,10 @@ use super::index::Index;
 use super::keys::Keys;
 use super::paths::{Blocks, Path, PathList, Rejected, SourceId};
 use super::sets::{SetId, Sets};
+use super::slots::{SLOTS_MAX, Slots};
 use crate::nlri::Key;
 use crate::speaker::{Best, Source};
-use crate::types::Family;
+use crate::types::{Family, PathId};
 
 /// Fewer routes without paths are not worth a look at all.
 const GHOSTS_MIN: usize = 1_024;
@@ -51,6 +52,10 @@ const ASKED: u16 = 8;
 pub(super) struct Teller {
     pub(super) source: Source,
     pub(super) advertiser: Advertiser,
+    /// The first slot of its neighbour, where everything is counted.
+    root: SourceId,
+    /// Some of its neighbour's paths have or had identifiers.
+    has_ids: bool,
     counts: PathCounts,
 }
 
@@ -99,6 +104,7 @@ pub(crate) struct Rib {
     blocks: Blocks,
     tellers: Vec<Teller>,
     numbers: BTreeMap<Source, SourceId>,
+    slots: Slots,
     /// Routes that changed, with what was selected before.
     dirty: Vec<(u32, Path)>,
     /// Routes whose selected path is the same, but not for the groups.
@@ -130,6 +136,7 @@ impl Rib {
             blocks: Blocks::default(),
             tellers: Vec::new(),
             numbers: BTreeMap::new(),
+            slots: Slots::default(),
             dirty: Vec::new(),
             resent: Vec::new(),
             free: Vec::new(),
@@ -141,24 +148,80 @@ impl Rib {
     /// The number of a source, known under these circumstances from now on.
     pub(crate) fn teller(&mut self, source: Source, advertiser: Advertiser) -> SourceId {
         if let Some(&id) = self.numbers.get(&source) {
-            self.tellers[id.0 as usize].advertiser = advertiser;
+            if self.tellers[id.0 as usize].advertiser != advertiser {
+                self.slots.of(id).for_each(|slot| self.tellers[slot.0 as usize].advertiser = advertiser);
+            }
             return id;
         }
-        let teller = Teller { source, advertiser, counts: PathCounts::default() };
         // Numbers are not used again: a group may still have to withdraw what a former neighbour told.
         let id = SourceId(self.tellers.len() as u32);
-        self.tellers.push(teller);
+        let counts = PathCounts::default();
+        self.tellers.push(Teller { source, advertiser, root: id, has_ids: false, counts });
         self.numbers.insert(source, id);
         id
+    }
+
+    /// The first slot of the neighbour that told a path.
+    pub(super) fn root(&self, path: Path) -> SourceId {
+        self.told_by(path).root
+    }
+
+    fn has_ids(&self, root: SourceId) -> bool {
+        self.tellers[root.0 as usize].has_ids
+    }
+
+    /// The path identifier that a path was told with, 0 without one.
+    pub(crate) fn path_id(&self, at: u32, path: Path) -> PathId {
+        let source = path.source();
+        if self.has_ids(source) { self.slots.id(at, source) } else { PathId::default() }
+    }
+
+    /// Which of the paths at a route is the one that a neighbour told with this identifier.
+    fn position(&self, at: u32, id: PathId, root: SourceId) -> Option<usize> {
+        let paths = self.paths(at);
+        if !self.has_ids(root) {
+            return paths.iter().position(|path| path.source() == root).filter(|_| id == PathId::default());
+        }
+        paths.iter().position(|path| self.root(*path) == root && self.slots.id(at, path.source()) == id)
+    }
+
+    /// The slot for a path of a route: that of the path before it with this identifier, or a free one. `None` if there are
+    /// too many.
+    fn slot(&mut self, at: u32, id: PathId, root: SourceId) -> Option<SourceId> {
+        if id == PathId::default() && !self.has_ids(root) {
+            return Some(root);
+        }
+        self.tellers[root.0 as usize].has_ids = true;
+        if let Some(known) = self.position(at, id, root) {
+            return Some(self.paths(at)[known].source());
+        }
+        let is_free = |slot: &SourceId| self.paths(at).iter().all(|path| path.source() != *slot);
+        let free = self.slots.of(root).find(is_free);
+        let slot = match free {
+            Some(slot) => slot,
+            None => self.add_slot(root)?,
+        };
+        self.slots.set(at, slot, id);
+        Some(slot)
+    }
+
+    fn add_slot(&mut self, root: SourceId) -> Option<SourceId> {
+        if self.slots.of(root).count() >= SLOTS_MAX {
+            return None;
+        }
+        let slot = SourceId(self.tellers.len() as u32);
+        self.tellers.push(Teller { counts: PathCounts::default(), ..self.tellers[root.0 as usize] });
+        self.slots.add(root, slot);
+        Some(slot)
     }
 
     /// Whether a source is a client of ours (RFC 4456): others may be told its paths then.
     pub(crate) fn set_client(&mut self, source: Source, client: bool) {
         let Some(id) = self.source_id(source) else { return };
-        let advertiser = &mut self.tellers[id.0 as usize].advertiser;
-        if std::mem::replace(&mut advertiser.client, client) != client {
+        if self.tellers[id.0 as usize].advertiser.client != client {
+            self.slots.of(id).for_each(|slot| self.tellers[slot.0 as usize].advertiser.client = client);
             for at in 0..self.routes.len() {
-                if self.selected(at).is_some() && self.selected(at).source() == id {
+                if self.selected(at).is_some() && self.paths(at).iter().any(|path| self.root(*path) == id) {
                     self.resent.push(at);
                 }
             }
@@ -255,7 +318,7 @@ impl Rib {
             return None;
         }
         let paths: Vec<Path> = self.paths(at).iter().copied().filter(|p| p.rejected().is_none()).collect();
-        let contenders: Vec<Contender<'_>> = paths.iter().map(|path| self.contender(*path)).collect();
+        let contenders: Vec<Contender<'_>> = paths.iter().map(|path| self.contender(at, *path)).collect();
         select(&contenders).map(|(_, reason)| reason)
     }
 
@@ -266,15 +329,34 @@ impl Rib {
         if index == 0 || !best.is_some() || path.rejected().is_some() {
             return None;
         }
-        match select(&[self.contender(best), self.contender(path)])? {
+        match select(&[self.contender(at, best), self.contender(at, path)])? {
             (0, reason) => Some(reason),
             // Of two alone this one would win: a third one's MED has put it out (RFC 4271 §9.1.2.2 c).
             _ => Some(Reason::Med),
         }
     }
 
-    fn contender(&self, path: Path) -> Contender<'_> {
-        Contender { advertiser: &self.told_by(path).advertiser, rank: self.sets.rank(path.set) }
+    fn contender(&self, at: u32, path: Path) -> Contender<'_> {
+        let teller = self.told_by(path);
+        let id = if teller.has_ids { self.slots.id(at, path.source()) } else { PathId::default() };
+        Contender { advertiser: &teller.advertiser, rank: self.sets.rank(path.set), id }
+    }
+
+    /// The paths that take part and that `admit` lets through; of more than `limit` those that the decision prefers, in this
+    /// order.
+    pub(super) fn best_of(&self, at: u32, limit: usize, admit: impl Fn(Path) -> bool) -> Vec<Path> {
+        let takes_part = |path: &Path| path.rejected().is_none() && admit(*path);
+        let mut left: Vec<Path> = self.paths(at).iter().copied().filter(takes_part).collect();
+        if left.len() <= limit {
+            return left;
+        }
+        let mut best = Vec::with_capacity(limit);
+        while best.len() < limit {
+            let contenders: Vec<Contender<'_>> = left.iter().map(|path| self.contender(at, *path)).collect();
+            let Some((winner, _)) = select(&contenders) else { break };
+            best.push(left.remove(winner));
+        }
+        best
     }
 
     /// Notes that a route is about to change.
@@ -289,33 +371,44 @@ impl Rib {
         self.dirty.push((at, selected));
     }
 
-    /// Puts a path, whose set has been counted for it, in the place of the one from the same source.
-    pub(crate) fn insert(&mut self, key: &Key, set: SetId, source: SourceId, rejected: Option<Rejected>) {
+    /// Puts a path, whose set has been counted for it, in the place of the one from the same neighbour with the same
+    /// identifier. `false` if it is not kept, because there are too many.
+    pub(crate) fn insert(
+        &mut self,
+        key: &Key,
+        id: PathId,
+        set: SetId,
+        root: SourceId,
+        rejected: Option<Rejected>,
+    ) -> bool {
         let hash = self.keys.hash(key, self.seed);
-        let at = self.index.find(hash, |at| self.keys.is(at, key));
-        let Some(at) = at.or_else(|| self.add(hash, key)) else {
+        let at = self.index.find(hash, |at| self.keys.is(at, key)).or_else(|| self.add(hash, key));
+        let place = at.and_then(|at| Some((at, self.slot(at, id, root)?)));
+        let Some((at, source)) = place else {
             self.sets.release(set);
-            return;
+            return false;
         };
         self.touch(at);
         let path = Path::new(set, source, rejected);
         let route = self.routes.get_mut(at);
-        let counts = &mut self.tellers[source.0 as usize].counts;
+        let counts = &mut self.tellers[root.0 as usize].counts;
         let paths = self.blocks.get_mut(&mut route.paths);
         if let Some(old) = paths.iter_mut().find(|p| p.source() == source) {
             let old = std::mem::replace(old, path);
             counts.take(old);
             counts.add(path);
             self.sets.release(old.set);
-            return;
+            return true;
         }
         let was_empty = route.paths.len() == 0;
         if self.blocks.push(&mut route.paths, path) {
             counts.add(path);
             self.ghosts -= usize::from(was_empty);
-        } else {
-            self.sets.release(set);
+            return true;
         }
+        self.slots.forget(at, source);
+        self.sets.release(set);
+        false
     }
 
     /// A new route without paths.
@@ -340,10 +433,10 @@ impl Rib {
         Some(at)
     }
 
-    /// Removes the path of `source`, if there is one.
-    pub(crate) fn remove(&mut self, key: &Key, source: SourceId) {
+    /// Removes the path of `source` with this identifier, if there is one.
+    pub(crate) fn remove(&mut self, key: &Key, id: PathId, source: SourceId) {
         let Some(at) = self.find(key) else { return };
-        if let Some(which) = self.paths(at).iter().position(|path| path.source() == source) {
+        if let Some(which) = self.position(at, id, source) {
             self.touch(at);
             self.drop_path(at, which);
         }
@@ -356,16 +449,23 @@ impl Rib {
             route.state &= !SELECTED;
         }
         self.ghosts += usize::from(route.paths.len() == 0);
-        self.tellers[removed.source().0 as usize].counts.take(removed);
+        let Teller { root, has_ids, .. } = self.tellers[removed.source().0 as usize];
+        if has_ids {
+            self.slots.forget(at, removed.source());
+        }
+        self.tellers[root.0 as usize].counts.take(removed);
         self.sets.release(removed.set);
     }
 
     /// Removes the paths of `source` that `doomed` names.
     pub(crate) fn remove_where(&mut self, source: Source, doomed: impl Fn(Path) -> bool) {
         let Some(source) = self.source_id(source) else { return };
+        let has_ids = self.has_ids(source);
         for at in 0..self.routes.len() {
-            let is_gone = |path: &Path| path.source() == source && doomed(*path);
-            if let Some(which) = self.paths(at).iter().position(is_gone) {
+            while let Some(which) = self.paths(at).iter().position(|path| {
+                let is_its = path.source() == source || has_ids && self.root(*path) == source;
+                is_its && doomed(*path)
+            }) {
                 self.touch(at);
                 self.drop_path(at, which);
             }
@@ -395,21 +495,23 @@ impl Rib {
     fn for_each_of(&mut self, source: Source, change: impl Fn(&Key, &Sets, Path) -> Path) {
         let Some(source) = self.source_id(source) else { return };
         for at in 0..self.routes.len() {
-            let Some(which) = self.paths(at).iter().position(|path| path.source() == source) else {
-                continue;
-            };
-            let old = self.paths(at)[which];
-            let new = change(&self.keys.key(at), &self.sets, old);
-            if new == old {
-                continue;
+            for which in 0..self.paths(at).len() {
+                let old = self.paths(at)[which];
+                if self.root(old) != source {
+                    continue;
+                }
+                let new = change(&self.keys.key(at), &self.sets, old);
+                if new == old {
+                    continue;
+                }
+                if new.rejected() != old.rejected() {
+                    self.touch(at);
+                }
+                self.blocks.get_mut(&mut self.routes.get_mut(at).paths)[which] = new;
+                let counts = &mut self.tellers[source.0 as usize].counts;
+                counts.take(old);
+                counts.add(new);
             }
-            if new.rejected() != old.rejected() {
-                self.touch(at);
-            }
-            self.blocks.get_mut(&mut self.routes.get_mut(at).paths)[which] = new;
-            let counts = &mut self.tellers[source.0 as usize].counts;
-            counts.take(old);
-            counts.add(new);
         }
     }
 
@@ -431,10 +533,13 @@ impl Rib {
     }
 
     /// Decides every route that changed, and notes those whose selected path differs from before, in the order in which
-    /// they were touched.
-    fn decide(&mut self, changed: &mut Vec<u32>) {
+    /// they were touched; in `touched` all of them, where somebody wants to know.
+    fn decide(&mut self, changed: &mut Vec<u32>, mut touched: Option<&mut Vec<u32>>) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for (at, before) in dirty.drain(..) {
+            if let Some(touched) = &mut touched {
+                touched.push(at);
+            }
             let was_asked = self.routes.get(at).state & ASKED != 0;
             self.select(at);
             if !self.selected(at).same_route(before) {
@@ -454,7 +559,7 @@ impl Rib {
         let winner = match self.paths(at) {
             [] => None,
             [path] => path.rejected().is_none().then_some(0),
-            paths => self.winner(paths),
+            paths => self.winner(at, paths),
         };
         let route = self.routes.get_mut(at);
         route.state &= !(DIRTY | SELECTED | ASKED);
@@ -464,12 +569,12 @@ impl Rib {
         }
     }
 
-    fn winner(&self, paths: &[Path]) -> Option<usize> {
+    fn winner(&self, at: u32, paths: &[Path]) -> Option<usize> {
         let mut eligible = paths.iter().enumerate().filter(|(_, path)| path.rejected().is_none());
-        let (mut best, first) = eligible.next().map(|(n, path)| (n, self.contender(*path)))?;
+        let (mut best, first) = eligible.next().map(|(n, path)| (n, self.contender(at, *path)))?;
         let (mut leader, mut meds_agree) = (first, true);
         for (n, path) in eligible {
-            let next = self.contender(*path);
+            let next = self.contender(at, *path);
             meds_agree &= next.rank.med == leader.rank.med;
             if next.beats(&leader) {
                 (best, leader) = (n, next);
@@ -480,7 +585,7 @@ impl Rib {
         }
         // MED makes no order of paths: the steps are gone through with all of them.
         let eligible: Vec<usize> = (0..paths.len()).filter(|n| paths[*n].rejected().is_none()).collect();
-        let contenders: Vec<Contender<'_>> = eligible.iter().map(|n| self.contender(paths[*n])).collect();
+        let contenders: Vec<Contender<'_>> = eligible.iter().map(|n| self.contender(at, paths[*n])).collect();
         select(&contenders).map(|(winner, _)| eligible[winner])
     }
 }
@@ -496,10 +601,13 @@ impl Table {
         if self.deferring || !self.rib.is_dirty() {
             return;
         }
-        self.rib.decide(changed);
+        let several = self.groups.iter().any(super::group::Group::is_told_several);
+        let mut touched = Vec::new();
+        self.rib.decide(changed, several.then_some(&mut touched));
         let resent = std::mem::take(&mut self.rib.resent);
         for group in self.groups.iter_mut() {
-            changed.iter().chain(&resent).for_each(|at| group.look_at(*at));
+            let looked_at = if group.is_told_several() { &touched } else { &*changed };
+            looked_at.iter().chain(&resent).for_each(|at| group.look_at(*at));
         }
     }
 
@@ -560,9 +668,9 @@ mod tests {
         for n in 0..churn {
             let attrs = PathAttributes { med: Some(n / 7), ..PathAttributes::default() };
             let set = table.rib.sets.intern(&attrs, &NlriData::default());
-            table.rib.insert(&key(n), set, id, None);
+            assert!(table.rib.insert(&key(n), PathId::default(), set, id, None));
             if n >= LIVE {
-                table.rib.remove(&key(n - LIVE), id);
+                table.rib.remove(&key(n - LIVE), PathId::default(), id);
             }
             table.decide(&mut changed);
             table.reclaim();

@@ -1,9 +1,9 @@
 //! From two OPENs to an agreement (RFC 4271 §6.2, RFC 5492 §3, RFC 6286 §2.2).
 
-use crate::peer::{Negotiated, PeerConfig, PeerGracefulRestart};
+use crate::peer::{AddPath, Negotiated, PeerConfig, PeerGracefulRestart};
 use crate::role::Role;
-use crate::types::{Family, RouterId};
-use crate::wire::{Capability, GracefulRestart, Notification, Open};
+use crate::types::{Family, FamilySet, RouterId};
+use crate::wire::{AddPathMode, Capability, GracefulRestart, Notification, Open};
 
 /// Our side of the graceful restart capability at the moment an OPEN is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub(super) fn offer(config: &PeerConfig, router_id: RouterId, restart: RestartFl
     capabilities.push(Capability::ExtendedMessage);
     if offers_extended_next_hop(config) {
         capabilities.push(Capability::ExtendedNextHop(vec![IPV4_BY_IPV6]));
+    }
+    let several = add_path(config);
+    if !several.is_empty() {
+        capabilities.push(Capability::AddPath(several));
     }
     capabilities.extend(role(config).map(|role| Capability::Role(role.code())));
     capabilities.push(Capability::FourOctetAs(config.local_asn));
@@ -73,6 +77,8 @@ pub(super) fn agree(config: &PeerConfig, local: RouterId, open: &Open) -> Result
         route_refresh: has(&Capability::RouteRefresh),
         enhanced_refresh: has(&Capability::RouteRefresh) && has(&Capability::EnhancedRefresh),
         extended_next_hop: offers_extended_next_hop(config) && takes_extended_next_hop(open),
+        add_path_received: add_path_families(config, open, |own, its| own.receive && its.sends()),
+        add_path_sent: add_path_families(config, open, |own, its| own.send.is_some() && its.receives()),
         remote_role,
         extended_messages: has(&Capability::ExtendedMessage),
         graceful_restart: config.graceful_restart.and_then(|_| graceful_restart(open, &families)),
@@ -91,6 +97,40 @@ fn offers_extended_next_hop(config: &PeerConfig) -> bool {
 fn takes_extended_next_hop(open: &Open) -> bool {
     let mut capabilities = open.capabilities.iter();
     capabilities.any(|c| matches!(c, Capability::ExtendedNextHop(triples) if triples.contains(&IPV4_BY_IPV6)))
+}
+
+/// What to say of several paths: families that are carried, and of which something is to be said (RFC 7911 §4).
+fn add_path(config: &PeerConfig) -> Vec<(u16, u8, AddPathMode)> {
+    let mode = |family: Family| {
+        let AddPath { receive, send } = config.add_path(family);
+        let mode = match (receive, send.is_some()) {
+            (true, true) => AddPathMode::Both,
+            (true, false) => AddPathMode::Receive,
+            (false, true) => AddPathMode::Send,
+            (false, false) => return None,
+        };
+        let (afi, safi) = family.afi_safi();
+        Some((afi, safi, mode))
+    };
+    config.families.iter().filter_map(|family| mode(*family)).collect()
+}
+
+/// The families that both can do. Of a family that is said several times, the last one counts.
+fn add_path_families(
+    config: &PeerConfig,
+    open: &Open,
+    agree: impl Fn(AddPath, AddPathMode) -> bool,
+) -> FamilySet {
+    let said = |family: Family| {
+        let all = open.capabilities.iter().filter_map(|c| match c {
+            Capability::AddPath(families) => Some(families),
+            _ => None,
+        });
+        let mut of_it = all.flatten().filter(|(afi, safi, _)| (*afi, *safi) == family.afi_safi());
+        of_it.next_back().map(|(_, _, mode)| *mode)
+    };
+    let carried = common_families(config, open).into_iter();
+    carried.filter(|family| said(*family).is_some_and(|its| agree(config.add_path(*family), its))).collect()
 }
 
 /// The role to say; within one AS there is none (RFC 9234 §4.1).

@@ -24,7 +24,7 @@ use crate::attrs::PathAttributes;
 use crate::nlri::Nlri;
 use crate::rib::{Advertiser, Table};
 use crate::time::Instant;
-use crate::types::{Family, InstanceId, PeerId, RouterId};
+use crate::types::{Family, InstanceId, PathId, PeerId, RouterId};
 use neighbor::Neighbor;
 use restart::Restart;
 
@@ -143,7 +143,7 @@ impl Speaker {
             Input::Withdraw { instance, key } => {
                 if let Some(table) = self.tables.get_mut(&(instance, key.family())) {
                     let source = table.rib.source_id(Source::Local);
-                    source.into_iter().for_each(|source| table.rib.remove(&key, source));
+                    source.into_iter().for_each(|source| table.rib.remove(&key, PathId::default(), source));
                 }
             }
             Input::Report { instance, report } => self.set_report(instance, report),
@@ -238,7 +238,7 @@ impl Speaker {
         let rib = &mut self.table(instance, nlri.key.family()).rib;
         let source = rib.teller(Source::Local, advertiser);
         let set = rib.sets.intern(attrs, &nlri.data);
-        rib.insert(&nlri.key, set, source, None);
+        rib.insert(&nlri.key, PathId::default(), set, source, None);
     }
 
     /// The table, made when first asked for; while we restart it defers its selection.

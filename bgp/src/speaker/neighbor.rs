@@ -49,6 +49,8 @@ pub(super) struct Neighbor {
     /// It was established in this life of the daemon.
     pub(super) was_up: bool,
     pub(super) malformed_updates: u64,
+    /// Paths that were not kept, because there were too many of their route.
+    pub(super) paths_left_out: u64,
     pub(super) since: Instant,
     pub(super) last_down: Option<DownReason>,
 }
@@ -65,6 +67,7 @@ impl Neighbor {
             resent: BTreeSet::new(),
             was_up: false,
             malformed_updates: 0,
+            paths_left_out: 0,
             since: now,
             last_down: None,
         }
@@ -101,11 +104,14 @@ impl Neighbor {
         }
     }
 
-    /// What it is told, once it is established.
-    pub(super) fn export_rules(&self, router_id: RouterId) -> Option<ExportRules> {
+    /// What it is told of a family, once it is established.
+    pub(super) fn export_rules(&self, router_id: RouterId, family: Family) -> Option<ExportRules> {
         let live = self.live.as_ref()?;
         let extended = live.negotiated.extended_next_hop;
-        Some(ExportRules::new(&self.config, router_id, live.encode_context(), extended))
+        let several = self.config.add_path(family).send;
+        let several = several.filter(|_| live.negotiated.add_path_sent.contains(family));
+        let rules = ExportRules::new(&self.config, router_id, live.encode_context(), extended);
+        Some(rules.with_several(several))
     }
 
     pub(super) fn parse_context(&self, negotiated: &Negotiated) -> ParseContext {

@@ -208,7 +208,7 @@ impl Speaker {
         let restarted = negotiated.graceful_restart.as_ref().is_some_and(|gr| gr.restarted);
         let patience = restarted.then(|| now + PATIENCE_MS);
         neighbor.was_up = true;
-        neighbor.malformed_updates = 0;
+        (neighbor.malformed_updates, neighbor.paths_left_out) = (0, 0);
         neighbor.live = Some(Live {
             conn,
             negotiated,
@@ -227,11 +227,11 @@ impl Speaker {
         self.decide_all();
         let router_id = self.config.router_id;
         let Some(neighbor) = self.neighbors.get(&peer) else { return };
-        let Some(rules) = neighbor.export_rules(router_id) else { return };
         let families = neighbor.live.iter().flat_map(|live| &live.negotiated.families);
         for family in families {
+            let Some(rules) = neighbor.export_rules(router_id, *family) else { continue };
             let Some(table) = self.tables.get_mut(&(neighbor.config.instance, *family)) else { continue };
-            table.groups.join(&mut table.rib, peer, rules.clone());
+            table.groups.join(&mut table.rib, peer, rules);
         }
     }
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use crate::attrs::PathAttributes;
 use crate::nlri::{Key, NlriData};
 use crate::peer::Negotiated;
-use crate::rib::{Path, PathCounts, Reason, RejectReason, Rib};
+use crate::rib::{Path, PathCounts, Reason, RejectReason, Rib, Table, told_as};
 use crate::session::{DownReason, State};
 use crate::time::Instant;
-use crate::types::{Asn, Family, InstanceId, PeerId};
+use crate::types::{Asn, Family, InstanceId, PathId, PeerId};
 
 use super::Speaker;
 use super::io::{Best, Source};
@@ -49,6 +49,8 @@ pub struct PeerSummary {
     pub messages_out: u64,
     /// UPDATEs treated as withdrawals or with a discarded attribute (RFC 7606).
     pub malformed_updates: u64,
+    /// Paths that were not kept because there were too many of their route, since the session was established.
+    pub paths_left_out: u64,
 }
 
 /// A path of a key.
@@ -56,6 +58,10 @@ pub struct PeerSummary {
 pub struct Candidate {
     /// Where it came from.
     pub source: Source,
+    /// Which of its neighbour's paths of the route it is (RFC 7911); 0 without an identifier.
+    pub path_id: PathId,
+    /// Under which identifier it goes to neighbours that are told several paths.
+    pub told_as: PathId,
     /// Attributes.
     pub attrs: Arc<PathAttributes>,
     /// Labels, ESI and gateway of an EVPN route.
@@ -86,6 +92,8 @@ pub struct Entry {
 pub struct Advertised {
     /// The key.
     pub key: Key,
+    /// With which path identifier, if with any (RFC 7911).
+    pub path_id: Option<PathId>,
     /// Attributes as on the wire.
     pub attrs: Arc<PathAttributes>,
     /// Labels, ESI and gateway of an EVPN route.
@@ -171,55 +179,53 @@ impl Speaker {
         })
     }
 
-    fn candidate(&self, rib: &Rib, path: Path) -> Candidate {
+    fn candidate(&self, rib: &Rib, at: u32, path: Path) -> Candidate {
         let Best { attrs, data, source, stale } = best(rib, path);
         let local_asn = match source {
             Source::Peer(peer) => self.neighbors.get(&peer).map(|n| n.config.local_asn),
             Source::Local => None,
         };
         let rejected = path.rejected().map(|rejected| rejected.reason(local_asn.unwrap_or_default()));
-        Candidate { source, attrs, data, stale, rejected, lost_at: None }
+        let (path_id, told_as) = (rib.path_id(at, path), told_as(path.source()));
+        Candidate { source, path_id, told_as, attrs, data, stale, rejected, lost_at: None }
     }
 
     fn contender(&self, rib: &Rib, at: u32, index: usize, path: Path) -> Candidate {
-        Candidate { lost_at: rib.lost_at(at, index), ..self.candidate(rib, path) }
+        Candidate { lost_at: rib.lost_at(at, index), ..self.candidate(rib, at, path) }
     }
 
     /// A page of what a neighbour sent of a family, rejected paths included or alone: in key order, from the first key
-    /// after `after`, at most `limit`.
+    /// after `after`, at most `limit` keys with all its paths of each.
     pub fn received_page(&self, peer: PeerId, page: &Page<'_>, rejected_only: bool) -> Vec<(Key, Candidate)> {
         let Some(neighbor) = self.neighbors.get(&peer) else { return Vec::new() };
         let Some(table) = self.tables.get(&(neighbor.config.instance, page.family)) else {
             return Vec::new();
         };
         let rib = &table.rib;
-        let index_of = |at: u32| {
-            let wanted = |p: &Path| !rejected_only || p.rejected().is_some();
-            rib.paths(at).iter().position(|p| rib.source_of(*p) == Source::Peer(peer) && wanted(p))
-        };
-        let told = rib.occupied().filter(|at| index_of(*at).is_some()).map(|at| (rib.key(at), at));
-        let rows = page.cut(told).into_iter();
-        rows.filter_map(|(key, at)| {
-            let index = index_of(at)?;
-            Some((key, self.contender(rib, at, index, rib.paths(at)[index])))
+        let is_wanted =
+            |p: &Path| rib.source_of(*p) == Source::Peer(peer) && (!rejected_only || p.rejected().is_some());
+        let told = rib.occupied().filter(|at| rib.paths(*at).iter().any(is_wanted));
+        let rows = page.cut(told.map(|at| (rib.key(at), at))).into_iter();
+        rows.flat_map(|(key, at)| {
+            let paths = (0..).zip(rib.paths(at)).filter(|(_, path)| is_wanted(path));
+            paths.map(move |(index, path)| (key.clone(), self.contender(rib, at, index, *path)))
         })
         .collect()
     }
 
-    /// A page of what a neighbour was sent of a family, in key order.
+    /// A page of what a neighbour was sent of a family, in key order; of every key on it all paths.
     pub fn advertised_page(&self, peer: PeerId, page: &Page<'_>) -> Vec<Advertised> {
         let Some(neighbor) = self.neighbors.get(&peer) else { return Vec::new() };
         let Some(table) = self.tables.get(&(neighbor.config.instance, page.family)) else {
             return Vec::new();
         };
         let rib = &table.rib;
-        let told = table.groups.advertised(rib, peer).into_iter().map(|(at, path)| (rib.key(at), (at, path)));
-        let row = |(key, (_, path)): (Key, (u32, Path))| Advertised {
-            key,
-            attrs: Arc::new(table.groups.attributes(rib, peer, path)),
-            data: rib.sets.data(path.set),
-        };
-        page.cut(told).into_iter().map(row).collect()
+        let told = table.groups.advertised(rib, peer);
+        let mut by_route: BTreeMap<u32, Vec<Path>> = BTreeMap::new();
+        told.into_iter().for_each(|(at, path)| by_route.entry(at).or_default().push(path));
+        let rows = page.cut(by_route.into_iter().map(|(at, paths)| (rib.key(at), paths)));
+        let rows = rows.into_iter().flat_map(|(key, paths)| paths.into_iter().map(move |p| (key.clone(), p)));
+        rows.map(|(key, path)| told_row(table, peer, key, path)).collect()
     }
 
     /// What a neighbour was sent of a family, in key order.
@@ -227,11 +233,7 @@ impl Speaker {
         let Some(neighbor) = self.neighbors.get(&peer) else { return Vec::new() };
         let Some(table) = self.tables.get(&(neighbor.config.instance, family)) else { return Vec::new() };
         let rib = &table.rib;
-        let row = |(at, path): (u32, Path)| Advertised {
-            key: rib.key(at),
-            attrs: Arc::new(table.groups.attributes(rib, peer, path)),
-            data: rib.sets.data(path.set),
-        };
+        let row = |(at, path): (u32, Path)| told_row(table, peer, rib.key(at), path);
         let mut rows: Vec<Advertised> = table.groups.advertised(rib, peer).into_iter().map(row).collect();
         rows.sort_by(|a, b| a.key.cmp(&b.key));
         rows
@@ -243,8 +245,9 @@ impl Speaker {
         let Some(table) = self.tables.get(&(neighbor.config.instance, family)) else { return Vec::new() };
         let rib = &table.rib;
         let mine = |path: &&Path| rib.source_of(**path) == Source::Peer(peer);
-        let told = rib.occupied().filter_map(|at| Some((at, rib.paths(at).iter().find(mine)?)));
-        let mut rows: Vec<_> = told.map(|(at, path)| (rib.key(at), self.candidate(rib, *path))).collect();
+        let told =
+            rib.occupied().flat_map(|at| rib.paths(at).iter().filter(mine).map(move |path| (at, path)));
+        let mut rows: Vec<_> = told.map(|(at, path)| (rib.key(at), self.candidate(rib, at, *path))).collect();
         rows.sort_by(|(a, _), (b, _)| a.cmp(b));
         rows
     }
@@ -297,7 +300,17 @@ impl Speaker {
             messages_in,
             messages_out,
             malformed_updates: neighbor.malformed_updates,
+            paths_left_out: neighbor.paths_left_out,
         }
+    }
+}
+
+fn told_row(table: &Table, peer: PeerId, key: Key, path: Path) -> Advertised {
+    Advertised {
+        key,
+        path_id: table.groups.is_told_several(peer).then(|| told_as(path.source())),
+        attrs: Arc::new(table.groups.attributes(&table.rib, peer, path)),
+        data: table.rib.sets.data(path.set),
     }
 }
 

@@ -51,7 +51,11 @@ impl Speaker {
         let Some(neighbor) = self.neighbors.get_mut(&peer) else { return Ok(()) };
         let Some(live) = &neighbor.live else { return Ok(()) };
         let negotiated = live.negotiated.clone();
-        let mut update = Update::decode(body, &neighbor.parse_context(&negotiated))?;
+        let mut update = Update::decode_with_ids(
+            body,
+            &neighbor.parse_context(&negotiated),
+            negotiated.add_path_received,
+        )?;
         if update.treat_as_withdraw || update.discarded > 0 {
             neighbor.malformed_updates += 1;
         }
@@ -110,9 +114,10 @@ impl Speaker {
         let source = rib.teller(Source::Peer(peer), advertiser);
         // Of routes with the same data the set is counted once for each.
         let mut last: Option<(NlriData, SetId)> = None;
-        for route in routes.flatten() {
+        let mut left_out = 0;
+        for (id, route) in routes.paths() {
             if !is_valid_prefix_route(&route, attrs) {
-                rib.remove(&route.key, source);
+                rib.remove(&route.key, id, source);
                 continue;
             }
             let rejected = judged.or_else(|| by_policy(config, &route.key));
@@ -127,10 +132,13 @@ impl Speaker {
                 rib.sets.release(set);
             }
             rib.sets.retain(set);
-            rib.insert(&route.key, set, source, rejected);
+            left_out += u64::from(!rib.insert(&route.key, id, set, source, rejected));
         }
         if let Some((_, set)) = last {
             rib.sets.release(set);
+        }
+        if let Some(neighbor) = self.neighbors.get_mut(&peer) {
+            neighbor.paths_left_out += left_out;
         }
     }
 
@@ -138,7 +146,7 @@ impl Speaker {
         let Some(neighbor) = self.neighbors.get(&peer) else { return };
         let Some(table) = self.tables.get_mut(&(neighbor.config.instance, routes.family())) else { return };
         let Some(source) = table.rib.source_id(Source::Peer(peer)) else { return };
-        routes.flatten().for_each(|route| table.rib.remove(&route.key, source));
+        routes.paths().for_each(|(id, route)| table.rib.remove(&route.key, id, source));
     }
 
     /// RFC 4271 §6.7, RFC 4486 §4: too many paths of a family end the session, with the family and the limit in the
@@ -199,7 +207,7 @@ impl Speaker {
                 let attrs = sets.attributes(path.set);
                 judge(config, router_id, own, family, &attrs).or_else(|| by_policy(config, key))
             });
-            if let Some(rules) = neighbor.export_rules(router_id) {
+            if let Some(rules) = neighbor.export_rules(router_id, family) {
                 table.groups.change_rules(&mut table.rib, peer, rules);
             }
         }

@@ -20,6 +20,8 @@ pub enum Capability {
     GracefulRestart(GracefulRestart),
     /// Code 65 (RFC 6793).
     FourOctetAs(Asn),
+    /// Code 69 (RFC 7911 §4): AFI, SAFI, and which of several paths the sender can do.
+    AddPath(Vec<(u16, u8, AddPathMode)>),
     /// Code 70 (RFC 7313 §3.1).
     EnhancedRefresh,
     /// Any other, or one of the above with a length that is not its own (ignored, RFC 5492 §5).
@@ -29,6 +31,38 @@ pub enum Capability {
         /// Value, at most 255 octets.
         value: Vec<u8>,
     },
+}
+
+/// What the sender of an add-path capability can do (RFC 7911 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddPathMode {
+    /// 1: take several paths of a route.
+    Receive = 1,
+    /// 2: tell several.
+    Send = 2,
+    /// 3: both.
+    Both = 3,
+}
+
+impl AddPathMode {
+    /// Whether it takes several paths.
+    pub const fn receives(self) -> bool {
+        self as u8 & 1 != 0
+    }
+
+    /// Whether it tells several.
+    pub const fn sends(self) -> bool {
+        self as u8 & 2 != 0
+    }
+
+    const fn of(octet: u8) -> Option<AddPathMode> {
+        match octet {
+            1 => Some(AddPathMode::Receive),
+            2 => Some(AddPathMode::Send),
+            3 => Some(AddPathMode::Both),
+            _ => None,
+        }
+    }
 }
 
 /// The value of the graceful restart capability.
@@ -51,6 +85,7 @@ const CODE_EXTENDED_MESSAGE: u8 = 6;
 const CODE_ROLE: u8 = 9;
 const CODE_GRACEFUL_RESTART: u8 = 64;
 const CODE_FOUR_OCTET_AS: u8 = 65;
+const CODE_ADD_PATH: u8 = 69;
 const CODE_ENHANCED_REFRESH: u8 = 70;
 
 const FLAG_RESTART: u16 = 0x8000;
@@ -81,6 +116,14 @@ impl Capability {
             }
             Capability::Role(role) => out.extend_from_slice(&[CODE_ROLE, 1, *role]),
             Capability::EnhancedRefresh => out.extend_from_slice(&[CODE_ENHANCED_REFRESH, 0]),
+            Capability::AddPath(families) => {
+                let families = &families[..families.len().min(63)];
+                out.extend_from_slice(&[CODE_ADD_PATH, (4 * families.len()) as u8]);
+                for (afi, safi, mode) in families {
+                    out.extend_from_slice(&afi.to_be_bytes());
+                    out.extend_from_slice(&[*safi, *mode as u8]);
+                }
+            }
             Capability::GracefulRestart(gr) => gr.encode(out),
             Capability::Unknown { code, value } => {
                 let value = &value[..value.len().min(255)];
@@ -98,6 +141,7 @@ impl Capability {
             (CODE_ROUTE_REFRESH, []) => Some(Capability::RouteRefresh),
             (CODE_EXTENDED_NEXT_HOP, _) => next_hops(value).map(Capability::ExtendedNextHop),
             (CODE_ROLE, [role]) => Some(Capability::Role(*role)),
+            (CODE_ADD_PATH, _) => add_path(value).map(Capability::AddPath),
             (CODE_ENHANCED_REFRESH, []) => Some(Capability::EnhancedRefresh),
             (CODE_EXTENDED_MESSAGE, []) => Some(Capability::ExtendedMessage),
             (CODE_FOUR_OCTET_AS, [a, b, c, d]) => {
@@ -129,6 +173,17 @@ fn next_hops(value: &[u8]) -> Option<Vec<(u16, u16, u16)>> {
         triples.push((reader.u16()?, reader.u16()?, reader.u16()?));
     }
     Some(triples)
+}
+
+/// The value of the add-path capability; `None` if it is no list, or says what nobody knows: then all of it is ignored
+/// (RFC 7911 §4).
+fn add_path(value: &[u8]) -> Option<Vec<(u16, u8, AddPathMode)>> {
+    let mut reader = Reader::new(value);
+    let mut families = Vec::new();
+    while !reader.is_empty() {
+        families.push((reader.u16()?, reader.u8()?, AddPathMode::of(reader.u8()?)?));
+    }
+    Some(families)
 }
 
 impl GracefulRestart {

@@ -10,7 +10,7 @@ use super::path;
 use super::reader::{put_ip, put_u24};
 use crate::attrs::{NextHop, PathAttributes};
 use crate::nlri::Nlri;
-use crate::types::{Asn, Family};
+use crate::types::{Asn, Family, PathId};
 
 /// What the sender must know of the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,34 @@ pub fn encode_announce(
     routes: &[Nlri],
     ctx: &EncodeContext,
 ) -> Result<Vec<Vec<u8>>, AttributesTooLarge> {
+    announce(family, attrs, routes, nlri::encode, ctx)
+}
+
+/// As [`encode_announce`], each route with its path identifier (RFC 7911 §3).
+///
+/// # Errors
+/// As [`encode_announce`].
+pub fn encode_announce_paths(
+    family: Family,
+    attrs: &PathAttributes,
+    paths: &[(PathId, Nlri)],
+    ctx: &EncodeContext,
+) -> Result<Vec<Vec<u8>>, AttributesTooLarge> {
+    announce(family, attrs, paths, put_path, ctx)
+}
+
+fn put_path(path: &(PathId, Nlri), out: &mut Vec<u8>) {
+    out.extend_from_slice(&path.0.0.to_be_bytes());
+    nlri::encode(&path.1, out);
+}
+
+fn announce<R>(
+    family: Family,
+    attrs: &PathAttributes,
+    routes: &[R],
+    put: impl Fn(&R, &mut Vec<u8>),
+    ctx: &EncodeContext,
+) -> Result<Vec<Vec<u8>>, AttributesTooLarge> {
     let base = family == Family::Ipv4Unicast && matches!(attrs.next_hop, Some(NextHop::V4(_)));
     let mut common = Vec::new();
     put_attributes(attrs, base, ctx.four_octet_as, &mut common);
@@ -48,7 +76,7 @@ pub fn encode_announce(
         return Err(AttributesTooLarge(common.len()));
     }
     let mut messages = Vec::new();
-    for_each_field(routes, ctx.message_limit - overhead, |field| {
+    for_each_field(routes, put, ctx.message_limit - overhead, |field| {
         let mut attributes = Vec::with_capacity(common.len() + field.len() + 64);
         if !base {
             put_attribute(&mut attributes, code::MP_REACH, |out| {
@@ -63,9 +91,23 @@ pub fn encode_announce(
 
 /// Messages that withdraw `routes`, all of `family`.
 pub fn encode_withdraw(family: Family, routes: &[Nlri], ctx: &EncodeContext) -> Vec<Vec<u8>> {
+    withdraw(family, routes, nlri::encode, ctx)
+}
+
+/// As [`encode_withdraw`], each route with its path identifier (RFC 7911 §3).
+pub fn encode_withdraw_paths(family: Family, paths: &[(PathId, Nlri)], ctx: &EncodeContext) -> Vec<Vec<u8>> {
+    withdraw(family, paths, put_path, ctx)
+}
+
+fn withdraw<R>(
+    family: Family,
+    routes: &[R],
+    put: impl Fn(&R, &mut Vec<u8>),
+    ctx: &EncodeContext,
+) -> Vec<Vec<u8>> {
     let room = ctx.message_limit - HEADER_LEN - 4 - 7;
     let mut messages = Vec::new();
-    for_each_field(routes, room, |field| {
+    for_each_field(routes, put, room, |field| {
         messages.push(match family {
             Family::Ipv4Unicast => update(field, &[], &[]),
             _ => unreach(family, field),
@@ -83,11 +125,11 @@ pub fn encode_end_of_rib(family: Family) -> Vec<u8> {
 }
 
 /// Cuts the routes into fields of at most `room` octets.
-fn for_each_field(routes: &[Nlri], room: usize, mut emit: impl FnMut(&[u8])) {
+fn for_each_field<R>(routes: &[R], put: impl Fn(&R, &mut Vec<u8>), room: usize, mut emit: impl FnMut(&[u8])) {
     let mut field = Vec::new();
     for route in routes {
         let before = field.len();
-        nlri::encode(route, &mut field);
+        put(route, &mut field);
         if field.len() > room {
             let last = field.split_off(before);
             emit(&field);

@@ -19,8 +19,11 @@ mod rewrite;
 mod update;
 mod writer;
 
-pub use capability::{Capability, GracefulRestart};
-pub use encode::{AttributesTooLarge, EncodeContext, encode_announce, encode_end_of_rib, encode_withdraw};
+pub use capability::{AddPathMode, Capability, GracefulRestart};
+pub use encode::{
+    AttributesTooLarge, EncodeContext, encode_announce, encode_announce_paths, encode_end_of_rib,
+    encode_withdraw, encode_withdraw_paths,
+};
 pub(crate) use encode::{encode_attributes, encode_attributes_for, put_next_hop};
 pub use header::{Frame, HEADER_LEN, MessageType, STANDARD_LIMIT, next_frame};
 pub(crate) use nlri::encode as encode_nlri;

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::evpn;
 use super::reader::Reader;
 use crate::nlri::{Key, Nlri};
-use crate::types::Family;
+use crate::types::{Family, PathId};
 
 /// The field cannot be walked: a prefix length or route length that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,12 +20,39 @@ pub struct NlriSyntax;
 pub struct NlriIter<'a> {
     family: Family,
     reader: Reader<'a>,
+    has_ids: bool,
 }
 
 impl<'a> NlriIter<'a> {
     /// Walks `octets` as `family`.
     pub const fn new(family: Family, octets: &'a [u8]) -> NlriIter<'a> {
-        NlriIter { family, reader: Reader::new(octets) }
+        NlriIter { family, reader: Reader::new(octets), has_ids: false }
+    }
+
+    /// A field in which every route has a path identifier before it, or none has (RFC 7911 §3).
+    #[must_use]
+    pub const fn with_ids(self, has_ids: bool) -> NlriIter<'a> {
+        NlriIter { has_ids, ..self }
+    }
+
+    /// The routes with their path identifiers, 0 where there are none; of what cannot be walked the routes before it.
+    pub fn paths(mut self) -> impl Iterator<Item = (PathId, Nlri)> {
+        std::iter::from_fn(move || self.next_path()?.ok())
+    }
+
+    fn next_path(&mut self) -> Option<Result<(PathId, Nlri), NlriSyntax>> {
+        if self.reader.is_empty() {
+            return None;
+        }
+        let path = match (self.has_ids, self.family) {
+            (_, Family::L2vpnEvpn) => self.evpn()?.map(|nlri| (PathId::default(), nlri)),
+            (false, _) => self.prefix().map(|nlri| (PathId::default(), nlri)),
+            (true, _) => self.reader.u32().map(PathId).and_then(|id| Some((id, self.prefix()?))),
+        };
+        if path.is_none() {
+            self.reader = Reader::new(&[]);
+        }
+        Some(path.ok_or(NlriSyntax))
     }
 
     /// The family of the field.
@@ -88,14 +115,7 @@ impl Iterator for NlriIter<'_> {
     type Item = Result<Nlri, NlriSyntax>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.reader.is_empty() {
-            return None;
-        }
-        let nlri = if self.family == Family::L2vpnEvpn { self.evpn()? } else { self.prefix() };
-        if nlri.is_none() {
-            self.reader = Reader::new(&[]);
-        }
-        Some(nlri.ok_or(NlriSyntax))
+        self.next_path().map(|path| path.map(|(_, nlri)| nlri))
     }
 }
 

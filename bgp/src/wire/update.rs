@@ -10,7 +10,7 @@ use super::nlri::NlriIter;
 use super::notification::Notification;
 use super::reader::Reader;
 use crate::attrs::{NextHop, PathAttributes};
-use crate::types::{Asn, Family};
+use crate::types::{Asn, Family, FamilySet};
 
 /// What the receiver must know of the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,26 +57,39 @@ fn malformed() -> Notification {
     Notification::new(Notification::MALFORMED_ATTRIBUTES)
 }
 
-fn checked<'a>(family: Family, octets: &'a [u8]) -> Result<NlriIter<'a>, Notification> {
-    let nlri = NlriIter::new(family, octets);
+/// `ids`: the families whose routes have path identifiers.
+fn checked<'a>(family: Family, octets: &'a [u8], ids: FamilySet) -> Result<NlriIter<'a>, Notification> {
+    let nlri = NlriIter::new(family, octets).with_ids(ids.contains(family));
     nlri.check().map_err(|_| Notification::new(Notification::INVALID_NETWORK))?;
     Ok(nlri)
 }
 
 impl<'a> Update<'a> {
-    /// From the body of a message.
+    /// From the body of a message, on a session without add-path.
     ///
     /// # Errors
     /// The NOTIFICATION for a message whose routes cannot be told (RFC 7606 §3 and §5.3): session reset.
     pub fn decode(body: &'a [u8], ctx: &ParseContext) -> Result<Update<'a>, Notification> {
+        Update::decode_with_ids(body, ctx, FamilySet::EMPTY)
+    }
+
+    /// From the body of a message; routes of the families `ids` have path identifiers (RFC 7911 §3).
+    ///
+    /// # Errors
+    /// As [`Update::decode`].
+    pub fn decode_with_ids(
+        body: &'a [u8],
+        ctx: &ParseContext,
+        ids: FamilySet,
+    ) -> Result<Update<'a>, Notification> {
         let mut reader = Reader::new(body);
         let len = usize::from(reader.u16().ok_or_else(malformed)?);
         let withdrawn = reader.take(len).ok_or_else(malformed)?;
         let len = usize::from(reader.u16().ok_or_else(malformed)?);
         let attributes = reader.part(len).ok_or_else(malformed)?;
         let mut update = Update {
-            withdrawn: checked(Family::Ipv4Unicast, withdrawn)?,
-            announced: checked(Family::Ipv4Unicast, reader.rest())?,
+            withdrawn: checked(Family::Ipv4Unicast, withdrawn, ids)?,
+            announced: checked(Family::Ipv4Unicast, reader.rest(), ids)?,
             reach: None,
             unreach: None,
             attrs: PathAttributes::default(),
@@ -84,7 +97,7 @@ impl<'a> Update<'a> {
             bare: true,
             discarded: 0,
         };
-        let seen = update.attributes(attributes, ctx)?;
+        let seen = update.attributes(attributes, ctx, ids)?;
         update.require_mandatory(&seen)?;
         Ok(update)
     }
@@ -99,7 +112,12 @@ impl<'a> Update<'a> {
         }
     }
 
-    fn attributes(&mut self, mut reader: Reader<'a>, ctx: &ParseContext) -> Result<Seen, Notification> {
+    fn attributes(
+        &mut self,
+        mut reader: Reader<'a>,
+        ctx: &ParseContext,
+        ids: FamilySet,
+    ) -> Result<Seen, Notification> {
         let mut seen = Seen::default();
         let mut builder = Builder::default();
         while !reader.is_empty() {
@@ -114,7 +132,7 @@ impl<'a> Update<'a> {
                 if repeated {
                     return Err(malformed());
                 }
-                self.multi_protocol(&raw, &mut seen)?;
+                self.multi_protocol(&raw, ids, &mut seen)?;
             } else if repeated {
                 // RFC 7606 §3 g: the first one counts.
                 self.discarded += 1;
@@ -150,7 +168,12 @@ impl<'a> Update<'a> {
     }
 
     /// RFC 7606 §5.3 and §7.11: what makes these two unreadable ends the session.
-    fn multi_protocol(&mut self, raw: &RawAttribute<'a>, seen: &mut Seen) -> Result<(), Notification> {
+    fn multi_protocol(
+        &mut self,
+        raw: &RawAttribute<'a>,
+        ids: FamilySet,
+        seen: &mut Seen,
+    ) -> Result<(), Notification> {
         let bad = || Notification::new(Notification::OPTIONAL_ATTRIBUTE);
         let mut reader = Reader::new(raw.value);
         let (afi, safi) = (reader.u16().ok_or_else(bad)?, reader.u8().ok_or_else(bad)?);
@@ -159,7 +182,7 @@ impl<'a> Update<'a> {
             self.treat_as_withdraw = true;
         }
         if raw.type_code == attributes::MP_UNREACH {
-            self.unreach = family.map(|f| checked(f, reader.rest())).transpose()?;
+            self.unreach = family.map(|f| checked(f, reader.rest(), ids)).transpose()?;
             seen.foreign_family |= family.is_none();
             self.bare &= family.is_some();
             return Ok(());
@@ -172,7 +195,7 @@ impl<'a> Update<'a> {
             return Ok(());
         };
         let next_hop = decode_next_hop(family, next_hop).ok_or_else(bad)?;
-        self.reach = Some(MpReach { next_hop, nlri: checked(family, reader.rest())? });
+        self.reach = Some(MpReach { next_hop, nlri: checked(family, reader.rest(), ids)? });
         Ok(())
     }
 

@@ -138,6 +138,7 @@ fn peers(check: &mut Check<'_>) {
             check.add(&path.field("restart_time_s"), "must be from 1 to 4095 (RFC 4724 section 3)");
         }
         peer_limits(check, peer, &path);
+        several_paths(check, peer, &path.field("add_path"));
         if let Some(bfd) = &peer.bfd {
             bfd_times(check, bfd, &path.field("bfd"));
         }
@@ -194,6 +195,19 @@ fn peer_limits(check: &mut Check<'_>, peer: &Peer, path: &Path) {
     }
     if peer.disabled_because.is_some() && !peer.disabled {
         check.add(&path.field("disabled_because"), "is for a neighbour that is disabled");
+    }
+}
+
+fn several_paths(check: &mut Check<'_>, peer: &Peer, path: &Path) {
+    let Some(add_path) = &peer.add_path else { return };
+    let carried = peer.families();
+    for (i, family) in add_path.families.iter().enumerate() {
+        if !carried.contains(family) {
+            check.add(&path.field("families").index(i), "is not exchanged with this neighbour");
+        }
+    }
+    if !add_path.receive && add_path.send.is_none() {
+        check.add(path, "neither receives nor sends several paths");
     }
 }
 

@@ -19,6 +19,8 @@ mod listen;
 pub mod password;
 #[cfg(test)]
 mod secured_tests;
+#[cfg(test)]
+mod several_tests;
 mod socket;
 mod task;
 #[cfg(test)]

@@ -24,7 +24,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn prefix(text: &str) -> Nlri {
+pub(super) fn prefix(text: &str) -> Nlri {
     Nlri::from(text.parse::<ipnet::IpNet>().unwrap())
 }
 

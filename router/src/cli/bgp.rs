@@ -8,10 +8,22 @@ use super::{Bgp, Shown, To, table};
 
 /// Columns of routes; those that no route has are left out by nobody: a table stays the same table.
 const ROUTE: [&str; 7] = ["route", "next_hop", "from", "as_path", "local_pref", "med", "paths"];
-const TOLD: [&str; 6] = ["route", "next_hop", "as_path", "local_pref", "med", "communities"];
-const HEARD: [&str; 7] = ["route", "next_hop", "as_path", "local_pref", "med", "lost_at", "rejected"];
-const PATHS: [&str; 9] =
-    ["selected", "from", "next_hop", "as_path", "local_pref", "med", "stale", "lost_at", "rejected"];
+const TOLD: [&str; 7] = ["route", "path_id", "next_hop", "as_path", "local_pref", "med", "communities"];
+const HEARD: [&str; 8] =
+    ["route", "path_id", "next_hop", "as_path", "local_pref", "med", "lost_at", "rejected"];
+const PATHS: [&str; 11] = [
+    "selected",
+    "from",
+    "path_id",
+    "told_as",
+    "next_hop",
+    "as_path",
+    "local_pref",
+    "med",
+    "stale",
+    "lost_at",
+    "rejected",
+];
 
 /// Does one of the questions.
 pub(super) async fn bgp(to: &To, client: &Client, what: Bgp) -> Result<(), CommandError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use watari_bgp::speaker::{Candidate, Page, PeerSummary, Speaker};
-use watari_bgp::types::{Family, InstanceId, PeerId};
+use watari_bgp::types::{Family, FamilySet, InstanceId, PathId, PeerId};
 use watari_bgp::{Instant, Key, PathAttributes, Source, State};
 
 /// A question, with the names of the document already resolved.
@@ -95,6 +95,7 @@ pub(super) fn answer(speaker: &Speaker, now: Instant, names: &Names, question: &
             let page = Page { family: part.family, after: after.as_ref(), limit: part.limit };
             let row = |row: &watari_bgp::speaker::Advertised| {
                 let mut shown = attributes(&row.attrs);
+                shown["path_id"] = json!(row.path_id.map(|id| id.0));
                 shown["route"] = json!(row.key.to_string());
                 shown
             };
@@ -105,7 +106,8 @@ pub(super) fn answer(speaker: &Speaker, now: Instant, names: &Names, question: &
 
 /// A page, and after what the next one begins; null at the end.
 fn listed(rows: Vec<Value>, limit: usize) -> Value {
-    let next = rows.last().filter(|_| rows.len() == limit).map(|row| row["route"].clone());
+    // A route with several paths is whole on one page.
+    let next = rows.last().filter(|_| rows.len() >= limit).map(|row| row["route"].clone());
     json!({ "routes": rows, "next": next })
 }
 
@@ -151,6 +153,8 @@ fn path(names: &Names, source: Source, attrs: &PathAttributes, stale: bool) -> V
 
 fn candidate(names: &Names, key: Option<&Key>, candidate: &Candidate) -> Value {
     let mut shown = path(names, candidate.source, &candidate.attrs, candidate.stale);
+    shown["path_id"] = json!((candidate.path_id != PathId::default()).then_some(candidate.path_id.0));
+    shown["told_as"] = json!(candidate.told_as.0);
     shown["rejected"] = json!(candidate.rejected.map(|reason| reason.to_string()));
     shown["lost_at"] = json!(candidate.lost_at.map(|reason| reason.to_string()));
     if let Some(key) = key {
@@ -193,6 +197,7 @@ fn neighbour(names: &Names, now: Instant, peer: &PeerSummary) -> Value {
     shown["messages_in"] = json!(peer.messages_in);
     shown["messages_out"] = json!(peer.messages_out);
     shown["malformed_updates"] = json!(peer.malformed_updates);
+    shown["paths_left_out"] = json!(peer.paths_left_out);
     if peer.state != State::Established {
         shown["last_down"] = json!(peer.last_down.as_ref().map(ToString::to_string));
     }
@@ -207,11 +212,17 @@ fn neighbour(names: &Names, now: Instant, peer: &PeerSummary) -> Value {
             "enhanced_refresh": n.enhanced_refresh,
             "extended_messages": n.extended_messages,
             "extended_next_hop": n.extended_next_hop,
+            "add_path_received": families(n.add_path_received),
+            "add_path_sent": families(n.add_path_sent),
             "role": n.remote_role.map(role),
             "restart_time_s": restart.map(|r| r.restart_time_s),
         });
     }
     shown
+}
+
+fn families(set: FamilySet) -> Vec<String> {
+    set.iter().map(|family| family.to_string()).collect()
 }
 
 /// The neighbour's role as the document would say it (RFC 9234 section 4.1).

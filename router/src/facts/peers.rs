@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use watari_bgp::peer::{GracefulRestartConfig, PeerConfig};
+use watari_bgp::peer::{AddPath, GracefulRestartConfig, PathsSent, PeerConfig};
 use watari_bgp::policy::{Filter, Policy, PrefixRule};
 use watari_bgp::role::Role;
 use watari_bgp::types::{Asn, Family, InstanceId, PeerId};
 use watari_config::desired::device;
-use watari_config::document::{Exit, Family as WantedFamily, Peer, PeerRole};
+use watari_config::document::{self, Exit, Family as WantedFamily, Peer, PeerRole};
 use watari_config::{Desired, Name};
 
 use super::fabric::{EVPN, tenant_instance};
@@ -106,6 +106,7 @@ fn campus(desired: &Desired, asn: u32, peer: &Peer, exit: &Exit) -> Option<PeerS
     config.role_strict = peer.role_strict;
     config.accept_as_sets = peer.as_sets;
     config.accept_blackhole = peer.blackhole;
+    config.add_path = several_paths(peer);
     config.admin_down = peer.disabled.then(|| peer.disabled_because.clone().unwrap_or_default());
     config.graceful_restart =
         Some(GracefulRestartConfig { restart_time_s: peer.restart_time_s, ..Default::default() });
@@ -124,6 +125,16 @@ fn family(wanted: WantedFamily) -> Family {
         WantedFamily::Ipv4 => Family::Ipv4Unicast,
         WantedFamily::Ipv6 => Family::Ipv6Unicast,
     }
+}
+
+fn several_paths(peer: &Peer) -> Vec<(Family, AddPath)> {
+    let Some(wanted) = &peer.add_path else { return Vec::new() };
+    let families = if wanted.families.is_empty() { peer.families() } else { wanted.families.clone() };
+    let send = wanted.send.map(|send| match send {
+        document::PathsSent::All => PathsSent::All,
+        document::PathsSent::Best(limit) => PathsSent::Best(limit),
+    });
+    families.into_iter().map(|f| (family(f), AddPath { receive: wanted.receive, send })).collect()
 }
 
 fn role(wanted: PeerRole) -> Role {
