@@ -15,6 +15,8 @@
 
 mod connection;
 mod feed;
+#[cfg(test)]
+mod frr_tests;
 mod listen;
 pub mod password;
 #[cfg(test)]

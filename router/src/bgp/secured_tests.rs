@@ -5,11 +5,11 @@
 //!   10.71.0.1, AS 65001 ─── veth ─── 10.71.0.2, AS 65071: BIRD or FRR
 //! ```
 
-use std::process::{Child, Command};
 use std::time::{Duration, Instant as Clock};
 
 use watari_bgp::Policy;
 
+use super::frr_tests::Frr;
 use super::tests::*;
 use super::*;
 
@@ -145,43 +145,6 @@ async fn root_bird_and_we_take_what_is_near_alone() {
     }
     assert!(!campus.ask("show protocols watari").contains("Established"));
     bgp.shutdown(false).await.unwrap();
-}
-
-/// bgpd of FRR without zebra; it ends when dropped.
-struct Frr {
-    bgpd: Child,
-    _dir: tempfile::TempDir,
-}
-
-impl Frr {
-    fn start(campus: &Campus, lines: &str) -> Frr {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().display().to_string();
-        let conf = format!(
-            "router bgp 65071\n bgp router-id 10.71.0.2\n no bgp ebgp-requires-policy\n \
-             neighbor 10.71.0.1 remote-as 65001\n neighbor 10.71.0.1 timers connect 1\n{lines} \
-             network 203.0.113.0/24\n no bgp network import-check\n"
-        );
-        std::fs::write(dir.path().join("bgpd.conf"), conf).unwrap();
-        run(&format!("chown -R frr:frrvty {path}"));
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &campus.names[1], "/usr/lib/frr/bgpd", "-Z", "-S", "-P", "0"]);
-        command.args([
-            "-f",
-            &format!("{path}/bgpd.conf"),
-            "-i",
-            &format!("{path}/pid"),
-            "--vty_socket",
-            &path,
-        ]);
-        Frr { bgpd: command.spawn().unwrap(), _dir: dir }
-    }
-}
-
-impl Drop for Frr {
-    fn drop(&mut self) {
-        let _ = (self.bgpd.kill(), self.bgpd.wait());
-    }
 }
 
 /// FRR signs and takes what is near alone; it has another idea of the password at first.
