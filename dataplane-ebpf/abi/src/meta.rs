@@ -138,10 +138,8 @@ pub struct Scratch {
     pub frame: [u8; BUILD_BYTES],
     /// The flow that the packet is of, if [`Meta::path`] says that it is of one.
     pub flow: FlowKey,
-    /// The headers that a packet begins with, two bytes from the start: what the flow cache reads.
-    pub head: [u64; HEAD_WORDS],
-    /// Those inside VXLAN, or the outer ones to be written.
-    pub second: [u64; HEAD_WORDS],
+    /// The outer headers that the flow cache writes, two bytes from the start.
+    pub outer: [u64; HEAD_WORDS],
     /// Start of the second in which events are counted, boot clock.
     pub events_since_ns: u64,
     /// Events in that second: 16 bits for each class of events.

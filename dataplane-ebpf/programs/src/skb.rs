@@ -10,7 +10,7 @@ use aya_ebpf::{
         bpf_clone_redirect, bpf_get_hash_recalc, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
         bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
         bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
-        bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_skb_pull_data, bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -95,6 +95,17 @@ impl Skb {
         }
         Some(vid)
     }
+    /// Where the bytes that a program may read begin, and where they end.
+    #[inline(always)]
+    pub fn bytes(self) -> (usize, usize) {
+        (field!(self, data) as usize, field!(self, data_end) as usize)
+    }
+    /// Makes `length` bytes readable.
+    #[inline(always)]
+    pub fn bring_up(self, length: u32) -> Result<(), DropReason> {
+        // SAFETY: no pointers but the context.
+        if unsafe { bpf_skb_pull_data(self.0, length) } == 0 { Ok(()) } else { Err(DropReason::Malformed) }
+    }
     /// Payload bytes of one segment of a super-frame; 0 for a plain frame.
     #[inline(always)]
     pub fn gso_size(self) -> u32 {
@@ -103,10 +114,13 @@ impl Skb {
     /// How many packets this is.
     #[inline(always)]
     pub fn packets(self) -> u32 {
-        let segments = field!(self, gso_segs);
         let size = self.gso_size();
-        if segments > 1 || size == 0 {
-            return if segments > 1 { segments } else { 1 };
+        if size == 0 {
+            return 1;
+        }
+        let segments = field!(self, gso_segs);
+        if segments > 1 {
+            return segments;
         }
         // Decapsulated, or from a virtual machine: the kernel counts later.
         (self.len() + size - 1) / size

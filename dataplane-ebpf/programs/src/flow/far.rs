@@ -1,11 +1,11 @@
 //! A frame out of a `direct` tunnel: VXLAN to this gateway, decapsulated and to a port.
 
-use watari_abi::{Config, Counter, Flow, Meta, PortKey};
+use watari_abi::{Config, Counter, Flow, FlowKey, Meta, PortKey};
 
 use super::{
-    Seen, arrived, gone,
-    header::{self, BYTES_V4, BYTES_V6, Header, bytes, word},
-    look_up, note, to_port,
+    Seen, arrived, ethernet, gone,
+    header::{self, BYTES_V4, BYTES_V6, Header},
+    look_up, to_port, unknown,
 };
 use crate::{
     account::count_in,
@@ -17,36 +17,38 @@ use crate::{
 /// VXLAN to this gateway, by the outer header `outer`. Congestion that the outer header carries is brought inside by
 /// the pipeline.
 #[inline(always)]
-pub fn known(p: &Pkt, config: &Config, outer: &Header) -> Seen {
+pub fn known(p: &Pkt, config: &Config, port: PortKey, outer: &Header) -> Seen {
     let not = Seen::Not(outer.hash, Meta::PATH_NONE);
     let ecn = outer.tos & ECN_MASK;
     if config.flags & Config::OWN_ENCAP == 0 || ecn == ECN_CE || ecn == ECN_ECT1 {
         return not;
     }
-    let head = p.head();
     // Over IPv4: length, checksum, flags in word 5. Over IPv6: checksum in word 7, flags in word 8, and the VNI.
+    let head = outer.head;
     let (checksum, flags, vni) = if outer.v4 {
-        (word(head, 5) >> 16 & 0xffff, word(head, 5) >> 32, word(head, 6))
+        (head.word::<5>() >> 16 & 0xffff, head.word::<5>() >> 32, head.half::<6>())
     } else {
-        (word(head, 7) >> 48, word(head, 8), word(head, 8) >> 32)
+        (head.word::<7>() >> 48, head.word::<8>(), head.word::<8>() >> 32)
     };
     let vni = u64::from((vni as u32).to_be() >> 8);
     if checksum != 0 || flags & u64::from(decap::VNI_VALID) == 0 || vni == 0 {
         return not;
     }
-    let (inner, overhead) = (p.second(), if outer.v4 { BYTES_V4 } else { BYTES_V6 });
-    let Some(header) = header::read(p, inner, overhead) else { return not };
+    let from = outer.source();
+    // From here on the outer header is not read any more: looking for the inner one may move it.
+    let header = if outer.v4 { header::read(p.skb, BYTES_V4) } else { header::read(p.skb, BYTES_V6) };
+    let Some(header) = header else { return not };
     if !header.plain {
         return not;
     }
-    note(p, inner, header::source(head, outer.v4), vni);
-    let unknown = Seen::Not(outer.hash, Meta::PATH_NEW);
-    let Some(flow) = look_up(p) else { return unknown };
+    let inner = header.head;
+    let key = FlowKey { port, dst: inner.dst(), src: inner.word::<1>(), from, vni };
+    let Some(flow) = look_up(&key) else { return unknown(p, key, outer.hash) };
     if p.skb.gso_size() != 0 && flow.flags & Flow::WHOLE == 0 {
-        return unknown;
+        return unknown(p, key, outer.hash);
     }
     if p.meta().flags & Meta::ONE_TAG != 0 && p.skb.vlan_pop().is_err() {
-        return unknown;
+        return unknown(p, key, outer.hash);
     }
     arrived(p, flow);
     gone(p, uncovered(p, config, flow, (outer.v4, header.v4)))
@@ -55,11 +57,10 @@ pub fn known(p: &Pkt, config: &Config, outer: &Header) -> Seen {
 #[inline(always)]
 fn uncovered(p: &Pkt, config: &Config, flow: &Flow, (outer_v4, v4): (bool, bool)) -> Decision {
     p.count(Counter::TunnelAccepted, 1);
-    let inner = bytes(p.second(), 0);
     if outer_v4 {
-        decap::uncover(p, BYTES_V4, inner, !v4)?;
+        decap::uncover(p, BYTES_V4, ethernet(flow), !v4)?;
     } else {
-        decap::uncover(p, BYTES_V6, inner, !v4)?;
+        decap::uncover(p, BYTES_V6, ethernet(flow), !v4)?;
     }
     let meta = p.meta();
     meta.port = PortKey { ifindex: config.vxlan_ifindex, outer: 0, inner: 0 };

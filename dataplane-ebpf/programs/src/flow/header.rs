@@ -1,5 +1,5 @@
-//! The header of a TCP or UDP packet in one piece: what the flow cache asks of a packet, read in one or two look-ups of
-//! its bytes into words ([`watari_abi::flow`]).
+//! The header of a TCP or UDP packet in one piece: what the flow cache asks of a packet, read from its bytes as words
+//! ([`watari_abi::flow`]).
 //!
 //! ```text
 //!  word   0        1         2              3             4               5 …
@@ -7,11 +7,11 @@
 //!  v6     ··dst    src type  IP …next hops  source        source          target  target  ports …
 //! ```
 
-use watari_abi::flow::HEAD_WORDS;
+use core::arch::asm;
 
 use crate::{
     headers::{IPV4, IPV6, TCP, UDP},
-    out::Pkt,
+    skb::Skb,
 };
 
 use super::mix;
@@ -20,19 +20,19 @@ use super::mix;
 pub const BYTES_V4: u32 = 50;
 /// The same over IPv6.
 pub const BYTES_V6: u32 = 70;
-/// Bytes before the Ethernet header.
-const SHIFT: u32 = 2;
 const SYN: u64 = 0x02;
 /// IPv4's version and length without options.
 const PLAIN_V4: u64 = 0x45;
 /// More fragments, or a fragment's offset: the last two bytes of the word.
 const FRAGMENT: u64 = 0xff3f;
 
-/// A buffer of words.
-pub type Words = *mut [u64; HEAD_WORDS];
+/// Bytes of the packet from an Ethernet header on, as long as no helper has moved them.
+#[derive(Clone, Copy)]
+pub struct Head(*const u8);
 
 /// What a header says.
 pub struct Header {
+    pub head: Head,
     pub v4: bool,
     pub protocol: u8,
     pub tos: u8,
@@ -44,70 +44,116 @@ pub struct Header {
     pub plain: bool,
 }
 
-/// A word of a buffer.
-#[inline(always)]
-pub fn word(words: Words, at: usize) -> u64 {
-    // SAFETY: a buffer of the working memory; constants at every call, below `HEAD_WORDS`.
-    unsafe { words.cast::<u64>().add(at).read() }
+impl Head {
+    /// The Ethernet header at `at` and the bytes behind it, `bytes` of them. Some card's drivers leave the rest of a long
+    /// packet in pages; what is asked for is brought up then, and whatever was read before is gone. `None` if the packet is
+    /// shorter. Both numbers are constants at every call.
+    #[inline(always)]
+    fn of(skb: Skb, at: u32, bytes: u32) -> Option<Self> {
+        Self::in_reach(skb, at, bytes).or_else(|| {
+            skb.bring_up(at + bytes).ok()?;
+            Self::in_reach(skb, at, bytes)
+        })
+    }
+
+    #[inline(always)]
+    fn in_reach(skb: Skb, at: u32, bytes: u32) -> Option<Self> {
+        let (start, end) = skb.bytes();
+        if start + (at + bytes) as usize > end {
+            None
+        } else {
+            Some(Self((start + at as usize) as *const u8))
+        }
+    }
+
+    /// Two bytes of zero and the destination MAC.
+    #[inline(always)]
+    pub fn dst(self) -> u64 {
+        let word: u64;
+        // SAFETY: in reach, as every header that was read; the kernel lets programs read packets unaligned.
+        unsafe {
+            asm!("{word} = *(u64 *)({start} + 0)", word = out(reg) word, start = in(reg) self.0,
+                options(pure, readonly, nostack, preserves_flags));
+        }
+        word << 16
+    }
+
+    /// A word from the first one on.
+    #[inline(always)]
+    pub fn word<const AT: usize>(self) -> u64 {
+        let word: u64;
+        // SAFETY: as in `dst`.
+        unsafe {
+            asm!("{word} = *(u64 *)({start} + {at})", word = out(reg) word, start = in(reg) self.0,
+                at = const AT * 8 - 2, options(pure, readonly, nostack, preserves_flags));
+        }
+        word
+    }
+
+    /// The first half of a word: of the last one that is in reach.
+    #[inline(always)]
+    pub fn half<const AT: usize>(self) -> u64 {
+        let half: u64;
+        // SAFETY: as in `dst`.
+        unsafe {
+            asm!("{half} = *(u32 *)({start} + {at})", half = out(reg) half, start = in(reg) self.0,
+                at = const AT * 8 - 2, options(pure, readonly, nostack, preserves_flags));
+        }
+        half
+    }
 }
 
-/// Writes a word of a buffer.
+/// Reads the header that begins with the Ethernet header at `at` of the packet. `None` for anything but TCP and UDP over
+/// IPv4 without options or IPv6 without extension headers, in one piece.
 #[inline(always)]
-pub fn set(words: Words, at: usize, value: u64) {
-    // SAFETY: as in `word`.
-    unsafe { words.cast::<u64>().add(at).write(value) }
-}
-
-/// Where the bytes of a buffer begin that stand for the packet's from `at` on.
-#[inline(always)]
-pub fn bytes(words: Words, at: u32) -> *mut u8 {
-    // SAFETY: constants at every call, within the buffer.
-    unsafe { words.cast::<u8>().add((SHIFT + at) as usize) }
-}
-
-/// Reads the header behind the Ethernet header at `at` of the packet into `words`. `None` for anything but TCP and UDP
-/// over IPv4 without options or IPv6 without extension headers, in one piece.
-#[inline(always)]
-pub fn read(p: &Pkt, words: Words, at: u32) -> Option<Header> {
-    p.skb.load_raw(at, bytes(words, 0), BYTES_V4).ok()?;
-    let ethertype = (word(words, 1) >> 48) as u16;
+pub fn read(skb: Skb, at: u32) -> Option<Header> {
+    let head = Head::of(skb, at, BYTES_V4)?;
+    let ethertype = (head.word::<1>() >> 48) as u16;
     if ethertype == IPV4.to_be() {
-        return v4(words);
+        return v4(head);
     }
     if ethertype != IPV6.to_be() {
         return None;
     }
-    p.skb.load_raw(at + BYTES_V4, bytes(words, BYTES_V4), BYTES_V6 - BYTES_V4).ok()?;
-    v6(words)
+    v6(Head::of(skb, at, BYTES_V6)?)
 }
 
 #[inline(always)]
-fn v4(words: Words) -> Option<Header> {
-    let (start, middle, end) = (word(words, 2), word(words, 3), word(words, 4));
+fn v4(head: Head) -> Option<Header> {
+    let (start, middle, end) = (head.word::<2>(), head.word::<3>(), head.word::<4>());
     if start & 0xff != PLAIN_V4 || (start >> 48) & FRAGMENT != 0 {
         return None;
     }
     let (source, target) = (middle >> 32, end & 0xffff_ffff);
-    let tcp_flags = word(words, 6) >> 8;
+    let tcp_flags = head.half::<6>() >> 8;
     let (protocol, tos) = ((middle >> 8) as u8, (start >> 8) as u8);
-    transport(true, protocol, tos, source << 32 | target, end >> 32, tcp_flags)
+    transport(head, true, protocol, tos, source << 32 | target, end >> 32, tcp_flags)
 }
 
 #[inline(always)]
-fn v6(words: Words) -> Option<Header> {
-    let start = word(words, 2);
+fn v6(head: Head) -> Option<Header> {
+    let start = head.word::<2>();
     if start & 0xf0 != 0x60 {
         return None;
     }
     let tos = (start << 4 | (start >> 12) & 0x0f) as u8;
-    let source = mix(word(words, 3), word(words, 4));
-    let addresses = mix(source, mix(word(words, 5), word(words, 6)));
-    let tcp_flags = word(words, 8) >> 40;
-    transport(false, (start >> 48) as u8, tos, addresses, word(words, 7) & 0xffff_ffff, tcp_flags)
+    let source = mix(head.word::<3>(), head.word::<4>());
+    let addresses = mix(source, mix(head.word::<5>(), head.word::<6>()));
+    let tcp_flags = head.word::<8>() >> 40;
+    let ports = head.word::<7>() & 0xffff_ffff;
+    transport(head, false, (start >> 48) as u8, tos, addresses, ports, tcp_flags)
 }
 
 #[inline(always)]
-fn transport(v4: bool, protocol: u8, tos: u8, addresses: u64, ports: u64, tcp_flags: u64) -> Option<Header> {
+fn transport(
+    head: Head,
+    v4: bool,
+    protocol: u8,
+    tos: u8,
+    addresses: u64,
+    ports: u64,
+    tcp_flags: u64,
+) -> Option<Header> {
     let to_port = u16::from_be((ports >> 16) as u16);
     let (plain, to_port) = match protocol {
         TCP => (tcp_flags & SYN == 0, 0),
@@ -115,19 +161,23 @@ fn transport(v4: bool, protocol: u8, tos: u8, addresses: u64, ports: u64, tcp_fl
         _ => return None,
     };
     let hash = mix(addresses, ports << 8 | u64::from(protocol)) as u32 | 1;
-    Some(Header { v4, protocol, tos, to_port, hash, plain })
+    Some(Header { head, v4, protocol, tos, to_port, hash, plain })
 }
 
-/// The source address of a header that was read.
-#[inline(always)]
-pub fn source(words: Words, v4: bool) -> [u64; 2] {
-    if v4 { [0, word(words, 3) >> 32] } else { [word(words, 3), word(words, 4)] }
-}
+impl Header {
+    /// The packet's source address (IPv4 in the second word).
+    #[inline(always)]
+    pub fn source(&self) -> [u64; 2] {
+        let head = self.head;
+        if self.v4 { [0, head.word::<3>() >> 32] } else { [head.word::<3>(), head.word::<4>()] }
+    }
 
-/// Its destination address.
-#[inline(always)]
-pub fn target(words: Words, v4: bool) -> [u64; 2] {
-    if v4 { [0, word(words, 4) & 0xffff_ffff] } else { [word(words, 5), word(words, 6)] }
+    /// Its destination address.
+    #[inline(always)]
+    pub fn target(&self) -> [u64; 2] {
+        let head = self.head;
+        if self.v4 { [0, head.word::<4>() & 0xffff_ffff] } else { [head.word::<5>(), head.word::<6>()] }
+    }
 }
 
 /// DHCPv4 and DHCPv6, of either end.

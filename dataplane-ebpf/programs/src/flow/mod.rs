@@ -13,6 +13,8 @@ mod far;
 mod header;
 mod near;
 
+use core::mem::offset_of;
+
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use watari_abi::{
     Config, Counter, Flow, FlowKey, Meta, PortKey, Segment, Verdict,
@@ -23,13 +25,11 @@ use watari_abi::{
 use crate::{
     account::{count_in, count_out},
     fit::mtu_towards,
-    headers::{halves, unmapped},
+    headers::unmapped,
     maps,
     out::{Decision, Exit, Pkt},
     stages::encap::{Way, sum_of_constants},
 };
-use header::Words;
-
 /// What all packets of a flow have in common in their outer header: all but DSCP and ECN, lengths, checksum and source port.
 const SAME_V4: [u64; OUTER_WORDS] = [
     !0,
@@ -62,46 +62,59 @@ pub fn known(p: &Pkt, port: PortKey, flags: u8) -> Seen {
     if flags & (Meta::TWO_TAGS | Meta::TRACE) != 0 {
         return NOT;
     }
-    let head = p.head();
-    let (Some(header), Ok(config), Some(epoch)) = (header::read(p, head, 0), p.config(), maps::epoch.get(0))
-    else {
-        return NOT;
-    };
+    let (Some(header), Ok(config)) = (header::read(p.skb, 0), p.config()) else { return NOT };
     let meta = p.meta();
-    meta.epoch = *epoch;
     meta.flags = flags;
     meta.port = port;
-    if header.to_port == config.vxlan_port && header::target(head, header.v4) == own_vtep(config, header.v4) {
-        return far::known(p, config, &header);
+    if header.to_port == config.vxlan_port && header.target() == own_vtep(config, header.v4) {
+        return far::known(p, config, port, &header);
     }
-    near::known(p, config, &header)
+    near::known(p, config, port, &header)
 }
 
 #[inline(always)]
 fn own_vtep(config: &Config, v4: bool) -> [u64; 2] {
-    let (high, low) = halves(config.local_vtep);
-    if v4 { [0, u64::from(u32::from_ne_bytes(unmapped(config.local_vtep)))] } else { [high, low] }
+    const _: () = assert!(offset_of!(Config, local_vtep) % 8 == 0);
+    // SAFETY: a value of a map, which begins at a multiple of 8 bytes, and so does the address in it.
+    let [high, low] = unsafe { (&raw const config.local_vtep).cast::<[u64; 2]>().read() };
+    if v4 { [0, low >> 32] } else { [high, low] }
 }
 
-/// The flow whose key lies in the working memory, if it is known and alive. It stays there, for [`Pkt::remember_port`].
+/// The flow of this key, if it is known and alive, and nobody looks at frames.
 #[inline(always)]
-fn look_up(p: &Pkt) -> Option<&'static Flow> {
-    let key = &p.scratch().flow;
+fn look_up(key: &FlowKey) -> Option<&'static Flow> {
     if maps::watch.get(0).is_none_or(|watch| watch.flags != 0) {
         return None;
     }
     let flow = maps::flows.get_ptr_mut(slot(key))?;
     // SAFETY: this CPU's own entry, which no other program writes while this one runs.
     let flow = unsafe { &*flow };
-    let alive = flow.epoch == p.meta().epoch && now_ns() < flow.until_ns;
-    if alive && same_key(&flow.key, key) { Some(flow) } else { None }
+    if flow.epoch != epoch()? || now_ns() >= flow.until_ns || !same_key(flow, key) {
+        return None;
+    }
+    Some(flow)
 }
 
-/// Writes the key down. The inner Ethernet header is the one of `words`.
+/// For the pipeline, which remembers by this key where the packet goes.
 #[inline(always)]
-fn note(p: &Pkt, words: Words, from: [u64; 2], vni: u64) {
-    let (port, dst, src) = (p.meta().port, header::word(words, 0), header::word(words, 1));
-    p.scratch().flow = FlowKey { port, dst, src, from, vni };
+fn unknown(p: &Pkt, key: FlowKey, hash: u32) -> Seen {
+    p.scratch().flow = key;
+    let Some(epoch) = epoch() else { return Seen::Not(hash, Meta::PATH_NONE) };
+    p.meta().epoch = epoch;
+    Seen::Not(hash, Meta::PATH_NEW)
+}
+
+#[inline(always)]
+fn epoch() -> Option<u64> {
+    maps::epoch.get(0).copied()
+}
+
+/// The Ethernet header of a flow's packets, as its key has it: 14 bytes.
+#[inline(always)]
+fn ethernet(flow: &Flow) -> *const u8 {
+    const _: () = assert!(offset_of!(FlowKey, src) == offset_of!(FlowKey, dst) + 8);
+    // SAFETY: two bytes into the first of two words that lie side by side.
+    unsafe { (&raw const flow.key.dst).cast::<u8>().add(2) }
 }
 
 #[inline(always)]
@@ -111,8 +124,12 @@ fn now_ns() -> u64 {
 }
 
 #[inline(always)]
-fn same_key(one: &FlowKey, other: &FlowKey) -> bool {
-    place_number(&one.port) == place_number(&other.port)
+fn same_key(flow: &Flow, other: &FlowKey) -> bool {
+    const _: () = assert!(offset_of!(Flow, key) == 0 && offset_of!(FlowKey, port) == 0);
+    // SAFETY: a value of a map, which begins at a multiple of 8 bytes, and with the port.
+    let place = unsafe { core::ptr::from_ref(flow).cast::<u64>().read() };
+    let one = &flow.key;
+    place == place_number(&other.port)
         && one.dst == other.dst
         && one.src == other.src
         && one.from[0] == other.from[0]
@@ -120,9 +137,10 @@ fn same_key(one: &FlowKey, other: &FlowKey) -> bool {
         && one.vni == other.vni
 }
 
+/// The port as it lies in memory.
 #[inline(always)]
 fn place_number(port: &PortKey) -> u64 {
-    u64::from(port.ifindex) << 32 | u64::from(port.outer) << 16 | u64::from(port.inner)
+    u64::from(port.ifindex) | u64::from(port.outer) << 32 | u64::from(port.inner) << 48
 }
 
 /// Multiplies and folds: every bit of both takes part in the upper ones.
@@ -161,18 +179,6 @@ fn to_port(p: &Pkt, flow: &Flow, packets: u32, length: u32) -> Decision {
 }
 
 impl Pkt {
-    /// The buffer of the headers that the packet begins with.
-    #[inline(always)]
-    fn head(&self) -> Words {
-        &raw mut self.scratch().head
-    }
-
-    /// The other buffer.
-    #[inline(always)]
-    fn second(&self) -> Words {
-        &raw mut self.scratch().second
-    }
-
     /// A frame from an attachment is on its way to a far gateway.
     #[inline(always)]
     pub fn switched_to_vtep(&self) {

@@ -1,11 +1,11 @@
 //! A frame from an attachment: to a port, or encapsulated and to a wire.
 
-use watari_abi::{Config, Counter, DropReason, Flow, Meta, Verdict};
+use watari_abi::{Config, Counter, DropReason, Flow, FlowKey, Meta, PortKey, Verdict, flow::HEAD_WORDS};
 
 use super::{
     Seen, arrived, gone,
-    header::{self, BYTES_V4, BYTES_V6, Header, Words, bytes, set},
-    look_up, note, to_port,
+    header::{BYTES_V4, BYTES_V6, Header},
+    look_up, to_port, unknown,
 };
 use crate::{
     account::count_out,
@@ -17,20 +17,25 @@ use crate::{
     tos::{ECN_MASK, outer_tos},
 };
 
+/// The outer header that is written, as [`watari_abi::flow`] has it.
+type Words = *mut [u64; HEAD_WORDS];
+/// Bytes before the Ethernet header.
+const SHIFT: u32 = 2;
+
 #[inline(always)]
-pub fn known(p: &Pkt, config: &Config, header: &Header) -> Seen {
+pub fn known(p: &Pkt, config: &Config, port: PortKey, header: &Header) -> Seen {
     if !header.plain {
         return Seen::Not(header.hash, Meta::PATH_NONE);
     }
-    let unknown = Seen::Not(header.hash, Meta::PATH_NEW);
-    let head = p.head();
-    note(p, head, header::source(head, header.v4), 0);
-    let Some(flow) = look_up(p) else { return unknown };
+    let head = header.head;
+    let (dst, src) = (head.dst(), head.word::<1>());
+    let key = FlowKey { port, dst, src, from: header.source(), vni: 0 };
+    let Some(flow) = look_up(&key) else { return unknown(p, key, header.hash) };
     if flow.kind == Flow::TO_VTEP && !fits(p, header, flow.mtu) {
-        return unknown;
+        return unknown(p, key, header.hash);
     }
     if p.meta().flags & Meta::ONE_TAG != 0 && p.skb.vlan_pop().is_err() {
-        return unknown;
+        return unknown(p, key, header.hash);
     }
     let (packets, length) = arrived(p, flow);
     if flow.kind == Flow::TO_PORT {
@@ -91,9 +96,28 @@ fn through_device(p: &Pkt, config: &Config, flow: &Flow, tos: u8) -> Decision {
 
 #[inline(always)]
 fn store<const OVERHEAD: u32>(p: &Pkt) -> Result<(), DropReason> {
-    let outer = p.second();
+    let outer = words(p);
     p.skb.store_raw(0, bytes(outer, 0), ETH_BYTES, 0)?;
     p.skb.store_raw(ETH_BYTES, bytes(outer, ETH_BYTES), OVERHEAD, RECOMPUTE_CSUM)
+}
+
+#[inline(always)]
+fn words(p: &Pkt) -> Words {
+    &raw mut p.scratch().outer
+}
+
+/// Writes a word.
+#[inline(always)]
+fn set(words: Words, at: usize, value: u64) {
+    // SAFETY: the working memory; constants at every call, below `HEAD_WORDS`.
+    unsafe { words.cast::<u64>().add(at).write(value) }
+}
+
+/// Where the bytes begin that stand for the packet's from `at` on.
+#[inline(always)]
+fn bytes(words: Words, at: u32) -> *const u8 {
+    // SAFETY: constants at every call, within the buffer.
+    unsafe { words.cast::<u8>().add((SHIFT + at) as usize) }
 }
 
 /// Sixteen bits in network order.
@@ -104,7 +128,7 @@ fn wire(value: u32) -> u64 {
 
 #[inline(always)]
 fn write_v4(p: &Pkt, flow: &Flow, hash: u32, tos: u64) {
-    let (to, length) = (p.second(), p.skb.len() - ETH_BYTES);
+    let (to, length) = (words(p), p.skb.len() - ETH_BYTES);
     let mut sum = flow.sum + tos as u32 + (length & 0xffff);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
@@ -122,7 +146,7 @@ fn write_v4(p: &Pkt, flow: &Flow, hash: u32, tos: u64) {
 
 #[inline(always)]
 fn write_v6(p: &Pkt, flow: &Flow, hash: u32, tos: u64) {
-    let (to, length) = (p.second(), p.skb.len() - ETH_BYTES - 40);
+    let (to, length) = (words(p), p.skb.len() - ETH_BYTES - 40);
     let header = &flow.header;
     ethernet(to, header);
     set(to, 2, header[2] | tos >> 4 | (tos & 0x0f) << 12 | wire(length) << 32);

@@ -23,7 +23,9 @@ pub fn entry(ctx: TcContext) -> i32 {
         Hook::Vxlan => vxlan::enter(ctx, arrival),
         Hook::Tunnel => before_socket(ctx, arrival, tunl::run),
         Hook::Uplink => before_socket(ctx, arrival, uplnk::run),
-        Hook::Trunk | Hook::Interface if flags & Meta::FLOW != 0 => arrival.enter_by_flow(ctx),
+        Hook::Trunk | Hook::Interface if flags & Meta::FLOW != 0 => {
+            super::enter_by_flow(hook, port, flags, ctx)
+        }
         _ => arrival.enter(ctx),
     }
 }

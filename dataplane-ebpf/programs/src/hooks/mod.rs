@@ -45,27 +45,20 @@ impl Arrival {
         }
     }
 
-    /// By a device with tags: the outer one in the packet's metadata, an inner one in its bytes. A tag of VLAN 0 gives
-    /// a priority and no VLAN: it counts as none (IEEE 802.1Q §6.9.1), and goes like any.
+    /// Of a packet with an outer tag.
     #[inline(always)]
-    pub fn tagged(hook: Hook, skb: Skb) -> Self {
-        let mut arrival = Self::untagged(hook, skb.ifindex());
-        let Some(outer) = skb.vid() else { return arrival };
-        arrival.flags = Meta::ONE_TAG;
-        arrival.port.outer = outer;
-        if let Ok([high, low, tci_high, tci_low]) = skb.load::<4>(12) {
-            let ethertype = u16::from_be_bytes([high, low]);
-            let inner = u16::from_be_bytes([tci_high, tci_low]) & 0x0fff;
-            if ethertype == VLAN || ethertype == QINQ {
-                arrival.flags = Meta::TWO_TAGS;
-                arrival.port.inner = inner;
-            }
-            // No port has an inner tag of this kind.
-            if ethertype == QINQ && inner != 0 {
-                arrival.port.inner = inner | PortKey::S_TAG;
-            }
+    fn look_for_inner_tag(&mut self, skb: Skb) {
+        let Ok([high, low, tci_high, tci_low]) = skb.load::<4>(12) else { return };
+        let ethertype = u16::from_be_bytes([high, low]);
+        let inner = u16::from_be_bytes([tci_high, tci_low]) & 0x0fff;
+        if ethertype == VLAN || ethertype == QINQ {
+            self.flags = Meta::TWO_TAGS;
+            self.port.inner = inner;
         }
-        arrival
+        // No port has an inner tag of this kind.
+        if ethertype == QINQ && inner != 0 {
+            self.port.inner = inner | PortKey::S_TAG;
+        }
     }
 
     /// Starts the packet's working memory.
@@ -92,21 +85,40 @@ impl Arrival {
         Some(packet)
     }
 
-    /// Asks the flow cache, and enters the pipeline with what it does not know.
-    #[inline(always)]
-    pub fn enter_by_flow(self, ctx: TcContext) -> i32 {
-        let skb = Skb::new(&ctx);
-        let Some(packet) = Pkt::open(TcContext::new(skb.raw())) else { return END };
-        match flow::known(&packet, self.port, self.flags) {
-            Seen::Gone(action) => action,
-            Seen::Not(hash, path) => Self { seen: (hash, path), ..self }.enter(ctx),
-        }
-    }
-
     /// Enters the pipeline.
     #[inline(always)]
     pub fn enter(self, ctx: TcContext) -> i32 {
         let Some(packet) = self.open(ctx) else { return END };
         packet.ended(packet.go(Stage::Classify))
+    }
+}
+
+/// Enters at a device with tags: the outer one in the packet's metadata, an inner one in its bytes. A tag of VLAN 0 gives
+/// a priority and no VLAN: it counts as none (IEEE 802.1Q §6.9.1), and goes like any.
+#[inline(always)]
+fn enter_tagged(hook: Hook, ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let (outer, flags) = match skb.vid() {
+        Some(outer) => (outer, Meta::ONE_TAG),
+        None => (0, 0),
+    };
+    enter_by_flow(hook, PortKey { ifindex: skb.ifindex(), outer, inner: 0 }, flags, ctx)
+}
+
+/// Asks the flow cache, and enters the pipeline with what it does not know. A packet with a second tag is none of a flow,
+/// so that one is looked for afterwards.
+#[inline(always)]
+fn enter_by_flow(hook: Hook, port: PortKey, flags: u8, ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let Some(packet) = Pkt::open(TcContext::new(skb.raw())) else { return END };
+    match flow::known(&packet, port, flags) {
+        Seen::Gone(action) => action,
+        Seen::Not(hash, path) => {
+            let mut arrival = Arrival { hook, port, vni: 0, vtep: [0; 16], flags, seen: (hash, path) };
+            if flags & Meta::ONE_TAG != 0 {
+                arrival.look_for_inner_tag(skb);
+            }
+            arrival.enter(ctx)
+        }
     }
 }

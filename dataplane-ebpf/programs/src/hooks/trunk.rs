@@ -3,12 +3,8 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use watari_abi::Hook;
 
-use super::Arrival;
-use crate::skb::Skb;
-
 #[classifier]
 #[inline(always)]
 pub fn trunk(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
-    Arrival::tagged(Hook::Trunk, skb).enter_by_flow(ctx)
+    super::enter_tagged(Hook::Trunk, ctx)
 }
