@@ -246,6 +246,8 @@ fn rfc7606_errors_in_optional_attributes_that_withdraw_the_routes() {
         ("PMSI too short", "c0 16 04 00060000"),
         ("PMSI without an address", "c0 16 05 0006000064"),
         ("attribute longer than the list", "c0 08 20 00000000"),
+        ("AGGREGATOR flags", "40 07 08 0000fde9 0a000001"),
+        ("ATOMIC_AGGREGATE flags", "c0 06 00"),
     ];
     for (name, bad) in cases {
         let octets = update_of(&[ORIGIN, PATH, NEXT_HOP, bad]);
@@ -275,12 +277,26 @@ fn rfc7606_errors_that_discard_the_attribute() {
     }
 }
 
+/// RFC 4271 §6.3: nothing but the routes that it is for suffers from it.
+#[test]
+fn a_next_hop_that_is_none_costs_its_own_routes() {
+    let reach = "80 0e 0d 0001 01 04 0a000001 00 18 cb0071";
+    let mut octets = update_of(&[reach, ORIGIN, PATH, "40 03 04 e0000001"]);
+    assert!(Update::decode(&octets, &EXTERNAL).unwrap().treat_as_withdraw);
+    octets.truncate(octets.len() - 4);
+    let update = Update::decode(&octets, &EXTERNAL).unwrap();
+    assert!(!update.treat_as_withdraw && update.reach.is_some());
+    let alone = hex("0000 0007 400304e0000001");
+    assert!(Update::decode(&alone, &EXTERNAL).is_ok_and(|update| update.end_of_rib().is_none()));
+}
+
 #[test]
 fn rfc7606_errors_that_reset_the_session() {
     let reach = "80 0e 09 0001 01 04 0a000001 00";
     let cases = [
         ("unknown well-known attribute", update_of(&[ORIGIN, PATH, NEXT_HOP, "40 63 00"]), (3, 2)),
         ("MP_REACH twice", update_of(&[reach, reach, ORIGIN, PATH]), (3, 1)),
+        ("MP_UNREACH longer than the list", update_of(&[ORIGIN, PATH, NEXT_HOP, "80 0f 20 000201"]), (3, 9)),
         ("MP_REACH next hop length", update_of(&[ORIGIN, PATH, "80 0e 06 0002 01 01 0a 00"]), (3, 9)),
         ("attribute length beyond the message", hex("0000 00ff 40010100"), (3, 1)),
         ("withdrawn length beyond the message", hex("00ff 0000"), (3, 1)),

@@ -3,6 +3,8 @@
 //!
 //! Attributes that the other one has no words for are left out by the tests: confederation segments of AS_PATH.
 
+pub mod mutate;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;

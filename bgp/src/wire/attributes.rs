@@ -78,6 +78,8 @@ pub(super) enum Fault {
     Discard,
     /// RFC 7606 §2 "treat-as-withdraw".
     Withdraw,
+    /// An address that is no next hop (RFC 4271 §6.3): the routes that it is for cannot be used, no others.
+    NextHop,
 }
 
 /// Attributes under construction.
@@ -114,7 +116,7 @@ impl Builder {
         match raw.type_code {
             ORIGIN => attrs.origin = good(origin(value))?,
             AS_PATH => attrs.as_path = good(as_path(value, ctx))?,
-            NEXT_HOP => attrs.next_hop = Some(good(next_hop(value))?),
+            NEXT_HOP => attrs.next_hop = Some(next_hop(good(exact(value))?).ok_or(Fault::NextHop)?),
             MED => attrs.med = Some(good(exact(value).map(u32::from_be_bytes))?),
             // RFC 7606 §7.5, §7.9, §7.10: not from an external peer.
             LOCAL_PREF | ORIGINATOR_ID | CLUSTER_LIST if !ctx.internal => return Err(Fault::Discard),
@@ -192,8 +194,8 @@ fn as_path(value: &[u8], ctx: &ParseContext) -> Option<AsPath> {
     (path.neighbor() == Some(expected) && !path::has_confederation(&path)).then_some(path)
 }
 
-fn next_hop(value: &[u8]) -> Option<NextHop> {
-    let addr = Ipv4Addr::from(exact::<4>(value)?);
+fn next_hop(value: [u8; 4]) -> Option<NextHop> {
+    let addr = Ipv4Addr::from(value);
     let host = !addr.is_unspecified() && !addr.is_multicast() && !addr.is_broadcast();
     host.then_some(NextHop::V4(addr))
 }

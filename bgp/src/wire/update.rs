@@ -49,6 +49,8 @@ pub struct Update<'a> {
     pub treat_as_withdraw: bool,
     /// There is no attribute but, perhaps, one MP_UNREACH_NLRI of a family we carry.
     bare: bool,
+    /// NEXT_HOP is there, but is none.
+    no_next_hop: bool,
     /// Attributes that were left out because they were malformed or did not belong there.
     pub discarded: usize,
 }
@@ -95,6 +97,7 @@ impl<'a> Update<'a> {
             attrs: PathAttributes::default(),
             treat_as_withdraw: false,
             bare: true,
+            no_next_hop: false,
             discarded: 0,
         };
         let seen = update.attributes(attributes, ctx, ids)?;
@@ -121,8 +124,12 @@ impl<'a> Update<'a> {
         let mut seen = Seen::default();
         let mut builder = Builder::default();
         while !reader.is_empty() {
+            let next = reader.rest().get(1).copied();
             let Some(raw) = RawAttribute::read(&mut reader) else {
-                // RFC 7606 §4: lengths that do not fit make the routes withdrawn.
+                // RFC 7606 §4: lengths that do not fit make the routes withdrawn, unless they hide which ones (§5.3).
+                if matches!(next, Some(attributes::MP_REACH | attributes::MP_UNREACH)) {
+                    return Err(Notification::new(Notification::OPTIONAL_ATTRIBUTE));
+                }
                 self.treat_as_withdraw = true;
                 break;
             };
@@ -151,7 +158,8 @@ impl<'a> Update<'a> {
         ctx: &ParseContext,
     ) -> Result<(), Notification> {
         let fault = match attributes::category(raw.type_code) {
-            Some(category) if !raw.has_category(category) => Some(flag_fault(raw.type_code)),
+            // RFC 7606 §3 c, of all attributes: none of their RFCs wants it otherwise.
+            Some(category) if !raw.has_category(category) => Some(Fault::Withdraw),
             None if raw.flags & attributes::FLAG_OPTIONAL == 0 => {
                 let mut data = vec![raw.flags, raw.type_code, raw.value.len().min(255) as u8];
                 data.extend_from_slice(raw.value);
@@ -161,6 +169,7 @@ impl<'a> Update<'a> {
         };
         match fault {
             Some(Fault::Withdraw) => self.treat_as_withdraw = true,
+            Some(Fault::NextHop) => self.no_next_hop = true,
             Some(Fault::Discard) => self.discarded += 1,
             None => {}
         }
@@ -206,25 +215,13 @@ impl<'a> Update<'a> {
         let missing = !seen.contains(attributes::ORIGIN)
             || !seen.contains(attributes::AS_PATH)
             || (base && !seen.contains(attributes::NEXT_HOP));
-        if (base || mp) && missing {
+        if ((base || mp) && missing) || (base && self.no_next_hop) {
             self.treat_as_withdraw = true;
         }
         if self.treat_as_withdraw && !base && !mp && !seen.foreign_family {
             return Err(malformed());
         }
         Ok(())
-    }
-}
-
-/// RFC 7606 §3 c: wrong category bits make the routes withdrawn, but not for attributes whose errors are
-/// harmless anyway.
-const fn flag_fault(type_code: u8) -> Fault {
-    match type_code {
-        attributes::ATOMIC_AGGREGATE
-        | attributes::AGGREGATOR
-        | attributes::AS4_PATH
-        | attributes::AS4_AGGREGATOR => Fault::Discard,
-        _ => Fault::Withdraw,
     }
 }
 
