@@ -31,11 +31,11 @@ pub use attrs::{AsPath, AsSegment, NextHop, Origin, PathAttributes, PmsiTunnel};
 pub use community::{Community, ExtCommunity, LargeCommunity, NeighbourFlags, RouteTarget};
 pub use evpn::{EvpnKey, Imet, IpPrefix, MacIp};
 pub use nlri::{Key, Nlri, NlriData};
-pub use peer::{AddPath, GracefulRestartConfig, Negotiated, PathsSent, PeerConfig};
+pub use peer::{AddPath, Dynamic, GracefulRestartConfig, Negotiated, PathsSent, PeerConfig};
 pub use policy::{Filter, Policy, PrefixRule};
 pub use role::Role;
 pub use session::{DownReason, State};
-pub use speaker::{Best, Input, Output, RestartConfig, Source};
+pub use speaker::{Best, Input, Output, Reset, RestartConfig, Source};
 pub use time::Instant;
 pub use types::{
     Asn, ConnId, Esi, Family, FamilySet, InstanceId, MacAddr, PathId, PeerId, Rd, RouterId, Vni,

@@ -1,10 +1,11 @@
 //! A neighbour: what was configured, and what was negotiated with it.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::policy::Policy;
 use crate::role::Role;
-use crate::types::{Asn, Family, FamilySet, InstanceId, RouterId};
+use crate::types::{Asn, Family, FamilySet, InstanceId, PeerId, RouterId};
 
 /// A neighbour as configured. Intervals are milliseconds unless the name says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +16,10 @@ pub struct PeerConfig {
     pub remote_addr: IpAddr,
     /// Our address of the session, and the next hop of what we announce in its family.
     pub local_addr: IpAddr,
-    /// Its AS. Equal to `local_asn`: internal.
+    /// Its AS. Equal to `local_asn`: internal. 0 for a dynamic neighbour that has not said it.
     pub remote_asn: Asn,
+    /// It came by itself, and goes when nothing is left of it.
+    pub dynamic: Option<Dynamic>,
     /// Our AS towards it.
     pub local_asn: Asn,
     /// Families to offer.
@@ -53,10 +56,30 @@ pub struct PeerConfig {
     pub accept_as_sets: bool,
     /// Routes with the BLACKHOLE community are taken: both sides have agreed on that (RFC 7999 §3.3).
     pub accept_blackhole: bool,
+    /// MinRouteAdvertisementIntervalTimer (RFC 4271 §9.2.1.1): between two messages about one route, 0 for none.
+    pub advertisement_interval_ms: u64,
     /// Families with several paths of a route (RFC 7911); unicast only.
     pub add_path: Vec<(Family, AddPath)>,
     /// The operator keeps the session down; the text is told to the neighbour (RFC 9003), if there is one.
     pub admin_down: Option<String>,
+}
+
+/// One of the neighbours that may come from a prefix (RFC 4271 leaves them to the implementation). Nobody connects to it; its AS
+/// is the one of its first established session, and it is removed by the speaker as soon as there is neither a connection
+/// nor a kept path of it, and no rest that it has to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dynamic {
+    /// Those that may come, numbered by the caller as if they were one peer.
+    pub of: PeerId,
+    /// ASes of which it may be: each the first and the last of a range.
+    pub asns: Vec<(Asn, Asn)>,
+}
+
+impl Dynamic {
+    /// Whether it may be of this AS.
+    pub fn may_be_of(&self, asn: Asn) -> bool {
+        self.asns.iter().any(|(first, last)| (*first..=*last).contains(&asn))
+    }
 }
 
 /// Several paths of a route, towards one neighbour and of one family (RFC 7911).
@@ -103,6 +126,7 @@ impl PeerConfig {
             local_addr: local.0,
             remote_asn: remote.1,
             local_asn: local.1,
+            dynamic: None,
             families: Vec::new(),
             hold_time_s: 90,
             connect_retry_ms: 5_000,
@@ -120,6 +144,7 @@ impl PeerConfig {
             role_strict: false,
             accept_as_sets: false,
             accept_blackhole: false,
+            advertisement_interval_ms: 0,
             add_path: Vec::new(),
             admin_down: None,
         }
@@ -128,6 +153,12 @@ impl PeerConfig {
     /// Whether it is in our AS.
     pub fn is_internal(&self) -> bool {
         self.remote_asn == self.local_asn
+    }
+
+    /// What holds for one that says it is of this AS: of a dynamic neighbour that has not said so before it is taken.
+    pub(crate) fn as_said(&self, asn: Asn) -> Cow<'_, PeerConfig> {
+        let is_open = self.remote_asn == Asn(0) && self.dynamic.as_ref().is_some_and(|d| d.may_be_of(asn));
+        if is_open { Cow::Owned(PeerConfig { remote_asn: asn, ..self.clone() }) } else { Cow::Borrowed(self) }
     }
 
     /// Our role for routes of `family`: external neighbours and unicast only (RFC 9234 §5).
@@ -170,6 +201,8 @@ impl PeerConfig {
 pub struct Negotiated {
     /// Its BGP Identifier.
     pub remote_id: RouterId,
+    /// Its AS.
+    pub remote_asn: Asn,
     /// Families that both offered.
     pub families: Vec<Family>,
     /// The smaller of both hold times in seconds, 0 for none.

@@ -243,6 +243,117 @@ fn a_limit_warns_once_ends_the_session_and_is_tried_again_when_told() {
     assert!(is_up(&world));
 }
 
+/// Whoever keeps a second connection in reserve is left alone all the same, with and without a time for it.
+#[test]
+fn a_second_connection_does_not_evade_the_limit() {
+    for restart_ms in [Some(900_000), None] {
+        let limits = |c: &mut PeerConfig| (c.max_paths, c.max_paths_restart_ms) = (Some(1), restart_ms);
+        let mut world = pair(|_| {}, limits);
+        let (second, mark) = (ConnId(9_999), world.mark(1));
+        world.input(1, Input::TcpAccepted(PeerId(0), second));
+        for route in ["10.1.0.0/16", "10.2.0.0/16"] {
+            world.originate(0, net(route), PathAttributes::default());
+        }
+        assert_eq!(world.state(1, 0), State::Idle);
+        let closed =
+            |(_, output): &(Instant, Output)| matches!(output, Output::Close(_, conn) if *conn == second);
+        assert!(world.nodes[1].log[mark..].iter().any(closed));
+        assert!(notifications(&world, 1, mark).iter().any(|n| n.is(Notification::REJECTED)));
+        world.run(if restart_ms.is_some() { 890_000 } else { 3_000 });
+        assert_eq!(world.state(1, 0), State::Idle);
+    }
+}
+
+/// RFC 4271 §9.2.1.1: node 2 hears of a route every 30 s (less the jitter), node 0 changes it every second.
+#[test]
+fn a_route_that_changes_often_is_told_at_intervals() {
+    const INTERVAL_MS: u64 = 30_000;
+    let mut world = World::new(3);
+    world.link(0, 1, (ASNS[0], ASNS[1]), V4);
+    let slow = |ms| with(peer(1, 2), |c| c.advertisement_interval_ms = ms);
+    world.add_peer(1, 2, slow(INTERVAL_MS));
+    world.add_peer(2, 1, peer(2, 1));
+    world.run(10_000);
+    let ends = |(_, output): &(Instant, Output)| matches!(output, Output::EndOfRib(PeerId(1), _));
+    assert!(world.nodes[2].log.iter().any(ends), "nobody waits for the end of what there is");
+    let (from_1, start) = (world.mark(2), world.now);
+    for n in 0..120 {
+        match n % 3 {
+            0 => world.withdraw(0, net(PREFIX)),
+            _ => world.originate(0, net(PREFIX), attrs(|a| a.communities = vec![Community(n)])),
+        }
+        world.run(1_000);
+    }
+    world.originate(0, net(PREFIX), attrs(|a| a.communities = vec![Community(999)]));
+    world.run(INTERVAL_MS);
+    let told: Vec<u64> = world.nodes[2].log[from_1..]
+        .iter()
+        .filter(|(_, output)| matches!(output, Output::BestChanged { .. }))
+        .map(|(at, _)| at.millis_since(start))
+        .collect();
+    assert!((4..=7).contains(&told.len()), "{told:?}");
+    assert!(told.windows(2).all(|pair| pair[1] - pair[0] >= INTERVAL_MS * 3 / 4), "{told:?}");
+    assert_eq!(world.best(2, net(PREFIX)).unwrap().attrs.communities, [Community(999)], "the last state");
+
+    // Without one everything is told at once, and no session ends for that.
+    let mark = world.mark(1);
+    world.originate(0, net(PREFIX), attrs(|a| a.communities = vec![Community(1)]));
+    world.originate(0, net(PREFIX), attrs(|a| a.communities = vec![Community(2)]));
+    world.input(1, Input::UpdatePeer(PeerId(2), Box::new(slow(0))));
+    assert_eq!(world.best(2, net(PREFIX)).unwrap().attrs.communities, [Community(2)]);
+    assert!(world.downs(1, mark).is_empty());
+}
+
+/// RFC 4486 §4, RFC 8538 §4: the session begins anew at once and the routes stay; one that rests is tried at once.
+#[test]
+fn a_reset_begins_anew_and_keeps_the_routes() {
+    let mut world = pair(|_| {}, |_| {});
+    world.originate(0, net(PREFIX), PathAttributes::default());
+    let (mark, from) = (world.mark(0), world.mark(1));
+    world.input(1, Input::Reset(PeerId(0), Reset::Hard));
+    assert!(notifications(&world, 1, from)[0].is(Notification::ADMIN_RESET));
+    world.run(10_000);
+    assert!(is_up(&world) && world.downs(0, mark).len() == 1);
+    assert!(world.changes(1, from).iter().all(|(_, best)| best.is_some()), "kept meanwhile");
+
+    let limit = |c: &mut PeerConfig| (c.max_paths, c.max_paths_restart_ms) = (Some(1), Some(900_000));
+    let mut world = pair(|_| {}, limit);
+    let routes = ["10.1.0.0/16", "10.2.0.0/16"];
+    for route in routes {
+        world.originate(0, net(route), PathAttributes::default());
+    }
+    assert_eq!(world.state(1, 0), State::Idle);
+    world.withdraw(0, net(routes[0]));
+    world.input(1, Input::Reset(PeerId(0), Reset::Hard));
+    world.run(10_000);
+    assert!(is_up(&world));
+
+    let mut world = pair(|_| {}, |c| c.admin_down = Some(String::new()));
+    world.input(1, Input::Reset(PeerId(0), Reset::Hard));
+    world.run(10_000);
+    assert!(!is_up(&world), "the operator keeps it down");
+}
+
+/// RFC 2918: what was missed in one direction is told again, and the session goes on.
+#[test]
+fn a_soft_reset_asks_or_tells_again() {
+    let mut world = pair(|_| {}, |_| {});
+    world.originate(0, net(PREFIX), PathAttributes::default());
+    world.originate(1, net("203.0.113.0/24"), PathAttributes::default());
+    for (reset, teller) in [(Reset::SoftIn, 0), (Reset::SoftOut, 1)] {
+        let (mark, asked) = (world.mark(teller), world.mark(1));
+        world.input(1, Input::Reset(PeerId(0), reset));
+        let marks = kinds(&world, teller, mark, MessageType::RouteRefresh);
+        assert_eq!(marks, [[0, 1, RouteRefresh::BEGIN, 1], [0, 1, RouteRefresh::END, 1]], "{reset:?}");
+        assert!(!kinds(&world, teller, mark, MessageType::Update).is_empty());
+        let requests = kinds(&world, 1, asked, MessageType::RouteRefresh);
+        assert_eq!(requests.contains(&vec![0, 1, RouteRefresh::REQUEST, 1]), reset == Reset::SoftIn);
+    }
+    assert!(is_up(&world) && world.downs(1, 0).is_empty());
+    let other = Input::Reset(PeerId(77), Reset::SoftIn);
+    world.input(1, other);
+}
+
 /// RFC 7313 §4: what was answered comes between its marks; what the answer does not have any more is gone.
 #[test]
 fn a_refresh_is_marked_and_what_it_lacks_is_gone() {

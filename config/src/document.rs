@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::endpoint::Endpoints;
 use crate::guard::Guard;
 use crate::names::{Asn, IfName, Mac, Mtu, Name, Vid, Vni, WgKey};
+use crate::neighbour::{Asns, NeighbourAddress};
 use crate::read::{object, read_by_text};
 use crate::secret::SecretRef;
 use crate::tags::{Tags, Tpid};
@@ -390,14 +391,18 @@ object! {
 }
 
 object! {
-    /// A BGP neighbour on an exit.
+    /// A BGP neighbour on an exit, or all who come from a prefix.
     pub struct Peer {
         /// The exit on which it is.
         pub exit: Name,
-        /// Its address.
-        pub address: IpAddr,
-        /// Its AS number.
-        pub asn: Asn,
+        /// Its address; or a prefix, as in `10.30.0.0/24`: then whoever connects from there and is of one of the ASes is
+        /// a neighbour of its own, `NAME@ADDRESS`, for as long as there is a connection or anything is kept of it.
+        pub address: NeighbourAddress,
+        /// Its AS number; of neighbours of a prefix also a list, as in `[65001, 65010-65020]`, of which each says one in its
+        /// OPEN and stays with it.
+        pub asn: Asns,
+        /// The most neighbours of a prefix at a time.
+        pub neighbours_max: u16 = 64,
         /// The families exchanged; that of its address where nothing is said.
         pub families: Vec<Family>,
         /// Seconds without a message after which the session is given up (RFC 4271 section 4.2).
@@ -424,6 +429,9 @@ object! {
         pub as_sets: bool = false,
         /// Takes routes with the BLACKHOLE community within `accept`: what is sent to them is dropped here (RFC 7999).
         pub blackhole: bool = false,
+        /// Seconds, with a jitter of a quarter less, between two times that the neighbour is told of a route, 600 at most: of one
+        /// that changes more often meanwhile the last state (RFC 4271 section 9.2.1.1). 0: at once.
+        pub advertisement_interval_s: u16 = 0,
         /// Several paths of a route (RFC 7911); the neighbour must want the same.
         pub add_path: Option<AddPath>,
         /// Keeps the session down, until this is taken back.
@@ -440,6 +448,12 @@ object! {
         /// The neighbour is at most so many hops away, 1 for one on the link, and must say so too: packets that have
         /// come further are dropped (RFC 5082).
         pub ttl_security_hops: Option<u8>,
+        /// The neighbour need not be on the link: the TTL of what we send to it, 2 … 255, one more than there are routers on
+        /// the way. A next hop that is on no exit is reached as the tenant's `routes` say.
+        pub multihop_ttl: Option<u8>,
+        /// Our own address of the session, one of the exit's: that of the neighbour's subnet where nothing is said, and for
+        /// one further away the first of its family.
+        pub source: Option<IpAddr>,
         /// Whether packets cross is watched by BFD, and the session ends at once when they do not.
         pub bfd: Option<Bfd>,
     }
@@ -653,6 +667,19 @@ impl Tunnel {
 }
 
 impl Peer {
+    /// Whether it may be further away than the link.
+    pub fn is_far(&self) -> bool {
+        self.multihop_ttl.is_some() || self.ttl_security_hops.is_some_and(|hops| hops > 1)
+    }
+
+    /// Our address of its sessions.
+    pub fn local(&self, exit: &Exit) -> Option<IpAddr> {
+        let near = || exit.addresses.iter().find(|net| self.address.is_within(net));
+        let is_of_family = |net: &&IpNet| net.addr().is_ipv4() == self.address.is_ipv4();
+        let far = || exit.addresses.iter().find(is_of_family).filter(|_| self.is_far());
+        self.source.or_else(|| near().or_else(far).map(IpNet::addr))
+    }
+
     /// The families exchanged: those given, or that of the neighbour's address.
     pub fn families(&self) -> Vec<Family> {
         if !self.families.is_empty() {

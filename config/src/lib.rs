@@ -26,6 +26,7 @@ pub mod document;
 pub mod endpoint;
 pub mod guard;
 pub mod names;
+pub mod neighbour;
 pub mod read;
 #[cfg(feature = "schema")]
 pub mod schema;

@@ -40,6 +40,61 @@ fn the_whole_document_is_taken_and_read_back_the_same() {
     assert_eq!(probes, ["10.10.0.129", "fd00:10::a:1"]);
 }
 
+/// Whoever comes from a prefix.
+#[test]
+fn a_prefix_of_neighbours_is_within_its_exit_and_has_ases_and_room() {
+    let one = "address: 192.0.2.2\n    asn: 65001";
+    let refused =
+        |by: &str, path: &str, message: &str| refused(one, by, &format!("peers.campus4.{path}"), message);
+    refused("address: 192.0.2.0/24\n    asn: 65001", "address", "on no subnet");
+    refused("address: 192.0.2.2/30\n    asn: 65001", "address", "meant is 192.0.2.0/30");
+    refused("address: 192.0.2/30\n    asn: 65001", "address", "or a prefix");
+    refused("address: 192.0.2.2\n    asn: [65001, 65002]", "asn", "one number");
+    refused("address: 192.0.2.0/30\n    asn: [65001, 0]", "asn[1]", "an AS number");
+    refused("address: 192.0.2.0/30\n    asn: 65001\n    neighbours_max: 0", "neighbours_max", "1 at least");
+    let whole = "address: 192.0.2.0/30\n    asn: [65001, 65010-65020]\n    neighbours_max: 4";
+    refused(whole, "bfd", "not for a prefix");
+    let text = WHOLE.replacen(one, whole, 1).replacen("    bfd: { interval_ms: 50 }\n", "", 1);
+    let document = desired(&text).unwrap();
+    let (_, peer, _) = document.peers().next().unwrap();
+    assert_eq!(serde_json::to_value(peer).unwrap()["asn"], serde_json::json!([65001, "65010-65020"]));
+    let found = desired(&text.replacen(
+        "asn: [65001, 65010-65020]",
+        "asn: [65001, 65010-65020]\n    role: peer\n",
+        1,
+    ));
+    assert!(found.is_ok());
+    let own = text.replacen("asn: [65001, 65010-65020]", "asn: 65000-65200\n    role: peer\n", 1);
+    assert!(desired(&own).unwrap_err().iter().any(|p| p.path == "peers.campus4.role"));
+    // A neighbour without a password within a prefix that has one would not be heard.
+    let second = "peers:\n  lone: { exit: campus, address: 192.0.2.2, asn: 65003 }";
+    let signed =
+        text.replacen("neighbours_max: 4", "password: file:/etc/key", 1).replacen("peers:", second, 1);
+    assert!(desired(&signed).unwrap_err().iter().any(|p| p.path == "peers.campus4.password"));
+}
+
+/// RFC 4271 leaves it to the operator how far away a neighbour may be.
+#[test]
+fn a_neighbour_that_is_further_away_has_a_ttl_and_a_source_on_its_exit() {
+    let one = "address: 192.0.2.2\n    asn: 65001";
+    let refused =
+        |by: &str, path: &str, message: &str| refused(one, by, &format!("peers.campus4.{path}"), message);
+    refused("address: 198.51.100.7\n    asn: 65001", "address", "needs multihop_ttl");
+    let far = "address: 198.51.100.7\n    asn: 65001\n    multihop_ttl: ";
+    refused(&format!("{far}3"), "bfd", "on the link");
+    refused(&format!("{far}1"), "multihop_ttl", "2 to 255");
+    refused(&format!("{far}3\n    ttl_security_hops: 2"), "multihop_ttl", "say one of them");
+    refused(&format!("{far}3\n    source: 192.0.2.9"), "source", "no address of exit campus");
+    refused(&format!("{far}3\n    source: \"2001:db8:ff::1\""), "source", "neighbour's family");
+    for more in ["3", "3\n    source: 192.0.2.1"] {
+        let text =
+            WHOLE.replacen(one, &format!("{far}{more}"), 1).replacen("    bfd: { interval_ms: 50 }\n", "", 1);
+        let document = desired(&text).unwrap();
+        let (_, peer, exit) = document.peers().next().unwrap();
+        assert_eq!(peer.local(exit), Some([192, 0, 2, 1].into()));
+    }
+}
+
 #[test]
 fn unknown_fields_are_refused() {
     refused("l3vni: 5000", "l3vni: 5000, colour: red", "tenants.lab.colour", "unknown field");
@@ -93,6 +148,7 @@ fn a_session_has_bounds_and_a_password_is_a_place() {
         ("password: hunter2", "password", "file:/PATH"),
         ("prefixes_warn_percent: 101", "prefixes_warn_percent", "0 to 100"),
         ("prefixes_restart_s: 0", "prefixes_restart_s", "1 at least"),
+        ("advertisement_interval_s: 601", "advertisement_interval_s", "0 to 600"),
         ("connect_retry_s: 0", "connect_retry_s", "1 at least"),
         ("ttl_security_hops: 0", "ttl_security_hops", "from 1 to 255"),
         ("role: boss", "role", "must be one of"),

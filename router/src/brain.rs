@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::ToSchema;
+use watari_bgp::Reset;
 use watari_config::{Desired, Document, Name, Problem};
 
 use crate::actor::{Actor, Forbidden};
@@ -34,10 +35,10 @@ const DRY_RUNS_MAX: usize = 8;
 const ASKS_MAX: usize = 64;
 /// How long the facts may take to say what was learnt.
 const ASK_WAIT_MAX: Duration = Duration::from_secs(5);
-/// The most clearings of duplicates that wait for the task of the facts.
-const CLEARS_MAX: usize = 8;
-/// How long a clearing waits for its answer.
-const CLEAR_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The most orders that wait for the task of the facts.
+const ORDERS_MAX: usize = 8;
+/// How long an order waits for its answer.
+const ORDER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a dry run waits for its plan.
 const DRY_RUN_WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -145,13 +146,42 @@ pub struct DryRun {
     pub reply: oneshot::Sender<Value>,
 }
 
-/// A request to end the freeze of a duplicate.
+/// Something to be done with what was learnt.
 #[derive(Debug)]
-pub struct Clear {
-    /// What is frozen.
-    pub subject: Subject,
-    /// Where the answer goes: whether it was frozen.
-    pub reply: oneshot::Sender<bool>,
+pub enum Order {
+    /// The freeze of a duplicate ends.
+    Clear {
+        /// What is frozen.
+        subject: Subject,
+        /// Where the answer goes: whether it was frozen.
+        reply: oneshot::Sender<bool>,
+    },
+    /// A BGP neighbour begins anew.
+    Reset {
+        /// Its name.
+        neighbour: String,
+        /// How much of it.
+        reset: Reset,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(), NotReset>>,
+    },
+}
+
+/// Why a BGP neighbour does not begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReset {
+    /// There is none of that name.
+    #[error("there is no such neighbour")]
+    Unknown,
+    /// There is nothing to tell or to ask.
+    #[error("the session is not established")]
+    NotEstablished,
+    /// RFC 2918 is not for it.
+    #[error("the neighbour cannot be asked for its routes again (RFC 2918)")]
+    NoRefresh,
+    /// The document keeps it down.
+    #[error("the neighbour is disabled")]
+    Disabled,
 }
 
 /// A request for what was learnt.
@@ -175,8 +205,8 @@ pub struct Brain {
     view: watch::Sender<Arc<View>>,
     dry_runs: mpsc::Sender<DryRun>,
     dry_runs_out: Mutex<Option<mpsc::Receiver<DryRun>>>,
-    clears: mpsc::Sender<Clear>,
-    clears_out: Mutex<Option<mpsc::Receiver<Clear>>>,
+    orders: mpsc::Sender<Order>,
+    orders_out: Mutex<Option<mpsc::Receiver<Order>>>,
     asks: mpsc::Sender<Ask>,
     asks_out: Mutex<Option<mpsc::Receiver<Ask>>>,
 }
@@ -194,7 +224,7 @@ impl Brain {
         let desired = Desired::new(document, gateway.clone(), generation).map_err(ChangeError::Invalid)?;
         let trial = store.trial()?.map(Arc::new);
         let (dry_runs, out) = mpsc::channel(DRY_RUNS_MAX);
-        let (clears, clears_out) = mpsc::channel(CLEARS_MAX);
+        let (orders, orders_out) = mpsc::channel(ORDERS_MAX);
         let (asks, asks_out) = mpsc::channel(ASKS_MAX);
         Ok(Arc::new(Self {
             gateway,
@@ -206,8 +236,8 @@ impl Brain {
             view: watch::Sender::new(Arc::new(View::unseen())),
             dry_runs,
             dry_runs_out: Mutex::new(Some(out)),
-            clears,
-            clears_out: Mutex::new(Some(clears_out)),
+            orders,
+            orders_out: Mutex::new(Some(orders_out)),
             asks,
             asks_out: Mutex::new(Some(asks_out)),
         }))
@@ -263,9 +293,9 @@ impl Brain {
         self.dry_runs_out.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The requests to clear duplicates, for the task of the facts; the second call answers `None`.
-    pub fn take_clears(&self) -> Option<mpsc::Receiver<Clear>> {
-        self.clears_out.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The orders for the task of the facts; the second call answers `None`.
+    pub fn take_orders(&self) -> Option<mpsc::Receiver<Order>> {
+        self.orders_out.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The requests for what was learnt, for the task of the facts; the second call answers `None`.
@@ -298,13 +328,29 @@ impl Brain {
     /// Ends the freeze of a duplicate. `Some(false)` if it is not frozen; `None` if the facts do not answer.
     pub async fn clear_duplicate(&self, actor: &Actor, subject: Subject) -> Option<bool> {
         let (reply, answer) = oneshot::channel();
-        self.clears.try_send(Clear { subject, reply }).ok()?;
-        let was_frozen = tokio::time::timeout(CLEAR_WAIT_MAX, answer).await.ok()?.ok()?;
+        self.orders.try_send(Order::Clear { subject, reply }).ok()?;
+        let was_frozen = tokio::time::timeout(ORDER_WAIT_MAX, answer).await.ok()?.ok()?;
         if was_frozen {
             let object = format!("duplicates.{}.{subject}", subject.vni());
             self.events.emit("duplicate", object, format!("cleared by {actor}"));
         }
         Some(was_frozen)
+    }
+
+    /// Lets a BGP neighbour begin anew, or says why not; `None` if the facts do not answer.
+    pub async fn reset_neighbour(
+        &self,
+        actor: &Actor,
+        neighbour: &str,
+        reset: Reset,
+    ) -> Option<Result<(), NotReset>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.try_send(Order::Reset { neighbour: neighbour.to_owned(), reset, reply }).ok()?;
+        let done = tokio::time::timeout(ORDER_WAIT_MAX, answer).await.ok()?.ok()?;
+        if done.is_ok() {
+            self.events.emit("bgp", neighbour, format!("{} by {actor}", reset_name(reset)));
+        }
+        Some(done)
     }
 
     /// Changes the document: `f` makes the new one out of the newest. `f` runs on a thread that may block, with all other changes waiting.
@@ -462,6 +508,15 @@ impl Brain {
 /// Machines come and go while a change is on trial.
 fn is_of_node(change: &ObjectChange) -> bool {
     change.object.starts_with("nodes.")
+}
+
+/// How a reset is called.
+pub const fn reset_name(reset: Reset) -> &'static str {
+    match reset {
+        Reset::Hard => "reset",
+        Reset::SoftIn => "soft reset in",
+        Reset::SoftOut => "soft reset out",
+    }
 }
 
 /// What `actor` would change; refused where something of it is not the actor's.

@@ -34,6 +34,8 @@ pub(crate) struct ExportRules {
     pub(super) context: EncodeContext,
     /// Several paths of a route are told, with identifiers (RFC 7911).
     pub(super) several: Option<PathsSent>,
+    /// Between two times that a route is told of, in milliseconds (RFC 4271 §9.2.1.1).
+    pub(super) interval_ms: u64,
 }
 
 /// A set as it goes to a neighbour.
@@ -74,6 +76,7 @@ impl ExportRules {
             router_id,
             context,
             several: None,
+            interval_ms: to.advertisement_interval_ms,
         }
     }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::chunks::Bits;
 use super::export::{ExportRules, Exported};
 use super::index::MixState;
+use super::interval::Interval;
 use super::pack::{Packed, TooLarge};
 use super::paths::{Path, SourceId};
 use super::sets::SetId;
@@ -91,6 +92,7 @@ pub(crate) struct Group {
     counts: BTreeMap<SourceId, usize>,
     waiting: VecDeque<u32>,
     is_waiting: Bits,
+    interval: Interval,
     blocked_since: Option<Instant>,
     pub(super) members: BTreeMap<PeerId, Member>,
 }
@@ -212,9 +214,11 @@ impl Groups {
         done
     }
 
-    /// When a round that waits for a member goes on without it.
+    /// When a round that waits for a member goes on without it, or for the interval between two.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.groups.iter().filter_map(|group| Some(group.blocked_since? + PATIENCE_MS)).min()
+        let blocked = self.groups.iter().filter_map(|group| Some(group.blocked_since? + PATIENCE_MS));
+        let held = self.groups.iter().filter(|group| !group.waiting.is_empty());
+        blocked.chain(held.filter_map(|group| group.interval.deadline())).min()
     }
 
     /// The group with these rules; a new one looks at every route first.
@@ -222,11 +226,12 @@ impl Groups {
         if let Some(at) = self.groups.iter().position(|group| group.rules == rules) {
             return at;
         }
-        let mut group = Group::new(rules);
+        let seed = rib.seed ^ self.groups.len() as u64;
+        let mut group = Group::new(rules, seed);
         let selected: Vec<u32> = rib.occupied().filter(|at| rib.selected(*at).is_some()).collect();
         selected.into_iter().for_each(|at| group.look_at(at));
         while !group.waiting.is_empty() {
-            group.round(rib);
+            group.round(rib, ROUND);
         }
         self.groups.push(group);
         self.groups.len() - 1
@@ -295,8 +300,9 @@ impl Sorted {
 struct Apart(BTreeMap<PeerId, Sorted>);
 
 impl Group {
-    fn new(rules: ExportRules) -> Group {
+    fn new(rules: ExportRules, seed: u64) -> Group {
         Group {
+            interval: Interval::new(rules.interval_ms, seed),
             told: Told::new(rules.several.is_some()),
             rules,
             counts: BTreeMap::new(),
@@ -358,15 +364,19 @@ impl Group {
 
     fn advance(&mut self, rib: &mut Rib, now: Instant) -> bool {
         let mut done = false;
-        while !self.waiting.is_empty() && self.may_go_on(now) {
-            self.round(rib);
+        let mut due = self.interval.due(self.waiting.len(), now);
+        while due > 0 && self.may_go_on(now) {
+            self.round(rib, due.min(ROUND));
+            self.interval.told(due.min(ROUND));
             done = true;
+            due = self.interval.due(self.waiting.len(), now);
         }
-        if self.waiting.is_empty() {
+        if due == 0 {
             self.blocked_since = None;
         }
-        // What is still undecided is told before anybody hears that this was all.
-        let idle = self.waiting.is_empty() && !rib.is_dirty();
+        // What is still undecided is told before anybody hears that this was all; a change that waits for the interval is
+        // one of what comes afterwards.
+        let idle = due == 0 && !rib.is_dirty();
         let peers: Vec<PeerId> = self.members.keys().copied().collect();
         for peer in peers {
             done |= idle && self.begin_refresh(rib.family, peer);
@@ -436,14 +446,14 @@ impl Group {
         true
     }
 
-    /// Takes some of the list and tells what differs.
-    fn round(&mut self, rib: &mut Rib) {
+    /// Takes so many of the list and tells what differs.
+    fn round(&mut self, rib: &mut Rib, routes: usize) {
         self.told.grow(rib.numbers());
         let (mut sorted, mut apart) = (Sorted::default(), Apart::default());
         let mut exports = Exports::default();
         let mut released = Vec::new();
         let is_heard = self.members.values().any(|m| m.behind.is_none());
-        for _ in 0..ROUND {
+        for _ in 0..routes {
             let Some(at) = self.waiting.pop_front() else { break };
             self.is_waiting.remove(at);
             if rib.is_undecided(at) {

@@ -7,6 +7,7 @@ mod decision;
 mod export;
 mod group;
 mod index;
+mod interval;
 mod keys;
 mod pack;
 mod paths;

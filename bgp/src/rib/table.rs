@@ -98,7 +98,7 @@ pub(crate) struct Rib {
     pub(super) family: Family,
     pub(super) keys: Keys,
     pub(crate) sets: Sets,
-    seed: u64,
+    pub(super) seed: u64,
     index: Index,
     routes: Chunks<Route>,
     blocks: Blocks,

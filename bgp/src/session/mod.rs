@@ -146,6 +146,13 @@ impl Session {
         self.report(Some(reason), out);
     }
 
+    /// ManualStop and ManualStart: every connection is ceased with `notification`, and what was to be waited for is not.
+    pub fn reset(&mut self, notification: Notification, now: Instant, out: &mut Vec<Action>) {
+        self.errors_in_a_row = 0;
+        self.stop(Some(notification), out);
+        self.start(now, out);
+    }
+
     /// Our connection attempt succeeded (Event 16).
     pub fn connected(&mut self, id: ConnId, now: Instant, out: &mut Vec<Action>) {
         if self.base == State::Idle || self.established().is_some() {
@@ -236,11 +243,29 @@ impl Session {
         self.report(Some(reason), out);
     }
 
-    /// After an error: stays in Idle for `ms` from now, whatever happened before.
-    pub fn hold_idle(&mut self, ms: u64, now: Instant) {
-        if self.base == State::Idle && self.conns.is_empty() {
+    /// An error for which the neighbour is left alone: every connection ends, those beside the one at fault without another
+    /// word of it, and it stays in Idle, for `ms` from now or as after any error.
+    pub fn reject(
+        &mut self,
+        id: ConnId,
+        notification: Notification,
+        ms: Option<u64>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        while let Some(index) = self.conns.iter().position(|conn| conn.id != id) {
+            let rejected = Notification::new(Notification::REJECTED);
+            self.drop_conn(index, Some(rejected), &DownReason::Replaced, out);
+        }
+        self.fail(id, notification, now, out);
+        if let (Some(ms), State::Idle) = (ms, self.base) {
             self.idle_deadline = Some(now + ms);
         }
+    }
+
+    /// Whether there is neither a connection nor a rest that has to be kept.
+    pub fn is_forsaken(&self) -> bool {
+        self.conns.is_empty() && self.idle_deadline.is_none()
     }
 
     /// The path is down: an established connection ends with `notification`, and is tried again soon.
@@ -348,7 +373,8 @@ impl Session {
         out: &mut Vec<Action>,
     ) -> Result<(), Notification> {
         let open = Open::decode(body)?;
-        let negotiated = negotiate::agree(&self.config, self.router_id, &open)?;
+        let config = self.config.as_said(open.asn);
+        let negotiated = negotiate::agree(&config, self.router_id, &open)?;
         let id = self.conns[index].id;
         self.resolve_collision(index, &open, now, out)?;
         let Some(index) = self.index(id) else { return Ok(()) };
@@ -403,6 +429,7 @@ impl Session {
         self.messages = (2, 2);
         self.report(None, out);
         if let Some(negotiated) = negotiated {
+            self.config.remote_asn = negotiated.remote_asn;
             out.push(Action::Up(id, negotiated));
         }
     }

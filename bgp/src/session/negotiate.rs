@@ -72,6 +72,7 @@ pub(super) fn agree(config: &PeerConfig, local: RouterId, open: &Open) -> Result
     let four_octet_as = open.capabilities.iter().any(|c| matches!(c, Capability::FourOctetAs(_)));
     Ok(Negotiated {
         remote_id: open.router_id,
+        remote_asn: open.asn,
         hold_time_s: config.hold_time_s.min(open.hold_time_s),
         four_octet_as,
         route_refresh: has(&Capability::RouteRefresh),

@@ -72,6 +72,8 @@ pub enum Input {
     LocalRoutesComplete,
     /// Ask a peer to send a family again (RFC 2918).
     RequestRefresh(PeerId, Family),
+    /// The operator wants a peer to begin anew.
+    Reset(PeerId, Reset),
     /// The daemon stops. Graceful: connections with graceful restart are closed without a NOTIFICATION, so
     /// that the peers keep our routes; else, and for all other peers, Cease / Administrative Shutdown.
     Shutdown {
@@ -80,6 +82,18 @@ pub enum Input {
     },
     /// Time has passed.
     Tick,
+}
+
+/// How much of a session begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// All of it: it ends with Cease / Administrative Reset (RFC 4486) and is tried again at once, also one that rests after an
+    /// error. Where both sides can, the routes are kept meanwhile (RFC 8538 §4).
+    Hard,
+    /// What the peer tells: it is asked for everything (RFC 2918). Nothing happens where it cannot be asked.
+    SoftIn,
+    /// What it is told: it is told everything again.
+    SoftOut,
 }
 
 /// How we restart.
@@ -120,6 +134,8 @@ pub enum Output {
         /// Why, when it went down.
         reason: Option<DownReason>,
     },
+    /// Nothing is left of a dynamic neighbour: it is known no longer, and its number may be given to another.
+    PeerGone(PeerId),
     /// The peer has sent so many paths of a family that its limit is near; told once until they are fewer again.
     NearLimit {
         /// The peer.

@@ -29,7 +29,7 @@ use neighbor::Neighbor;
 use restart::Restart;
 
 pub use crate::rib::Octets;
-pub use io::{Best, Input, Output, RestartConfig, Source};
+pub use io::{Best, Input, Output, Reset, RestartConfig, Source};
 pub use query::{Advertised, Candidate, Entry, Page, PeerSummary, TableRow};
 
 /// Octets of updates that may be under way to one neighbour before [`Input::Written`] must be heard.
@@ -65,6 +65,8 @@ pub struct Speaker {
     reclaim_at: Option<Instant>,
     /// Since when there are inputs that have not been settled.
     unsettled_since: Option<Instant>,
+    /// A dynamic neighbour may have gone.
+    may_be_gone: bool,
     out: Vec<Output>,
 }
 
@@ -80,6 +82,7 @@ impl Speaker {
             silent: BTreeSet::new(),
             reclaim_at: None,
             unsettled_since: None,
+            may_be_gone: false,
             out: Vec::new(),
         }
     }
@@ -127,6 +130,9 @@ impl Speaker {
                 self.on_session(peer, now, |session, out| session.connected(conn, now, out));
             }
             Input::TcpAccepted(peer, conn) => {
+                if let Some(neighbor) = self.neighbors.get_mut(&peer) {
+                    neighbor.has_come = true;
+                }
                 self.refresh_restart_flags(peer);
                 self.on_session(peer, now, |session, out| session.accepted(conn, now, out));
             }
@@ -150,6 +156,7 @@ impl Speaker {
             Input::StartRestart(config) => self.start_restart(config, now),
             Input::LocalRoutesComplete => self.restart.local_routes_complete = true,
             Input::RequestRefresh(peer, family) => self.request_refresh(peer, family),
+            Input::Reset(peer, reset) => self.reset(peer, reset, now),
             Input::Shutdown { graceful } => self.shutdown(graceful, now),
             Input::Tick => self.tick(now),
         }
@@ -177,6 +184,7 @@ impl Speaker {
     /// Decides, reports, advertises.
     fn settle_now(&mut self, now: Instant) {
         self.unsettled_since = None;
+        self.dismiss(now);
         let done = self.end_deferral(now);
         self.decide_all();
         self.out.extend(done.into_iter().map(|(instance, family)| Output::SelectionDone(instance, family)));

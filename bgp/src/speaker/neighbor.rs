@@ -46,6 +46,8 @@ pub(super) struct Neighbor {
     pub(super) stale: BTreeSet<Family>,
     /// Of these, families that it has begun to send again (RFC 7313 §4).
     pub(super) resent: BTreeSet<Family>,
+    /// It has connected.
+    pub(super) has_come: bool,
     /// It was established in this life of the daemon.
     pub(super) was_up: bool,
     pub(super) malformed_updates: u64,
@@ -65,6 +67,7 @@ impl Neighbor {
             stale_deadline: None,
             stale: BTreeSet::new(),
             resent: BTreeSet::new(),
+            has_come: false,
             was_up: false,
             malformed_updates: 0,
             paths_left_out: 0,
@@ -78,6 +81,11 @@ impl Neighbor {
         let forwarding_preserved = forwarding_preserved || self.was_up;
         let restarted = restarting && !self.was_up;
         self.session.set_restart_flags(RestartFlags { restarted, forwarding_preserved });
+    }
+
+    /// Whether it is a dynamic neighbour of which nothing is left.
+    pub(super) fn is_gone(&self) -> bool {
+        self.config.dynamic.is_some() && self.has_come && self.session.is_forsaken() && self.stale.is_empty()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::neighbor::{Live, Neighbor, PATIENCE_MS};
-use super::{Output, Source, Speaker};
+use super::{Output, Reset, Source, Speaker};
 use crate::peer::{Negotiated, PeerConfig};
 use crate::session::{Action, DownReason, Session, State};
 use crate::time::Instant;
-use crate::types::{ConnId, Family, PeerId};
+use crate::types::{Asn, ConnId, Family, PeerId};
 use crate::wire::{Notification, RouteRefresh};
 
 impl Speaker {
@@ -34,6 +34,11 @@ impl Speaker {
             self.add_peer(peer, config, now);
             return;
         };
+        let mut config = config;
+        let known = neighbor.config.remote_asn;
+        if config.remote_asn == Asn(0) && config.dynamic.as_ref().is_some_and(|d| d.may_be_of(known)) {
+            config.remote_asn = known;
+        }
         if neighbor.config == config {
             return;
         }
@@ -44,7 +49,11 @@ impl Speaker {
             || old.local_asn != config.local_asn;
         if elsewhere {
             self.remove_peer(peer, now);
-            self.add_peer(peer, config, now);
+            if config.dynamic.is_some() {
+                self.out.push(Output::PeerGone(peer));
+            } else {
+                self.add_peer(peer, config, now);
+            }
         } else if config.admin_down.is_some() {
             self.take_down(peer, config, now);
         } else if old.admin_down.is_some() || old.needs_new_session(&config) {
@@ -103,6 +112,7 @@ impl Speaker {
                 table.rib.remove_where(Source::Peer(peer), |_| true);
             }
         }
+        self.may_be_gone = true;
         if let Some(neighbor) = self.neighbors.get_mut(&peer) {
             neighbor.stale.clear();
             neighbor.resent.clear();
@@ -119,6 +129,18 @@ impl Speaker {
         self.forget_peer(peer);
         self.neighbors.remove(&peer);
         self.note_own_addresses();
+    }
+
+    /// Dynamic neighbours of which nothing is left are known no longer.
+    pub(super) fn dismiss(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.may_be_gone) {
+            return;
+        }
+        let gone = self.neighbors.iter().filter(|(_, neighbor)| neighbor.is_gone());
+        for peer in gone.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            self.remove_peer(peer, now);
+            self.out.push(Output::PeerGone(peer));
+        }
     }
 
     /// RFC 5882 §4.3.2: what BFD has found ends an established session. During a restart of the peer, when its
@@ -161,6 +183,7 @@ impl Speaker {
                 Action::Close(conn) => self.out.push(Output::Close(peer, conn)),
                 Action::Send(conn, octets) => self.send(peer, conn, octets, now),
                 Action::State { old, new, reason } => {
+                    self.may_be_gone = true;
                     if let Some(neighbor) = self.neighbors.get_mut(&peer) {
                         neighbor.since = now;
                         neighbor.last_down = reason.clone().or(neighbor.last_down.take());
@@ -208,6 +231,7 @@ impl Speaker {
         let restarted = negotiated.graceful_restart.as_ref().is_some_and(|gr| gr.restarted);
         let patience = restarted.then(|| now + PATIENCE_MS);
         neighbor.was_up = true;
+        neighbor.config.remote_asn = negotiated.remote_asn;
         (neighbor.malformed_updates, neighbor.paths_left_out) = (0, 0);
         neighbor.live = Some(Live {
             conn,
@@ -268,6 +292,24 @@ impl Speaker {
         let Some(live) = live.filter(|l| l.negotiated.route_refresh) else { return };
         let request = RouteRefresh::of(family, RouteRefresh::REQUEST);
         self.out.push(Output::Send(peer, live.conn, Arc::new(request.encode())));
+    }
+
+    pub(super) fn reset(&mut self, peer: PeerId, reset: Reset, now: Instant) {
+        if reset == Reset::Hard {
+            let reason = Notification::new(Notification::ADMIN_RESET);
+            self.on_session(peer, now, |session, out| session.reset(reason, now, out));
+            return;
+        }
+        let Some(neighbor) = self.neighbors.get(&peer) else { return };
+        let Some(negotiated) = neighbor.live.as_ref().map(|live| live.negotiated.clone()) else { return };
+        let instance = neighbor.config.instance;
+        for family in negotiated.families {
+            if reset == Reset::SoftIn {
+                self.request_refresh(peer, family);
+            } else if let Some(table) = self.tables.get_mut(&(instance, family)) {
+                table.groups.refresh(peer, negotiated.enhanced_refresh);
+            }
+        }
     }
 
     pub(super) fn shutdown(&mut self, graceful: bool, now: Instant) {

@@ -25,8 +25,12 @@ pub struct PeerSummary {
     pub instance: InstanceId,
     /// Its address.
     pub remote_addr: IpAddr,
-    /// Its AS.
+    /// Its AS; 0 where it has not said it.
     pub remote_asn: Asn,
+    /// Of a dynamic neighbour: those that may come, as one peer.
+    pub dynamic_of: Option<PeerId>,
+    /// The operator keeps it down.
+    pub disabled: bool,
     /// Session state.
     pub state: State,
     /// Since when.
@@ -142,6 +146,14 @@ impl Speaker {
     /// Every neighbour.
     pub fn peers(&self) -> Vec<PeerSummary> {
         self.neighbors.iter().map(|(peer, neighbor)| self.summary(*peer, neighbor)).collect()
+    }
+
+    /// Dynamic neighbours: each with those that may come, as one peer, and its address.
+    pub fn dynamic_peers(&self) -> impl Iterator<Item = (PeerId, PeerId, IpAddr)> {
+        let dynamic = |n: &Neighbor| Some((n.config.dynamic.as_ref()?.of, n.config.remote_addr));
+        self.neighbors
+            .iter()
+            .filter_map(move |(peer, n)| dynamic(n).map(|(of, address)| (*peer, of, address)))
     }
 
     /// One neighbour.
@@ -289,6 +301,8 @@ impl Speaker {
             instance: neighbor.config.instance,
             remote_addr: neighbor.config.remote_addr,
             remote_asn: neighbor.config.remote_asn,
+            dynamic_of: neighbor.config.dynamic.as_ref().map(|dynamic| dynamic.of),
+            disabled: neighbor.config.admin_down.is_some(),
             state: neighbor.session.state(),
             since: neighbor.since,
             last_down: neighbor.last_down.clone(),

@@ -38,11 +38,12 @@ impl Speaker {
     fn fail(&mut self, peer: PeerId, conn: ConnId, notification: Notification, now: Instant) {
         let Some(neighbor) = self.neighbors.get(&peer) else { return };
         let too_many = notification.within().is(Notification::MAX_PREFIXES);
-        let wait_ms = neighbor.config.max_paths_restart_ms.filter(|_| too_many);
+        let wait_ms = neighbor.config.max_paths_restart_ms;
         self.on_session(peer, now, |session, out| {
-            session.fail(conn, notification, now, out);
-            if let Some(ms) = wait_ms {
-                session.hold_idle(ms, now);
+            if too_many {
+                session.reject(conn, notification, wait_ms, now, out);
+            } else {
+                session.fail(conn, notification, now, out);
             }
         });
     }

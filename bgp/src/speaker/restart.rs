@@ -153,6 +153,7 @@ impl Speaker {
     pub(super) fn sweep_stale(&mut self, peer: PeerId, family: Family) {
         let Some(neighbor) = self.neighbors.get_mut(&peer) else { return };
         neighbor.resent.remove(&family);
+        self.may_be_gone = true;
         if !neighbor.stale.remove(&family) {
             return;
         }

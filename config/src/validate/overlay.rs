@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::underlay::host_address;
 use super::{Check, Unique, at};
-use crate::document::{Bfd, Document, Family, Peer, Route, Segment};
+use crate::document::{Bfd, Document, Exit, Family, Peer, Route, Segment};
 use crate::endpoint::Endpoint;
 use crate::names::Name;
 use crate::read::Path;
@@ -148,20 +148,14 @@ fn peers(check: &mut Check<'_>) {
         let exit = &check.document.exits[&peer.exit];
         let key = (&peer.exit, peer.address);
         taken.take(key, format!("neighbour {}", peer.address), &path.field("address"), &mut check.problems);
-        match exit.addresses.iter().find(|n| n.contains(&peer.address)) {
-            None => check.add(&path.field("address"), format!("is on no subnet of exit {}", peer.exit)),
-            Some(own) if own.addr() == peer.address => {
-                check.add(&path.field("address"), "is the gateway's own address");
-            }
-            Some(_) => {}
-        }
+        peer_place(check, peer, exit, &path);
         let own = check.document.gateways.get(&exit.gateway).map(|g| g.asn);
-        if peer.role.is_some() && own == Some(peer.asn) {
+        if peer.role.is_some() && own.is_some_and(|own| peer.asn.contains(own)) {
             check.add(&path.field("role"), "is for neighbours of another AS (RFC 9234 section 4.1)");
         }
         for family in peer.families() {
             // IPv4 goes over an IPv6 next hop as well (RFC 8950).
-            if family == Family::Ipv4 && peer.address.is_ipv6() {
+            if family == Family::Ipv4 && !peer.address.is_ipv4() {
                 continue;
             }
             let has = exit.addresses.iter().any(|n| matches!(n, IpNet::V4(_)) == (family == Family::Ipv4));
@@ -171,6 +165,57 @@ fn peers(check: &mut Check<'_>) {
                 check.add(&path.field("families"), message);
             }
         }
+    }
+}
+
+/// Where the neighbour is, and which AS it is of.
+fn peer_place(check: &mut Check<'_>, peer: &Peer, exit: &Exit, path: &Path) {
+    let here = path.field("address");
+    if exit.addresses.iter().any(|own| peer.address.one() == Some(own.addr())) {
+        check.add(&here, "is the gateway's own address");
+    }
+    let is_near = exit.addresses.iter().any(|net| peer.address.is_within(net));
+    if !is_near && !peer.is_far() {
+        let message = format!("is on no subnet of exit {}; one further away needs multihop_ttl", peer.exit);
+        check.add(&here, message);
+    } else if peer.local(exit).is_none() {
+        check.add(&here, format!("exit {} has no address of its family", peer.exit));
+    }
+    if !is_near && peer.bfd.is_some() {
+        check.add(&path.field("bfd"), "is for a neighbour on the link (RFC 5881)");
+    }
+    let own = |source: &IpAddr| exit.addresses.iter().any(|net| net.addr() == *source);
+    match peer.source {
+        Some(source) if !own(&source) => {
+            check.add(&path.field("source"), format!("is no address of exit {}", peer.exit));
+        }
+        Some(source) if source.is_ipv4() != peer.address.is_ipv4() => {
+            check.add(&path.field("source"), "must be of the neighbour's family");
+        }
+        _ => {}
+    }
+    let Some(prefix) = peer.address.prefix() else {
+        if peer.asn.one().is_none() {
+            check.add(&path.field("asn"), "must be one number: there is one neighbour");
+        }
+        return;
+    };
+    if prefix != prefix.trunc() {
+        check.add(&here, format!("has bits set beyond its prefix length; meant is {}", prefix.trunc()));
+    }
+    if peer.neighbours_max == 0 {
+        check.add(&path.field("neighbours_max"), "must be 1 at least");
+    }
+    if peer.bfd.is_some() {
+        check.add(&path.field("bfd"), "is for one neighbour, not for a prefix");
+    }
+    let lonely = |other: &Peer| {
+        let address = other.address.one().filter(|address| prefix.contains(address));
+        address.filter(|_| other.exit == peer.exit && other.password.is_none() && peer.password.is_some())
+    };
+    if let Some(address) = check.document.peers.values().find_map(lonely) {
+        let message = format!("is for all who come from {prefix}, and neighbour {address} has none");
+        check.add(&path.field("password"), message);
     }
 }
 
@@ -186,6 +231,15 @@ fn peer_limits(check: &mut Check<'_>, peer: &Peer, path: &Path) {
     }
     if peer.ttl_security_hops == Some(0) {
         check.add(&path.field("ttl_security_hops"), "must be from 1 to 255");
+    }
+    if peer.advertisement_interval_s > 600 {
+        check.add(&path.field("advertisement_interval_s"), "must be from 0 to 600");
+    }
+    if peer.multihop_ttl.is_some_and(|ttl| ttl < 2) {
+        check.add(&path.field("multihop_ttl"), "must be from 2 to 255");
+    }
+    if peer.multihop_ttl.is_some() && peer.ttl_security_hops.is_some() {
+        check.add(&path.field("multihop_ttl"), "is 255 with ttl_security_hops (RFC 5082): say one of them");
     }
     if peer.role_strict && peer.role.is_none() {
         check.add(&path.field("role_strict"), "asks for a role, and there is none");

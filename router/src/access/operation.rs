@@ -15,7 +15,7 @@ const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
 /// Every operation but those of the kinds of object.
-const OPERATIONS: [Operation; 45] = [
+const OPERATIONS: [Operation; 46] = [
     (GET, "/healthz", Need::Nothing),
     (GET, "/openapi.json", Need::Known),
     (GET, "/document", Need::ReadOwn),
@@ -35,6 +35,7 @@ const OPERATIONS: [Operation; 45] = [
     (GET, "/bgp/neighbours/{neighbour}", Need::Read),
     (GET, "/bgp/neighbours/{neighbour}/received", Need::Read),
     (GET, "/bgp/neighbours/{neighbour}/advertised", Need::Read),
+    (POST, "/bgp/neighbours/{neighbour}/reset", Need::Act),
     (GET, "/bgp/table", Need::Read),
     (GET, "/bgp/route", Need::Read),
     (GET, "/duplicates", Need::Read),

@@ -159,8 +159,8 @@ async fn every_operation_with_every_credential() {
         "not a token".to_owned(),
     ];
     let api = api.reloaded(others());
-    // Nobody clears anything here: let the answer be that, at once.
-    drop(api.brain.take_clears());
+    // Nobody obeys an order here: let the answer be that, at once.
+    drop(api.brain.take_orders());
     for (method, path, _) in operation::all() {
         let at = concrete(&path);
         if path == "/healthz" {

@@ -3,20 +3,22 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use watari_bgp::Key;
 use watari_bgp::types::{Family, InstanceId};
+use watari_bgp::{Key, Reset};
 
 use super::Api;
 use super::problem::Problem;
 use super::request::{Path, Query};
+use crate::actor::Actor;
+use crate::brain::{NotReset, reset_name};
 use crate::facts::ask_bgp::{Part, Question};
 use crate::facts::fabric::{EVPN, tenant_instance};
 
@@ -169,6 +171,60 @@ async fn route(State(api): State<Arc<Api>>, Query(args): Query<RouteArgs>) -> Re
     ask(&api, question, &format!("path of {prefix}")).await
 }
 
+/// How a neighbour begins anew.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ResetArgs {
+    /// `in`: only what the neighbour tells, it is asked for everything (RFC 2918); `out`: only what it is told. Without it the
+    /// session ends and begins again.
+    soft: Option<String>,
+}
+
+impl ResetArgs {
+    fn reset(&self) -> Result<Reset, Problem> {
+        match self.soft.as_deref() {
+            None => Ok(Reset::Hard),
+            Some("in") => Ok(Reset::SoftIn),
+            Some("out") => Ok(Reset::SoftOut),
+            Some(other) => {
+                Err(Problem::parameter().with_detail(format!("soft: {other:?} is neither in nor out")))
+            }
+        }
+    }
+}
+
+/// A neighbour that begins anew.
+#[derive(Debug, Serialize, ToSchema)]
+struct Begun {
+    /// Its name.
+    neighbour: String,
+    /// `reset`, `soft reset in` or `soft reset out`.
+    done: &'static str,
+}
+
+/// Lets a neighbour begin anew: its session, or only what it tells or is told. Also one that rests after an error is tried
+/// at once.
+#[utoipa::path(post, path = "/bgp/neighbours/{neighbour}/reset", tag = "bgp",
+    params(("neighbour" = String, Path), ResetArgs),
+    responses((status = 200, body = Begun), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+async fn reset(
+    State(api): State<Arc<Api>>,
+    Extension(actor): Extension<Actor>,
+    Path(neighbour): Path<String>,
+    Query(args): Query<ResetArgs>,
+) -> Result<Json<Begun>, Problem> {
+    let reset = args.reset()?;
+    match api.brain.reset_neighbour(&actor, &neighbour, reset).await {
+        Some(Ok(())) => Ok(Json(Begun { neighbour, done: reset_name(reset) })),
+        Some(Err(NotReset::Unknown)) => {
+            Err(Problem::not_found().with_detail(format!("there is no neighbour {neighbour:?}")))
+        }
+        Some(Err(why)) => Err(Problem::conflict().with_detail(format!("{neighbour}: {why}"))),
+        None => Err(Problem::unavailable().with_detail("BGP does not run yet, or gave no answer in time")),
+    }
+}
+
 /// The routes of this module.
 pub fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new()
@@ -176,6 +232,7 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(neighbour))
         .routes(routes!(received))
         .routes(routes!(advertised))
+        .routes(routes!(reset))
         .routes(routes!(table))
         .routes(routes!(route))
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
+use watari_bgp::Reset;
 use watari_config::{Bootstrap, Document, parse_text, read_document};
 
 use super::auth::{Caller, Token};
@@ -21,7 +22,7 @@ use super::{Api, PREFIX, router};
 use crate::access::token::Policy;
 use crate::access::tokens::Tokens;
 use crate::actor::Actor;
-use crate::brain::{Brain, ChangeError};
+use crate::brain::{Brain, ChangeError, NotReset, Order};
 use crate::cli::client::{self, Client};
 use crate::run::stopped;
 use crate::store::{RedbStore, Secrets};
@@ -455,10 +456,10 @@ async fn a_duplicate_is_listed_and_cleared() {
     let api = Fixture::new();
     let none = api.ask(Method::DELETE, "duplicates/100/02:00:00:00:00:01", "").await;
     assert_eq!(none.problem().0, "unavailable", "nobody takes the request");
-    let mut clears = api.brain.take_clears().unwrap();
+    let mut orders = api.brain.take_orders().unwrap();
     tokio::spawn(async move {
-        while let Some(clear) = clears.recv().await {
-            let _ = clear.reply.send(clear.subject.to_string() == "02:00:00:00:00:01");
+        while let Some(Order::Clear { subject, reply }) = orders.recv().await {
+            let _ = reply.send(subject.to_string() == "02:00:00:00:00:01");
         }
     });
     assert_eq!(api.get("duplicates").await.body, json!([]));
@@ -473,6 +474,42 @@ async fn a_duplicate_is_listed_and_cleared() {
     let other = api.ask(Method::DELETE, "duplicates/100/10.0.0.1", "").await;
     assert_eq!(other.problem().0, "not-found");
     assert_eq!(api.ask(Method::DELETE, "duplicates/100/x", "").await.problem().0, "parameter");
+}
+
+#[tokio::test]
+async fn a_neighbour_is_reset_or_it_is_said_why_not() {
+    let api = Fixture::new();
+    let mut orders = api.brain.take_orders().unwrap();
+    tokio::spawn(async move {
+        while let Some(Order::Reset { neighbour, reset, reply }) = orders.recv().await {
+            let _ = reply.send(match (neighbour.as_str(), reset) {
+                ("peers.near", _) => Ok(()),
+                ("peers.far", Reset::SoftIn) => Err(NotReset::NoRefresh),
+                _ => Err(NotReset::Unknown),
+            });
+        }
+    });
+    let reset = async |path: &str| api.ask(Method::POST, &format!("bgp/neighbours/{path}"), "").await;
+    for (path, done) in [
+        ("near/reset", "reset"),
+        ("near/reset?soft=in", "soft reset in"),
+        ("near/reset?soft=out", "soft reset out"),
+    ] {
+        let reply = reset(&format!("peers.{path}")).await;
+        assert_eq!((reply.status, &reply.body["done"]), (StatusCode::OK, &json!(done)), "{}", reply.body);
+    }
+    let events = api.brain.events().after(0);
+    let event = events.iter().find(|e| e.kind == "bgp").expect("an event");
+    assert_eq!(
+        (event.object.as_str(), event.message.as_str()),
+        ("peers.near", "reset by root from unix pid 1")
+    );
+    assert_eq!(reset("peers.far/reset?soft=in").await.problem().0, "conflict");
+    assert_eq!(reset("peers.far/reset").await.problem().0, "not-found");
+    assert_eq!(reset("peers.near/reset?soft=both").await.problem().0, "parameter");
+    assert_eq!(reset("peers.near/reset?hard=yes").await.problem().0, "parameter");
+    let log = api.get("audit").await.body.to_string();
+    assert!(log.contains("POST /api/v1/bgp/neighbours/peers.near/reset"), "{log}");
 }
 
 #[tokio::test]

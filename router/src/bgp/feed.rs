@@ -2,10 +2,13 @@
 //! falls behind sees fewer changes, never an unbounded list of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use watari_bgp::{Best, DownReason, Family, InstanceId, Key, PeerId, State};
+
+use super::Neighbour;
 
 /// State changes of peers that are kept; of more, the oldest are forgotten.
 const PEER_CHANGES_MAX: usize = 4_096;
@@ -13,8 +16,8 @@ const PEER_CHANGES_MAX: usize = 4_096;
 /// A session changed its state.
 #[derive(Clone, Debug)]
 pub struct PeerChange {
-    /// The peer.
-    pub peer: PeerId,
+    /// The neighbour.
+    pub neighbour: Neighbour,
     /// From.
     pub old: State,
     /// To.
@@ -31,7 +34,9 @@ pub struct Batch {
     /// State changes of peers, in order.
     pub peers: VecDeque<PeerChange>,
     /// Peers that are near the limit of a family: how many paths they have, and may have.
-    pub near_limits: BTreeMap<(PeerId, Family), (usize, u32)>,
+    pub near_limits: BTreeMap<(Neighbour, Family), (usize, u32)>,
+    /// Peers from whose prefixes no more neighbours are taken, and where the last one that was turned away came from.
+    pub full: BTreeMap<PeerId, IpAddr>,
     /// Families that peers have sent completely.
     pub end_of_rib: BTreeSet<(PeerId, Family)>,
     /// After a restart: tables whose best paths have all been told. What the system has beyond them goes.
@@ -43,6 +48,7 @@ impl Batch {
         self.best.is_empty()
             && self.peers.is_empty()
             && self.near_limits.is_empty()
+            && self.full.is_empty()
             && self.end_of_rib.is_empty()
             && self.selection_done.is_empty()
     }
@@ -89,9 +95,15 @@ impl Feed {
         });
     }
 
-    pub(super) fn near_limit(&self, peer: PeerId, family: Family, paths: usize, limit: u32) {
+    pub(super) fn near_limit(&self, neighbour: Neighbour, family: Family, paths: usize, limit: u32) {
         self.tell(|batch| {
-            batch.near_limits.insert((peer, family), (paths, limit));
+            batch.near_limits.insert((neighbour, family), (paths, limit));
+        });
+    }
+
+    pub(super) fn full(&self, peer: PeerId, remote: IpAddr) {
+        self.tell(|batch| {
+            batch.full.insert(peer, remote);
         });
     }
 

@@ -14,6 +14,9 @@
 //! graceful restart; [`Bgp::shutdown`] with `graceful` does just that on purpose.
 
 mod connection;
+mod dynamic;
+#[cfg(test)]
+mod dynamic_tests;
 mod feed;
 #[cfg(test)]
 mod frr_tests;
@@ -29,11 +32,13 @@ mod task;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use watari_bgp::speaker::{Input, RestartConfig, Speaker, SpeakerConfig};
-use watari_bgp::{InstanceId, Instant, Key, Nlri, PathAttributes, PeerConfig, PeerId};
+use watari_bgp::{Asn, InstanceId, Instant, Key, Nlri, PathAttributes, PeerConfig, PeerId, Reset};
 
 pub use feed::{Batch, PeerChange, Updates};
 pub use password::Password;
@@ -44,11 +49,13 @@ pub const PORT: u16 = 179;
 /// Commands that may wait before their senders do.
 const COMMANDS_MAX: usize = 1_024;
 
-/// A neighbour, and where its sockets live.
+/// A neighbour, or all that may come from a prefix, and where the sockets live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSettings {
-    /// What the speaker needs to know.
+    /// What the speaker needs to know. Of those that may come from a prefix, what holds for each: without its address and AS.
     pub config: PeerConfig,
+    /// Whoever connects from a prefix becomes a neighbour.
+    pub range: Option<Range>,
     /// Path of the network namespace, `None` for the daemon's own.
     pub netns: Option<PathBuf>,
     /// Time to live of what we send; 1 keeps an external session on its link.
@@ -66,7 +73,7 @@ impl PeerSettings {
     /// The usual port, and the usual TTL: 1 for an external neighbour, 64 for an internal one.
     pub fn new(config: PeerConfig, netns: Option<PathBuf>) -> PeerSettings {
         let ttl = if config.is_internal() { 64 } else { 1 };
-        PeerSettings { config, netns, ttl, hops_max: None, password: None, port: PORT }
+        PeerSettings { config, range: None, netns, ttl, hops_max: None, password: None, port: PORT }
     }
 
     /// TTL of what we send, and the lowest one that is taken.
@@ -76,6 +83,26 @@ impl PeerSettings {
             Some(hops) => Ttls { sent: u8::MAX, least: Some(u8::MAX - hops.saturating_sub(1)) },
         }
     }
+}
+
+/// Who may come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// From where.
+    pub prefix: IpNet,
+    /// Of which ASes, each the first and the last of a range.
+    pub asns: Vec<(Asn, Asn)>,
+    /// The most neighbours at a time.
+    pub neighbours_max: usize,
+}
+
+/// Who is talked of: a peer that was set, or one of the neighbours that came from its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// The peer that was set.
+    pub peer: PeerId,
+    /// The address of one that came from its prefix.
+    pub came_from: Option<IpAddr>,
 }
 
 /// A change of our own routes.
@@ -165,6 +192,14 @@ impl Bgp {
     /// The task has ended.
     pub async fn path_down(&self, peer: PeerId, forwarding_is_dead: bool) -> Result<(), Stopped> {
         self.input(Input::PathDown { peer, forwarding_is_dead }).await
+    }
+
+    /// A neighbour begins anew; see [`Input::Reset`].
+    ///
+    /// # Errors
+    /// The task has ended.
+    pub async fn reset(&self, peer: PeerId, reset: Reset) -> Result<(), Stopped> {
+        self.input(Input::Reset(peer, reset)).await
     }
 
     /// Asks the speaker something; the time is the one that its own times are on.

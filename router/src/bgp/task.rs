@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -13,9 +13,10 @@ use watari_bgp::speaker::{Input, Output, Speaker, SpeakerConfig};
 use watari_bgp::{ConnId, Instant, PeerId};
 
 use super::connection::Connection;
+use super::dynamic::{Admission, Dynamic, place_of, places};
 use super::feed::{Feed, PeerChange};
-use super::listen::{Accepted, Keys, Listeners, Place};
-use super::{Command, LocalChange, PeerSettings, password, socket};
+use super::listen::{Accepted, Listeners, Place};
+use super::{Command, LocalChange, Neighbour, PeerSettings, password, socket};
 
 /// Messages of sockets that may wait before readers do: with the read size a bound on memory.
 const MESSAGES_MAX: usize = 32;
@@ -46,6 +47,7 @@ pub(super) struct Task {
     feed: Feed,
     started: std::time::Instant,
     peers: BTreeMap<PeerId, PeerSettings>,
+    dynamic: Dynamic,
     listeners: Listeners,
     attempts: BTreeMap<PeerId, Attempt>,
     connections: BTreeMap<ConnId, Connection>,
@@ -64,6 +66,7 @@ impl Task {
             feed,
             started: std::time::Instant::now(),
             peers: BTreeMap::new(),
+            dynamic: Dynamic::default(),
             listeners: Listeners::default(),
             attempts: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -199,21 +202,30 @@ impl Task {
             Output::BestChanged { instance, key, best } => self.feed.best(instance, key, best),
             Output::PeerState { peer, old, new, reason } => {
                 tracing::debug!(peer = peer.0, %old, %new, ?reason, "BGP session");
-                self.feed.peer(PeerChange { peer, old, new, reason });
+                self.feed.peer(PeerChange { neighbour: self.neighbour(peer), old, new, reason });
             }
+            Output::PeerGone(peer) => drop(self.peers.remove(&peer)),
             Output::NearLimit { peer, family, paths, limit } => {
-                self.feed.near_limit(peer, family, paths, limit);
+                self.feed.near_limit(self.neighbour(peer), family, paths, limit);
             }
             Output::EndOfRib(peer, family) => self.feed.end_of_rib(peer, family),
             Output::SelectionDone(instance, family) => self.feed.selection_done(instance, family),
         }
     }
 
+    /// Under which name a peer of the speaker is known outside.
+    fn neighbour(&self, peer: PeerId) -> Neighbour {
+        let config = self.peers.get(&peer).map(|settings| &settings.config);
+        let came = config.and_then(|c| Some((c.dynamic.as_ref()?.of, c.remote_addr)));
+        match came {
+            Some((of, address)) => Neighbour { peer: of, came_from: Some(address) },
+            None => Neighbour { peer, came_from: None },
+        }
+    }
+
     fn set_peers(&mut self, wanted: BTreeMap<PeerId, PeerSettings>) {
-        let place = |s: &PeerSettings| Place {
-            netns: s.netns.clone(),
-            local: SocketAddr::new(s.config.local_addr, s.port),
-        };
+        let places = places(&wanted);
+        let wanted = self.dynamic.set(wanted, &self.peers);
         let moved = |old: &PeerSettings, new: &PeerSettings| {
             (&old.netns, old.port, old.ttls()) != (&new.netns, new.port, new.ttls())
         };
@@ -227,12 +239,6 @@ impl Task {
             self.peers.remove(&peer);
             self.abort_attempt(peer);
             self.input(Input::RemovePeer(peer));
-        }
-        let mut places: BTreeMap<Place, Keys> = BTreeMap::new();
-        for settings in wanted.values() {
-            let keys = places.entry(place(settings)).or_default();
-            let remote = password::host(settings.config.remote_addr);
-            keys.extend(settings.password.clone().map(|key| (remote, key)));
         }
         self.listeners.set(places, &self.messages);
         for (peer, settings) in wanted {
@@ -315,15 +321,13 @@ impl Task {
     /// A connection of somebody who is no peer of that place is closed without a word.
     fn accepted(&mut self, accepted: Accepted) {
         let Accepted { place, remote, stream } = accepted;
-        let fits = |s: &PeerSettings| {
-            s.netns == place.netns
-                && s.config.remote_addr == remote
-                && SocketAddr::new(s.config.local_addr, s.port) == place.local
-        };
-        let Some((&peer, settings)) = self.peers.iter().find(|(_, s)| fits(s)) else {
+        let fits = |s: &PeerSettings| s.config.remote_addr == remote && place_of(s) == place;
+        let known = self.peers.iter().find(|(_, settings)| fits(settings)).map(|(peer, _)| *peer);
+        let Some(peer) = known.or_else(|| self.admit(&place, remote)) else {
             tracing::debug!(%remote, local = %place.local, "BGP connection of a stranger");
             return;
         };
+        let Some(settings) = self.peers.get(&peer) else { return };
         let signed = match &settings.password {
             Some(key) => password::set(&stream, password::host(remote), Some(key)),
             None => Ok(()),
@@ -331,6 +335,23 @@ impl Task {
         if signed.and_then(|()| socket::set_ttls(&stream, settings.ttls())).is_ok() {
             let conn = self.adopt(peer, stream);
             self.input(Input::TcpAccepted(peer, conn));
+        }
+    }
+
+    /// Takes a neighbour that came by itself, if it may and there is room.
+    fn admit(&mut self, place: &Place, remote: IpAddr) -> Option<PeerId> {
+        match self.dynamic.admit(place, remote, &self.peers)? {
+            Admission::Taken(peer, settings) => {
+                let config = Box::new(settings.config.clone());
+                self.peers.insert(peer, *settings);
+                self.input(Input::AddPeer(peer, config));
+                Some(peer)
+            }
+            Admission::Full(of) => {
+                self.feed.full(of, remote);
+                None
+            }
+            Admission::FullStill => None,
         }
     }
 

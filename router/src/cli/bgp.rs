@@ -1,8 +1,11 @@
 //! BGP on the command line: who is there, what is in a table, and why one path of a prefix won.
 
+use std::time::Duration;
+
+use hyper::Method;
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Body, Client};
 use super::commands::{CommandError, show};
 use super::{Bgp, Shown, To, table};
 
@@ -34,6 +37,14 @@ pub(super) async fn bgp(to: &To, client: &Client, what: Bgp) -> Result<(), Comma
             show(to, &client.get("bgp/neighbours").await?, |a| table::rows(a, &columns));
         }
         Bgp::Neighbour { name, part } => neighbour(to, client, &name, &part).await?,
+        Bgp::Reset { name, soft } => {
+            let soft = soft.map(|way| format!("?soft={way}")).unwrap_or_default();
+            let path = format!("bgp/neighbours/{}/reset{soft}", whole_name(&name));
+            let answer = client.send(Method::POST, &path, Body::Empty, Duration::ZERO).await?;
+            show(to, &answer, |a| {
+                table::line(format!("{}: {}", table::cell(&a["neighbour"]), table::cell(&a["done"])));
+            });
+        }
         Bgp::Table { family, tenant, page } => {
             let mut query = page.query();
             query.extend(family.map(|family| format!("family={family}")));
@@ -53,9 +64,15 @@ pub(super) async fn bgp(to: &To, client: &Client, what: Bgp) -> Result<(), Comma
     Ok(())
 }
 
+/// The name of a peer of the document is short; what stands behind an @ is an address, which has dots.
+fn whole_name(name: &str) -> String {
+    let is_whole = name.split('@').next().is_some_and(|path| path.contains('.'));
+    if is_whole { name.to_owned() } else { format!("peers.{name}") }
+}
+
 /// A neighbour by its name in the document; one of another gateway is `gateways.NAME`.
 async fn neighbour(to: &To, client: &Client, name: &str, shown: &Shown) -> Result<(), CommandError> {
-    let name = if name.contains('.') { name.to_owned() } else { format!("peers.{name}") };
+    let name = whole_name(name);
     let path = format!("bgp/neighbours/{name}");
     let mut query = shown.page.query();
     query.extend(shown.family.as_ref().map(|family| format!("family={family}")));

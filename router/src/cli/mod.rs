@@ -231,7 +231,7 @@ enum Command {
     /// Show dropped packets with the reason, and a sample of the others.
     #[command(after_help = MONITOR_EXAMPLES)]
     Monitor(Monitor),
-    /// Show BGP neighbours and routes, and why a path won.
+    /// Show BGP neighbours and routes, and why a path won; let a neighbour begin anew.
     Bgp {
         #[command(subcommand)]
         what: Bgp,
@@ -254,17 +254,27 @@ enum Command {
     Capture(Capture),
 }
 
-/// What is shown of BGP.
+/// What is shown or done of BGP.
 #[derive(Debug, Subcommand)]
 enum Bgp {
     /// All neighbours: state, and how many routes they told, were told, and were refused.
     Summary,
     /// One neighbour: what was negotiated, why it went down, or its routes.
     Neighbour {
-        /// The peer's name in the document; of another gateway `gateways.NAME`.
+        /// The peer's name in the document, `NAME@ADDRESS` for one that came from its prefix; of another gateway
+        /// `gateways.NAME`.
         name: String,
         #[command(flatten)]
         part: Shown,
+    },
+    /// Let a neighbour begin anew: its session, or only its routes.
+    Reset {
+        /// The peer's name in the document, `NAME@ADDRESS` for one that came from its prefix; of another gateway
+        /// `gateways.NAME`.
+        name: String,
+        /// Keep the session: `in` asks the neighbour for its routes again, `out` tells it all of ours.
+        #[arg(long, value_name = "in|out", value_parser = ["in", "out"])]
+        soft: Option<String>,
     },
     /// Best paths of a table.
     Table {

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use watari_bgp::speaker::{Candidate, Page, PeerSummary, Speaker};
 use watari_bgp::types::{Family, FamilySet, InstanceId, PathId, PeerId};
-use watari_bgp::{Instant, Key, PathAttributes, Source, State};
+use watari_bgp::{Instant, Key, PathAttributes, Reset, Source, State};
+
+use super::peers::name_of_one;
+use crate::brain::NotReset;
 
 /// A question, with the names of the document already resolved.
 #[derive(Clone, Debug)]
@@ -61,8 +64,16 @@ pub struct Part {
 /// The neighbours by number.
 pub(super) type Names = BTreeMap<PeerId, String>;
 
+/// Those of neighbours that came from a prefix, too.
+pub(super) fn all_names(speaker: &Speaker, set: &Names) -> Names {
+    let came = speaker.dynamic_peers();
+    let came = came.filter_map(|(peer, of, address)| Some((peer, name_of_one(set.get(&of)?, address))));
+    set.iter().map(|(peer, name)| (*peer, name.clone())).chain(came).collect()
+}
+
 /// The answer; `None` where there is no such neighbour or route.
 pub(super) fn answer(speaker: &Speaker, now: Instant, names: &Names, question: &Question) -> Option<Value> {
+    let names = &all_names(speaker, names);
     let id = |wanted: &str| names.iter().find(|(_, name)| *name == wanted).map(|(id, _)| *id);
     match question {
         Question::Neighbours => {
@@ -101,6 +112,27 @@ pub(super) fn answer(speaker: &Speaker, now: Instant, names: &Names, question: &
             };
             Some(listed(speaker.advertised_page(peer, &page).iter().map(row).collect(), part.limit))
         }
+    }
+}
+
+/// A neighbour by its name.
+pub(super) fn find(speaker: &Speaker, names: &Names, wanted: &str) -> Option<PeerSummary> {
+    let all = all_names(speaker, names);
+    let (id, _) = all.iter().find(|(_, name)| *name == wanted)?;
+    speaker.peer(*id)
+}
+
+/// Whether a neighbour can begin anew.
+///
+/// # Errors
+/// Why it cannot.
+pub(super) fn may_reset(peer: &PeerSummary, reset: Reset) -> Result<(), NotReset> {
+    match (reset, &peer.negotiated) {
+        _ if peer.disabled => Err(NotReset::Disabled),
+        (Reset::Hard, _) => Ok(()),
+        (_, None) => Err(NotReset::NotEstablished),
+        (Reset::SoftIn, Some(negotiated)) if !negotiated.route_refresh => Err(NotReset::NoRefresh),
+        (Reset::SoftIn | Reset::SoftOut, Some(_)) => Ok(()),
     }
 }
 
@@ -339,6 +371,21 @@ mod tests {
             ask(Question::Advertised { neighbour: "peers.far".to_owned(), part: part(None, 1) }).unwrap();
         assert_eq!(told["routes"][0]["as_path"], "65001 65002");
         assert_eq!(told["next"], "198.51.100.0/24");
+    }
+
+    #[test]
+    fn a_neighbour_begins_anew_unless_there_is_nothing_to_ask_or_tell() {
+        let (speaker, names) = speaker();
+        let near = find(&speaker, &names, "peers.near").unwrap();
+        assert!(find(&speaker, &names, "peers.other").is_none());
+        // It has not said that it can be asked.
+        assert_eq!(may_reset(&near, Reset::SoftIn), Err(NotReset::NoRefresh));
+        assert_eq!((may_reset(&near, Reset::SoftOut), may_reset(&near, Reset::Hard)), (Ok(()), Ok(())));
+        let down = PeerSummary { negotiated: None, ..near };
+        assert_eq!(may_reset(&down, Reset::SoftOut), Err(NotReset::NotEstablished));
+        assert_eq!(may_reset(&down, Reset::Hard), Ok(()), "it is tried again at once");
+        let disabled = PeerSummary { disabled: true, ..down };
+        assert_eq!(may_reset(&disabled, Reset::Hard), Err(NotReset::Disabled));
     }
 
     #[test]

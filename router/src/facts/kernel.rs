@@ -16,7 +16,7 @@ use watari_config::{Desired, Name, Vni};
 use watari_planner::item::Ns;
 
 use super::import::{Imported, Routes};
-use super::peers::exit_towards;
+use super::peers::towards;
 use super::tables::MayRemove;
 use crate::drivers::addresses::{add_route, delete_route};
 use crate::drivers::netlink::{KernelRoute, Netlink, failed};
@@ -127,9 +127,9 @@ fn campus_routes(
                 return Some(blackhole(key.as_prefix()?));
             }
             let next_hop = best.next_hop()?;
-            let exit = exit_towards(desired, tenant, next_hop)?;
+            let (exit, via) = towards(desired, tenant, next_hop)?;
             let oif = indices.get(&device::exit(exit).1).copied()?;
-            Some(route(key.as_prefix()?, next_hop, oif, METRIC_CAMPUS))
+            Some(route(key.as_prefix()?, via, oif, METRIC_CAMPUS))
         })
         .collect()
 }

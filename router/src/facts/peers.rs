@@ -11,10 +11,11 @@ use watari_bgp::role::Role;
 use watari_bgp::types::{Asn, Family, InstanceId, PeerId};
 use watari_config::desired::device;
 use watari_config::document::{self, Exit, Family as WantedFamily, Peer, PeerRole};
+use watari_config::neighbour::NeighbourAddress;
 use watari_config::{Desired, Name};
 
 use super::fabric::{EVPN, tenant_instance};
-use crate::bgp::PeerSettings;
+use crate::bgp::{Neighbour, PeerSettings, Range};
 use crate::drivers::namespace;
 
 /// Seconds for which the far gateway shall keep our routes while we restart.
@@ -57,6 +58,17 @@ impl Numbers {
     pub fn path(&self, id: PeerId) -> Option<&str> {
         self.ids.iter().find(|(_, i)| **i == id).map(|(p, _)| p.as_str())
     }
+
+    /// How a neighbour is called: `peers.NAME`, and `peers.NAME@ADDRESS` if it came from a prefix.
+    pub fn name(&self, neighbour: Neighbour) -> String {
+        let path = self.path(neighbour.peer).unwrap_or("peer");
+        neighbour.came_from.map_or_else(|| path.to_owned(), |address| name_of_one(path, address))
+    }
+}
+
+/// How a neighbour is called that came from a prefix.
+pub fn name_of_one(path: &str, address: IpAddr) -> String {
+    format!("{path}@{address}")
 }
 
 /// All neighbours of this gateway.
@@ -90,10 +102,15 @@ pub fn exchanges(desired: &Desired) -> BTreeSet<InstanceId> {
 }
 
 fn campus(desired: &Desired, asn: u32, peer: &Peer, exit: &Exit) -> Option<PeerSettings> {
-    let local = exit.addresses.iter().find(|n| n.contains(&peer.address))?.addr();
+    let local = peer.local(exit)?;
     let l3vni = desired.document().tenants[&exit.tenant].l3vni;
-    let ends = ((local, Asn(asn)), (peer.address, Asn(peer.asn.get())));
-    let mut config = PeerConfig::new(tenant_instance(l3vni), ends.0, ends.1);
+    let range = peer.address.prefix().map(|prefix| range(peer, prefix));
+    let remote = match peer.address {
+        NeighbourAddress::One(address) => address,
+        NeighbourAddress::Prefix(prefix) => prefix.addr(),
+    };
+    let remote_asn = peer.asn.one().map_or(Asn(0), |one| Asn(one.get()));
+    let mut config = PeerConfig::new(tenant_instance(l3vni), (local, Asn(asn)), (remote, remote_asn));
     config.families = peer.families().into_iter().map(family).collect();
     config.hold_time_s = peer.hold_time_s;
     config.passive = peer.passive;
@@ -102,6 +119,7 @@ fn campus(desired: &Desired, asn: u32, peer: &Peer, exit: &Exit) -> Option<PeerS
     config.max_paths_warn_percent = peer.prefixes_warn_percent;
     config.max_paths_restart_ms = peer.prefixes_restart_s.map(|s| u64::from(s) * 1_000);
     config.connect_retry_ms = u64::from(peer.connect_retry_s) * 1_000;
+    config.advertisement_interval_ms = u64::from(peer.advertisement_interval_s) * 1_000;
     config.role = peer.role.map(role);
     config.role_strict = peer.role_strict;
     config.accept_as_sets = peer.as_sets;
@@ -117,7 +135,15 @@ fn campus(desired: &Desired, asn: u32, peer: &Peer, exit: &Exit) -> Option<PeerS
         }
     }
     let netns = namespace::path(&device::namespace(desired.gateway_name(), &exit.tenant));
-    Some(PeerSettings { hops_max: peer.ttl_security_hops, ..PeerSettings::new(config, Some(netns)) })
+    let usual = PeerSettings::new(config, Some(netns));
+    let ttl = peer.multihop_ttl.unwrap_or(usual.ttl);
+    Some(PeerSettings { range, ttl, hops_max: peer.ttl_security_hops, ..usual })
+}
+
+/// Who may come from a prefix.
+fn range(peer: &Peer, prefix: IpNet) -> Range {
+    let asns = peer.asn.ranges().iter().map(|range| (Asn(range.first.get()), Asn(range.last.get())));
+    Range { prefix, asns: asns.collect(), neighbours_max: usize::from(peer.neighbours_max) }
 }
 
 fn family(wanted: WantedFamily) -> Family {
@@ -154,8 +180,17 @@ fn filter(prefixes: &[IpNet]) -> Filter {
     Filter::Prefixes(prefixes.iter().map(|net| PrefixRule::or_longer(*net)).collect())
 }
 
-/// The device of the exit that leads to a next hop, with the tenant's name.
-pub fn exit_towards<'a>(desired: &'a Desired, tenant: &Name, next_hop: IpAddr) -> Option<&'a Name> {
-    let mut exits = desired.exits().filter(|(_, e)| e.tenant == *tenant);
-    exits.find(|(_, e)| e.addresses.iter().any(|n| n.contains(&next_hop))).map(|(name, _)| name)
+/// How a next hop of a tenant is reached: the exit it is on, or the one to which the tenant's longest static route to it leads,
+/// and the address there.
+pub fn towards<'a>(desired: &'a Desired, tenant: &Name, next_hop: IpAddr) -> Option<(&'a Name, IpAddr)> {
+    let on_exit = |address: IpAddr| {
+        let mut exits = desired.exits().filter(|(_, exit)| exit.tenant == *tenant);
+        let exit = exits.find(|(_, exit)| exit.addresses.iter().any(|net| net.contains(&address)));
+        exit.map(|(name, _)| (name, address))
+    };
+    on_exit(next_hop).or_else(|| {
+        let routes = desired.routes().map(|(_, route)| route);
+        let here = routes.filter(|r| r.tenant.as_ref() == Some(tenant) && r.prefix.contains(&next_hop));
+        on_exit(here.max_by_key(|route| route.prefix.prefix_len())?.via)
+    })
 }

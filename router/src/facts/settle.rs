@@ -13,7 +13,7 @@ use super::local::Age;
 use super::originate::{Learnt, announced_nodes};
 use super::show;
 use super::tables::{self, Kept, MayRemove, Wanted};
-use super::task::{SELECTION_DEFERRAL, Task, boot_time_ns};
+use super::task::{RETURN, SELECTION_DEFERRAL, Task, boot_time_ns};
 use crate::bgp::LocalChange;
 use crate::drivers::DriverError;
 use crate::pace::timed;
@@ -144,7 +144,10 @@ impl Task {
             // Only a speaker that has ended takes none; so does this task then.
             let _ = self.bgp.apply(changes).await;
         }
-        if self.is_restart && !std::mem::replace(&mut self.told_local, true) {
+        // Those who come by themselves are known again once they have come.
+        let some_come = self.peers.values().any(|peer| peer.range.is_some());
+        if self.is_restart && !self.told_local && (!some_come || self.started.elapsed() >= RETURN) {
+            self.told_local = true;
             let _ = self.bgp.local_routes_complete().await;
         }
     }
@@ -221,7 +224,7 @@ impl Task {
         let mut brief = show::brief(&self.hosts, now);
         brief["announced"] = json!(self.announced);
         let awaits = !self.awaiting.is_empty();
-        show::bgp(&mut brief, &self.bgp, &self.numbers, self.is_restart, awaits).await;
+        show::bgp(&mut brief, &self.bgp, (&self.numbers, &self.peers), self.is_restart, awaits).await;
         for (path, reason) in self.passwords.failed() {
             // One that has its old password may be up; what is wrong is said all the same.
             if brief["objects"][path].is_null() {

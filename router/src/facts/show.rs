@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use watari_bgp::Instant;
 use watari_bgp::State;
-use watari_bgp::types::InstanceId;
+use watari_bgp::types::{InstanceId, PeerId};
 use watari_config::Desired;
 use watari_dataplane::{Dataplane, PortKey, PortStats};
 use watari_planner::wanted::place;
@@ -13,7 +13,7 @@ use watari_planner::wanted::place;
 use super::hosts::{Duplicate, Hosts, Place, Seen, Subject};
 use super::import::{Imported, Routes};
 use super::peers::Numbers;
-use crate::bgp::Bgp;
+use crate::bgp::{Bgp, Neighbour, PeerSettings};
 use crate::drivers::datapath::port_key;
 
 /// The most entries of one list that are shown.
@@ -227,14 +227,30 @@ fn duplicate_objects(hosts: &Hosts) -> serde_json::Map<String, Value> {
     hosts.duplicates().take(SHOWN_MAX).map(object).collect()
 }
 
-/// Adds the BGP sessions, and the state of each neighbour's object.
-pub(super) async fn bgp(facts: &mut Value, bgp: &Bgp, numbers: &Numbers, restarted: bool, awaiting: bool) {
+/// Adds the BGP sessions, and the state of each neighbour's object; that of a prefix says how many have come.
+pub(super) async fn bgp(
+    facts: &mut Value,
+    bgp: &Bgp,
+    (numbers, settings): (&Numbers, &BTreeMap<PeerId, PeerSettings>),
+    restarted: bool,
+    awaiting: bool,
+) {
     let peers = bgp.query(|speaker, now| (speaker.peers(), now)).await;
     let Ok((peers, now)) = peers else { return };
     let mut sessions = Vec::new();
     let mut objects = facts["objects"].take().as_object().cloned().unwrap_or_default();
+    for (id, range) in settings.iter().filter_map(|(id, s)| Some((id, s.range.as_ref()?))) {
+        let came = peers.iter().filter(|peer| peer.dynamic_of == Some(*id));
+        let neighbours = json!({
+            "known": came.clone().count(), "limit": range.neighbours_max,
+            "established": came.filter(|peer| peer.state == State::Established).count(),
+        });
+        let path = numbers.path(*id).unwrap_or_default().to_owned();
+        objects.insert(path, json!({ "state": "up", "neighbours": neighbours }));
+    }
     for peer in peers {
-        let path = numbers.path(peer.peer).unwrap_or_default().to_owned();
+        let came_from = peer.dynamic_of.map(|_| peer.remote_addr);
+        let path = numbers.name(Neighbour { peer: peer.dynamic_of.unwrap_or(peer.peer), came_from });
         let established = peer.state == State::Established;
         let keeps = !established && peer.stale > 0;
         let state = if established { "up" } else { "down" };
@@ -250,7 +266,7 @@ pub(super) async fn bgp(facts: &mut Value, bgp: &Bgp, numbers: &Numbers, restart
             "received": peer.received, "rejected": peer.rejected, "stale": peer.stale,
             "advertised": peer.advertised, "reason": reason,
         }));
-        if path.starts_with("peers.") {
+        if path.starts_with("peers.") && peer.dynamic_of.is_none() {
             let mut object = json!({ "state": state });
             if let Some(reason) = reason {
                 object["reason"] = json!(reason);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
+use watari_bgp::Reset;
 use watari_bgp::evpn::mobility::DampingLimits;
 use watari_bgp::nlri::Key;
 use watari_bgp::speaker::{Best, RestartConfig, Source, SpeakerConfig};
@@ -32,7 +33,7 @@ use super::refused::{self, Refusals};
 use super::tables::{Kept, MayRemove};
 use super::told::Told;
 use crate::bgp::{Batch, Bgp, PeerSettings, Updates};
-use crate::brain::Brain;
+use crate::brain::{Brain, NotReset, Order};
 use crate::drivers::DriverError;
 use crate::link_watch::PathDown;
 use crate::loops::LoopGuard;
@@ -50,6 +51,9 @@ const FILL_SHARE: u32 = 2000;
 const KERNEL_SHARE: u32 = 100;
 /// How long peers may take to tell everything again after our restart (RFC 4724 section 4.1).
 pub(super) const SELECTION_DEFERRAL: Duration = Duration::from_secs(60);
+/// How long after our restart neighbours that come by themselves may take until they are known again: BIRD and FRR connect again
+/// after some seconds.
+pub(super) const RETURN: Duration = Duration::from_secs(15);
 /// Events taken from the ring in one go.
 const RING_BATCH_MAX: usize = 512;
 
@@ -182,7 +186,7 @@ impl Task {
     /// Runs until `stop`; then closes the sessions so that the peers keep our routes.
     pub(super) async fn run(mut self, mut sources: Sources) {
         let mut head = self.brain.watch_desired();
-        let Some(mut clears) = self.brain.take_clears() else { return };
+        let Some(mut orders) = self.brain.take_orders() else { return };
         let Some(mut asks) = self.brain.take_asks() else { return };
         let mut tick = tokio::time::interval(LOOK_EVERY);
         head.mark_changed();
@@ -219,11 +223,14 @@ impl Task {
                 },
                 // Who was learnt on an attachment that is blocked now is forgotten at once.
                 () = self.guard.cut.notified() => self.walk.hurry(),
-                Some(clear) = clears.recv() => {
-                    let was_frozen = self.hosts.clear(clear.subject);
-                    // A caller that went away wants no answer.
-                    let _ = clear.reply.send(was_frozen);
-                }
+                // A caller that went away wants no answer.
+                Some(order) = orders.recv() => match order {
+                    Order::Clear { subject, reply } => drop(reply.send(self.hosts.clear(subject))),
+                    Order::Reset { neighbour, reset, reply } => {
+                        let _ = reply.send(self.reset(neighbour, reset).await);
+                        continue;
+                    }
+                },
                 Some(ask) = asks.recv() => {
                     let answer = match ask.question {
                         None => self.facts().await,
@@ -283,7 +290,7 @@ impl Task {
             self.replace(instance, key, best.filter(|b| b.source != Source::Local));
         }
         for change in batch.peers {
-            let path = self.numbers.path(change.peer).unwrap_or("peer").to_owned();
+            let path = self.numbers.name(change.neighbour);
             let reason = change.reason.map(|r| format!(": {r}")).unwrap_or_default();
             tracing::info!(path, old = ?change.old, new = ?change.new, reason, "bgp session");
             if change.new == watari_bgp::State::Established || change.old == watari_bgp::State::Established {
@@ -291,8 +298,14 @@ impl Task {
                 self.brain.events().emit("bgp", path, message);
             }
         }
-        for ((peer, family), (paths, limit)) in batch.near_limits {
+        for (peer, address) in batch.full {
             let path = self.numbers.path(peer).unwrap_or("peer").to_owned();
+            let message = format!("{address} is turned away: there are as many neighbours as there may be");
+            tracing::warn!(path, message);
+            self.brain.events().emit("bgp", path, message);
+        }
+        for ((neighbour, family), (paths, limit)) in batch.near_limits {
+            let path = self.numbers.name(neighbour);
             tracing::warn!(path, %family, paths, limit, "many prefixes");
             self.brain.events().emit("bgp", path, format!("{paths} of at most {limit} prefixes of {family}"));
         }
@@ -408,6 +421,15 @@ impl Task {
         let answer =
             self.bgp.query(move |speaker, now| ask_bgp::answer(speaker, now, &names, &question)).await;
         answer.ok().flatten().unwrap_or(Value::Null)
+    }
+
+    /// Lets a neighbour begin anew.
+    async fn reset(&self, neighbour: String, reset: Reset) -> Result<(), NotReset> {
+        let names = self.numbers.names();
+        let asked = self.bgp.query(move |speaker, _| ask_bgp::find(speaker, &names, &neighbour)).await;
+        let peer = asked.ok().flatten().ok_or(NotReset::Unknown)?;
+        ask_bgp::may_reset(&peer, reset)?;
+        self.bgp.reset(peer.peer, reset).await.map_err(|_| NotReset::Unknown)
     }
 
     /// Says what went wrong, once.

@@ -131,12 +131,13 @@ pub fn echoes(desired: &Desired, learnt: &Value) -> Vec<Echo> {
 
 fn of_peers(desired: &Desired) -> impl Iterator<Item = Echo> + '_ {
     desired.peers().filter_map(|(name, peer, exit)| {
-        let own = exit.addresses.iter().find(|own| own.contains(&peer.address))?;
+        // Of those that come from a prefix nobody is known to be there.
+        let (target, source) = (peer.address.one()?, peer.local(exit)?);
         Some(Echo {
             object: format!("peers.{name}"),
             tenant: exit.tenant.clone(),
-            source: own.addr(),
-            target: peer.address,
+            source,
+            target,
             bytes: echo::SMALL_BYTES,
         })
     })
