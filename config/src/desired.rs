@@ -199,6 +199,16 @@ pub mod device {
         tunnel.device("wtwg", "")
     }
 
+    /// The TAP beside the WireGuard device of a tunnel, by which VXLAN goes to an engine in user space whole.
+    pub fn overlay(tunnel: &Name) -> String {
+        tunnel.device("wto", "")
+    }
+
+    /// Whether a device has the name of such a TAP.
+    pub fn is_overlay(device: &str) -> bool {
+        device.starts_with("wto")
+    }
+
     /// Both ends of the veth of a direct tunnel: the kernel's, and the one cross-connected to the VLAN.
     pub fn direct(tunnel: &Name) -> (String, String) {
         (tunnel.device("wtd", ""), tunnel.device("wtd", "p"))

@@ -101,6 +101,12 @@ fn sentence(step: &Step, names: &dyn Names) -> Option<String> {
             let (vtep, hop) = (far(step.ip, names), mac(step.mac));
             format!("own encapsulation to {vtep}, VNI {number}, leaves by {port} to {hop}")
         }
+        StepKind::EngineEncap => {
+            let vtep = far(step.ip, names);
+            format!(
+                "as an inner frame to the WireGuard engine by {port}: it writes VXLAN to {vtep}, VNI {number}, and seals"
+            )
+        }
         StepKind::DeviceEncap => {
             format!("the VXLAN device writes the outer header to {}, VNI {number}", far(step.ip, names))
         }

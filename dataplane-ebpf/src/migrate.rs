@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { map: "nb_remote", from: 1, sizes: (20, 8), convert: same },
     Migration { map: "routes4", from: 1, sizes: (12, 36), convert: route },
     Migration { map: "routes6", from: 1, sizes: (24, 36), convert: route },
+    Migration { map: "wires", from: 1, sizes: (4, 8), convert: wire },
     Migration { map: "flood_vteps", from: 1, sizes: (4, 516), convert: flood_vteps },
 ];
 
@@ -78,6 +79,11 @@ fn port(key: &[u8], value: &[u8]) -> Option<Entry> {
 
 /// A slot was added at the end; none until the loader gives them out.
 fn without_slot(key: &[u8], value: &[u8]) -> Option<Entry> {
+    Some((key.to_vec(), [value, &[0; 4]].concat()))
+}
+
+/// Flags were added; every wire was that of a `direct` tunnel.
+fn wire(key: &[u8], value: &[u8]) -> Option<Entry> {
     Some((key.to_vec(), [value, &[0; 4]].concat()))
 }
 

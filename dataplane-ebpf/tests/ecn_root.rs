@@ -64,7 +64,7 @@ impl Scene {
         port.flags |= Port::TUNNEL;
         port.tunnel_ifindex = device;
         d.ports.upsert(&self.wire, &port).unwrap();
-        d.wires.upsert(&device, &Wire { port: self.wire }).unwrap();
+        d.wires.upsert(&device, &Wire::direct(self.wire)).unwrap();
         d.vteps.upsert(&TunnelKey { ifindex: device, vtep: self.far }, &1).unwrap();
         let behind = MacRemote { vtep: self.far, flags: 0, sequence: 0 };
         d.mac_remote.upsert(&MacKey::new(L2, HOST_R), &behind).unwrap();

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use crate::protocol::{
     Answer, BeaconConfig, BeaconStatus, BeaconsConfig, BfdConfig, BfdSessionsConfig, BfdSessionsStatus,
     Changed, DeviceConfig, DeviceName, DeviceStatus, Event, EventFrame, Hello, HelloRequest, LINE_BYTES_MAX,
-    PROTOCOL_VERSION, PathMtusConfig, PathMtusStatus, ProbesConfig, ProbesStatus, Refusal, Request,
-    RequestFrame, ResponseFrame, ShutdownRequest,
+    OverlaysConfig, OverlaysStatus, PROTOCOL_VERSION, PathMtusConfig, PathMtusStatus, ProbesConfig,
+    ProbesStatus, Refusal, Request, RequestFrame, ResponseFrame, ShutdownRequest,
 };
 
 /// How long a request may take before the engine counts as hung, unless told otherwise.
@@ -165,6 +165,25 @@ impl Client {
     pub fn list_path_mtus(&mut self) -> Result<PathMtusStatus, ClientError> {
         match self.request(Request::ListPathMtus)? {
             Answer::PathMtus(paths) => Ok(paths),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes the set of overlays be exactly so.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn set_overlays(&mut self, overlays: OverlaysConfig) -> Result<Changed, ClientError> {
+        self.change(Request::SetOverlays(overlays))
+    }
+
+    /// Every overlay of a device that is there, ordered by device, and whether the engine makes any.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn list_overlays(&mut self) -> Result<OverlaysStatus, ClientError> {
+        match self.request(Request::ListOverlays)? {
+            Answer::Overlays(overlays) => Ok(overlays),
             other => Err(unexpected(&other)),
         }
     }
@@ -331,6 +350,7 @@ fn unexpected(answer: &Answer) -> ClientError {
         Answer::Subscribed => "subscribed",
         Answer::PathMtus(_) => "path_mtus",
         Answer::TakingOver => "taking_over",
+        Answer::Overlays(_) => "overlays",
         Answer::Stopping => "stopping",
     };
     ClientError::Protocol(format!("`{kind}` answers another question"))

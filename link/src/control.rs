@@ -17,8 +17,8 @@ use crate::events::EventHub;
 use crate::path_mtu::PathMtuShell;
 use crate::probe::ProbeShell;
 use crate::protocol::{
-    Answer, BeaconsConfig, BfdSessionsConfig, Changed, DeviceConfig, DeviceName, PathMtusConfig,
-    ProbesConfig, Refusal, RefusalCode,
+    Answer, BeaconsConfig, BfdSessionsConfig, Changed, DeviceConfig, DeviceName, OverlaysConfig,
+    PathMtusConfig, ProbesConfig, Refusal, RefusalCode,
 };
 use crate::state::{State, StateFile};
 use crate::uapi::Shown;
@@ -62,6 +62,9 @@ impl Control {
                     tracing::error!(device = name, error = chain(&error), "not restored");
                 }
             }
+        }
+        if let Err(error) = engine.set_overlays(state.overlays.clone()) {
+            tracing::error!(error = chain(&error), "overlays are not restored");
         }
         let probes = ProbeShell::start(Arc::clone(events))?;
         probes.set(state.probes.clone());
@@ -145,6 +148,25 @@ impl Control {
             self.store()?;
         }
         Ok(Answer::Changed(Changed { touched }))
+    }
+
+    pub(crate) fn list_overlays(&self) -> Answer {
+        Answer::Overlays(self.engine.overlays())
+    }
+
+    pub(crate) fn set_overlays(&mut self, wanted: OverlaysConfig) -> Result<Answer, Refusal> {
+        validate::overlays(&wanted)?;
+        let touched = self.engine.set_overlays(wanted.clone())?;
+        if self.state.overlays != wanted {
+            self.state.overlays = wanted;
+            self.store()?;
+        }
+        Ok(Answer::Changed(Changed { touched }))
+    }
+
+    /// Opens again what is missing of the overlays' interfaces.
+    pub(crate) fn mend_overlays(&mut self) {
+        self.engine.mend_overlays();
     }
 
     pub(crate) fn list_beacons(&self) -> Answer {

@@ -262,6 +262,7 @@ fn serve(
         }
         let mut control = lock(&server.control);
         control.store_endpoints();
+        control.mend_overlays();
         let names = control.device_names();
         drop(control);
         if let Some(sockets) = &mut sockets {

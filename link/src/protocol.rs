@@ -17,6 +17,7 @@
 //! All verbs are idempotent: a request that asks for what is already so changes nothing and says so.
 
 mod bfd;
+mod overlay;
 mod path_mtu;
 
 use std::fmt;
@@ -29,6 +30,7 @@ pub use bfd::{
     BFD_INTERVAL_MAX_US, BFD_INTERVAL_MIN_US, BFD_NAME_BYTES_MAX, BFD_SESSIONS_MAX, BfdAuthentication,
     BfdAuthenticationKind, BfdConfig, BfdHops, BfdSessionsConfig, BfdSessionsStatus, BfdState, BfdStatus,
 };
+pub use overlay::{OVERLAYS_MAX, OverlayConfig, OverlayStatus, OverlaysConfig, OverlaysStatus};
 pub use path_mtu::{
     PATH_MTU_MIN, PATH_MTU_PORT_DEFAULT, PathMtuConfig, PathMtuPhase, PathMtuStatus, PathMtusConfig,
     PathMtusStatus,
@@ -102,6 +104,10 @@ pub enum Request {
     SetPathMtus(PathMtusConfig),
     /// Read back every path whose MTU is measured. Answered by [`Answer::PathMtus`].
     ListPathMtus,
+    /// Make the set of overlays be exactly so. Answered by [`Answer::Changed`].
+    SetOverlays(OverlaysConfig),
+    /// Read back every overlay with its state. Answered by [`Answer::Overlays`].
+    ListOverlays,
     /// Make the set of beacons be exactly so. Answered by [`Answer::Changed`].
     SetBeacons(BeaconsConfig),
     /// Read back every beacon with its state. Answered by [`Answer::Beacons`].
@@ -353,6 +359,8 @@ pub enum Answer {
     Probes(ProbesStatus),
     /// To [`Request::ListPathMtus`], ordered by name.
     PathMtus(PathMtusStatus),
+    /// To [`Request::ListOverlays`].
+    Overlays(OverlaysStatus),
     /// To [`Request::ListBeacons`], ordered by device and tags.
     Beacons(Vec<BeaconStatus>),
     /// To [`Request::ListBfd`].

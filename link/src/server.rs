@@ -159,6 +159,8 @@ impl Server {
             Request::ListProbes => Ok(control().list_probes()),
             Request::SetPathMtus(paths) => control().set_path_mtus(paths),
             Request::ListPathMtus => Ok(control().list_path_mtus()),
+            Request::SetOverlays(overlays) => control().set_overlays(overlays),
+            Request::ListOverlays => Ok(control().list_overlays()),
             Request::SetBeacons(beacons) => control().set_beacons(beacons),
             Request::ListBeacons => Ok(control().list_beacons()),
             Request::SetBfd(sessions) => control().set_bfd(sessions),

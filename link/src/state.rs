@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 
 use crate::engine::LastEndpoints;
 use crate::protocol::{
-    BeaconConfig, BeaconsConfig, BfdSessionsConfig, DeviceConfig, PathMtusConfig, ProbesConfig,
+    BeaconConfig, BeaconsConfig, BfdSessionsConfig, DeviceConfig, OverlaysConfig, PathMtusConfig,
+    ProbesConfig,
 };
 use crate::validate;
 
@@ -48,6 +49,9 @@ pub(crate) struct State {
     /// Absent in files of versions that measured none.
     #[serde(default)]
     pub(crate) path_mtus: PathMtusConfig,
+    /// Absent in files of versions without overlays.
+    #[serde(default)]
+    pub(crate) overlays: OverlaysConfig,
     /// Absent in files of versions that sent none.
     #[serde(default)]
     pub(crate) beacons: Vec<StoredBeacon>,
@@ -72,6 +76,7 @@ impl Default for State {
             endpoints: BTreeMap::new(),
             probes: ProbesConfig::default(),
             path_mtus: PathMtusConfig::default(),
+            overlays: OverlaysConfig::default(),
             beacons: Vec::new(),
             bfd: BfdSessionsConfig::default(),
         }
@@ -91,6 +96,7 @@ impl State {
         }
         validate::probes(&self.probes).map_err(|refusal| refusal.to_string())?;
         validate::path_mtus(&self.path_mtus).map_err(|refusal| refusal.to_string())?;
+        validate::overlays(&self.overlays).map_err(|refusal| refusal.to_string())?;
         let beacons = self.beacons.iter().map(|stored| stored.config.clone()).collect();
         validate::beacons(&BeaconsConfig { beacons }).map_err(|refusal| refusal.to_string())?;
         validate::bfd(&self.bfd).map_err(|refusal| refusal.to_string())

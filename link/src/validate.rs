@@ -8,8 +8,9 @@ use crate::protocol::{
     ALIAS_BYTES_MAX, ALLOWED_IPS_MAX, BEACON_TAGS_MAX, BEACONS_MAX, BFD_INTERVAL_MAX_US, BFD_INTERVAL_MIN_US,
     BFD_NAME_BYTES_MAX, BFD_SESSIONS_MAX, BeaconConfig, BeaconsConfig, BfdAuthenticationKind, BfdConfig,
     BfdHops, BfdSessionsConfig, DEVICE_NAME_BYTES_MAX, DeviceConfig, Dscp, ENDPOINTS_MAX, MTU_MAX, MTU_MIN,
-    PATH_MTU_MIN, PEERS_MAX, PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX, PROBE_TIME_MAX_MS, PROBES_MAX,
-    PathMtusConfig, PeerConfig, ProbeConfig, ProbesConfig, Refusal, RefusalCode,
+    OVERLAYS_MAX, OverlaysConfig, PATH_MTU_MIN, PEERS_MAX, PROBE_INTERVAL_MIN_MS, PROBE_NAME_BYTES_MAX,
+    PROBE_TIME_MAX_MS, PROBES_MAX, PathMtusConfig, PeerConfig, ProbeConfig, ProbesConfig, Refusal,
+    RefusalCode,
 };
 
 fn invalid(field: impl Into<String>, message: impl Into<String>) -> Refusal {
@@ -92,6 +93,32 @@ fn endpoint(endpoint: SocketAddr, field: &str) -> Result<(), Refusal> {
         && v6.ip().to_ipv4_mapped().is_some()
     {
         return Err(invalid(field, "write an IPv4 address as one"));
+    }
+    Ok(())
+}
+
+/// Checks the overlays.
+pub(crate) fn overlays(config: &OverlaysConfig) -> Result<(), Refusal> {
+    if config.overlays.len() > OVERLAYS_MAX {
+        return Err(refuse(RefusalCode::Limit, "overlays", format!("an engine has {OVERLAYS_MAX} at most")));
+    }
+    let (mut devices, mut taps) = (BTreeSet::new(), BTreeSet::new());
+    for (position, overlay) in config.overlays.iter().enumerate() {
+        let at = |field: &str| format!("overlays[{position}].{field}");
+        device_name(&at("device"), &overlay.device)?;
+        device_name(&at("tap"), &overlay.tap)?;
+        if overlay.alias.is_empty() || overlay.alias.len() > ALIAS_BYTES_MAX {
+            return Err(invalid(at("alias"), format!("must have 1 to {ALIAS_BYTES_MAX} bytes")));
+        }
+        if overlay.port == 0 {
+            return Err(invalid(at("port"), "must not be 0"));
+        }
+        if !devices.insert(&overlay.device) {
+            return Err(invalid(at("device"), "has another overlay"));
+        }
+        if !taps.insert(&overlay.tap) || overlay.tap == overlay.device {
+            return Err(invalid(at("tap"), "is another interface's name as well"));
+        }
     }
     Ok(())
 }

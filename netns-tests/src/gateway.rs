@@ -46,6 +46,7 @@ pub struct Gateway {
     name: String,
     ns: Ns,
     dir: PathBuf,
+    environment: Vec<(String, String)>,
     daemon: Option<Process>,
 }
 
@@ -56,6 +57,14 @@ impl Gateway {
     /// # Errors
     /// When it ends or does not answer in time, with its log.
     pub fn start(ns: &Ns, name: &str, more: &Value) -> Result<Self> {
+        Self::start_in(ns, name, more, &[])
+    }
+
+    /// The same with variables in the daemon's environment.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub fn start_in(ns: &Ns, name: &str, more: &Value, environment: &[(&str, &str)]) -> Result<Self> {
         let dir = registry::scratch_dir(name)?;
         std::fs::create_dir_all(dir.join("state"))?;
         std::fs::create_dir_all(dir.join(name))?;
@@ -69,7 +78,8 @@ impl Gateway {
             bootstrap[key] = value.clone();
         }
         std::fs::write(dir.join("watari.yaml"), yaml(&bootstrap, ""))?;
-        let mut gateway = Self { name: name.to_owned(), ns: ns.clone(), dir, daemon: None };
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut gateway = Self { name: name.to_owned(), ns: ns.clone(), dir, environment, daemon: None };
         gateway.launch()?;
         Ok(gateway)
     }
@@ -81,6 +91,7 @@ impl Gateway {
     pub fn launch(&mut self) -> Result<()> {
         let mut command = self.ns.command(program("watari")?.to_str().unwrap_or_default());
         command.arg("run").arg("--config").arg(self.config());
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info");
         }

@@ -92,6 +92,8 @@ pub enum Key {
     Veth(String),
     /// A WireGuard device, by name.
     Wireguard(String),
+    /// The overlay of a WireGuard device in user space, by the name of the device.
+    Overlay(String),
     /// A setting below `/proc/sys`.
     Sysctl(Ns, String),
     /// An address of a device.
@@ -112,7 +114,8 @@ pub enum Key {
     TunnelVtep(String, IpAddr),
     /// What is known of a far gateway, by its VTEP.
     Remote(IpAddr),
-    /// Where the packets of a `direct` tunnel meet the wire, by the kernel's end of its veth.
+    /// Where VXLAN for a tunnel goes, by its device: the wire on which the packets of a `direct` tunnel meet the network (the
+    /// device is the kernel's end of its veth), or the TAP of an engine in user space.
     Wire(String),
     /// An address of a node behind this device.
     NodeEntry(String, IpAddr),
@@ -133,6 +136,8 @@ pub enum Key {
     FloodPorts(Vni),
     /// A program on a device.
     Hook(String, HookKind),
+    /// VXLAN that arrives in a WireGuard device comes out of the TAP of its overlay. Whoever takes it there is there before.
+    OverlayInbound(String),
     /// A beacon of the loop guard, by where it leaves.
     Beacon(PortAt),
     /// A path probe, by the name of its tunnel.
@@ -171,6 +176,15 @@ pub enum Value {
     },
     /// A WireGuard device.
     Wireguard(Wireguard),
+    /// An overlay.
+    Overlay {
+        /// Its TAP.
+        tap: String,
+        /// Our VTEP address.
+        vtep: IpAddr,
+        /// UDP port of VXLAN.
+        port: u16,
+    },
     /// The text of a setting.
     Setting(String),
     /// A kernel route.
@@ -305,10 +319,17 @@ pub enum Value {
         /// The kernel's end of the veth, where a `direct` tunnel comes out of the wire.
         tunnel: Option<String>,
     },
+    /// The TAP of an engine in user space, for the tunnel that has this device.
+    EnginePort {
+        /// The WireGuard device.
+        tunnel: String,
+    },
     /// Ports, sorted.
     Ports(Vec<PortAt>),
     /// A place on a wire.
     Wire(PortAt),
+    /// The TAP of an engine in user space.
+    EngineWire(String),
     /// A beacon of the loop guard.
     Beacon {
         /// Our Router's MAC.
@@ -441,6 +462,7 @@ impl fmt::Display for Key {
             Self::Vxlan(name) => write!(f, "vxlan device {name}"),
             Self::Veth(name) => write!(f, "veth {name}"),
             Self::Wireguard(name) => write!(f, "wireguard device {name}"),
+            Self::Overlay(device) => write!(f, "overlay of {device}"),
             Self::Sysctl(ns, path) => write!(f, "setting {path}{ns}"),
             Self::Address(ns, device, net) => write!(f, "address {net} of {device}{ns}"),
             Self::Neighbour(ns, device, ip) => write!(f, "neighbour {ip} of {device}{ns}"),
@@ -461,6 +483,7 @@ impl fmt::Display for Key {
             Self::Port(at) => write!(f, "datapath port {at}"),
             Self::FloodPorts(vni) => write!(f, "datapath flood ports of vni {vni}"),
             Self::Hook(device, kind) => write!(f, "program {kind:?} on {device}"),
+            Self::OverlayInbound(device) => write!(f, "overlay of {device} for what arrives"),
             Self::Beacon(at) => write!(f, "beacon on {at}"),
             Self::Probe(tunnel) => write!(f, "probe of tunnel {tunnel}"),
             Self::PathMtu(tunnel) => write!(f, "path MTU of tunnel {tunnel}"),

@@ -160,6 +160,10 @@ pub struct Observed {
     pub endpoints: BTreeMap<String, Vec<EndpointHealth>>,
     /// DNS names that were asked for.
     pub names: BTreeMap<String, Resolution>,
+    /// Whether the engine in user space makes overlays.
+    pub overlays_possible: bool,
+    /// WireGuard devices whose overlay has its TAP.
+    pub overlays: BTreeSet<String>,
     /// Since when the beacon of each attachment has been sent, in ms of Unix time.
     #[serde(skip)]
     pub beacons: BTreeMap<PortAt, u64>,
@@ -188,6 +192,8 @@ impl Observed {
             engines: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             names: BTreeMap::new(),
+            overlays_possible: false,
+            overlays: BTreeSet::new(),
             beacons: BTreeMap::new(),
             loops: BTreeMap::new(),
             failures: BTreeMap::new(),

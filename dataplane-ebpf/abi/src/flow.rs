@@ -77,10 +77,12 @@ impl Flow {
     pub const TO_VTEP: u8 = 1;
     /// [`Flow::kind`]: out by a port.
     pub const TO_PORT: u8 = 2;
-    /// [`Flow::flags`]: aggregates may be decapsulated ([`crate::Segment::PLAIN_DEVICES`]).
+    /// [`Flow::flags`]: aggregates may be decapsulated ([`crate::Segment::PLAIN_DEVICES`], [`crate::Port::ENGINE`]).
     pub const WHOLE: u8 = 1;
     /// [`Flow::flags`]: the outer header is IPv6's.
     pub const OUTER_V6: u8 = 2;
     /// [`Flow::flags`]: the port is [`crate::Port::NEAR`].
     pub const NEAR: u8 = 4;
+    /// [`Flow::flags`]: the wire is [`crate::Wire::ENGINE`].
+    pub const ENGINE: u8 = 8;
 }

@@ -138,7 +138,7 @@ pub const MAPS: &[MapLayout] = &[
     MapLayout::array::<Scratch>(23, "scratch", MapKind::PerCpuArray, 1).by(Role::Own),
     MapLayout::array::<u32>(24, "pipeline", MapKind::Programs, PIPELINE_ENTRIES).by(Role::Own),
     MapLayout::hash::<IpBytes, Remote>(25, "remotes", REMOTES_MAX),
-    MapLayout::hash::<u32, Wire>(26, "wires", WIRES_MAX),
+    MapLayout::hash::<u32, Wire>(26, "wires", WIRES_MAX).version(2),
     MapLayout::hash::<GuardMacKey, u32>(27, "guard_macs", GUARD_MACS_MAX),
     MapLayout::trie::<GuardIpKey, GuardIp>(28, "guard_ips", GUARD_IPS_MAX),
     MapLayout::hash::<PortKey, u32>(29, "port_macs", PORT_LIMITS_MAX).by(Role::Learnt),

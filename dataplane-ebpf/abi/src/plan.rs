@@ -117,7 +117,7 @@ pub struct Port {
     pub pad: u16,
     /// `Cross`: the IPv6 address that is answered for; zero for none.
     pub answer_v6: IpBytes,
-    /// `Cross` with [`Port::TUNNEL`], the side of the wire: the kernel's end of the veth, the device under
+    /// `Cross` with [`Port::TUNNEL`], the side of the wire: the tunnel's device (the kernel's end of the veth), under
     /// which VTEPs are bound in the map `vteps`.
     pub tunnel_ifindex: u32,
     /// `Segment` with [`Port::GUARD_LIMIT`]: the most MACs learnt there.
@@ -136,6 +136,9 @@ impl Port {
     pub const BLOCKED: u8 = 1;
     /// [`Port::flags`], `Cross`: a `direct` tunnel comes out of the wire here.
     pub const TUNNEL: u8 = 2;
+    /// [`Port::flags`], `Cross` with [`Port::TUNNEL`]: the TAP of a WireGuard engine in user space. Nothing but VXLAN with an IP
+    /// packet inside comes out of it, aggregates carry no tunnel state of the kernel, and there is no other end.
+    pub const ENGINE: u8 = 8;
     /// [`Port::flags`], `Segment`: the device is a veth without a queue whose other end is in another network namespace.
     pub const NEAR: u8 = 4;
 
@@ -166,6 +169,12 @@ impl Port {
     #[must_use]
     pub fn node(tenant: u32) -> Self {
         Self { kind: PortKind::Node as u8, tenant, ..Self::default() }
+    }
+    /// The TAP of an engine, for the tunnel that has this device.
+    #[must_use]
+    pub fn engine(tunnel_ifindex: u32) -> Self {
+        let flags = Self::TUNNEL | Self::ENGINE;
+        Self { kind: PortKind::Cross as u8, flags, tunnel_ifindex, ..Self::default() }
     }
     /// One side of a cross-connect, without an address to answer for.
     #[must_use]
@@ -332,13 +341,32 @@ impl Remote {
     pub const SPOKE: u8 = 1;
 }
 
-/// Map `wires`: the kernel's end of a `direct` tunnel's veth, as a route look-up names it → where its packets
-/// meet the wire. Written by the plan.
+/// Map `wires`: a tunnel's device, as a route look-up names it → where VXLAN for it goes instead: the wire on which a
+/// `direct` tunnel's packets meet the network, or the TAP of a WireGuard engine in user space. Written by the plan.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wire {
-    /// The trunk and its tags.
+    /// The trunk and its tags, or the TAP.
     pub port: PortKey,
+    /// [`Wire::ENGINE`].
+    pub flags: u32,
+}
+
+impl Wire {
+    /// [`Wire::flags`]: the TAP of an engine, which takes VXLAN with the packet inside whole. No next hop, no
+    /// encapsulation in the kernel's sense: the outer header stands before the frame, and the engine repeats it before every segment.
+    pub const ENGINE: u32 = 1;
+
+    /// Where a `direct` tunnel meets the network.
+    #[must_use]
+    pub const fn direct(port: PortKey) -> Self {
+        Self { port, flags: 0 }
+    }
+    /// The TAP of an engine.
+    #[must_use]
+    pub const fn engine(ifindex: u32) -> Self {
+        Self { port: PortKey::untagged(ifindex), flags: Self::ENGINE }
+    }
 }
 
 /// Key of the map `guard_macs`, written by the plan: a MAC that a guarded attachment may use. The value is 1.

@@ -170,6 +170,9 @@ kinds! {
     NeighbourPinnedAfar = 39;
     /// `mac_frozen` has the source `mac` of segment `number` at another port: `port`.
     SourceFrozen = 40;
+    /// The frame goes whole to the WireGuard engine in user space, by its TAP `port`: VTEP `ip`, VNI `number`. The engine writes
+    /// the outer header before every segment.
+    EngineEncap = 41;
 }
 
 impl Step {

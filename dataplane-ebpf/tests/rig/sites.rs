@@ -84,7 +84,7 @@ impl Gateway {
         port.answer_v6 = abi::ip_bytes(ip(&format!("fd90::{}", self.number)));
         port.flags |= Port::TUNNEL;
         port.tunnel_ifindex = self.index("wtd0");
-        d.wires.upsert(&port.tunnel_ifindex, &Wire { port: wire }).unwrap();
+        d.wires.upsert(&port.tunnel_ifindex, &Wire::direct(wire)).unwrap();
         d.ports.upsert(&wire, &port).unwrap();
         d.ports.upsert(&end, &Port::cross(wire)).unwrap();
         d.vteps.upsert(&TunnelKey { ifindex: self.index("wtd0"), vtep: self.far() }, &1).unwrap();

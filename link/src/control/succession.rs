@@ -129,6 +129,9 @@ impl Control {
                 tracing::error!(device = name, error = chain(&error), "not restored");
             }
         }
+        if let Err(error) = self.engine.set_overlays(self.state.overlays.clone()) {
+            tracing::error!(error = chain(&error), "overlays are not restored");
+        }
         self.state.endpoints = self.engine.endpoints();
         if let Err(refusal) = self.store() {
             tracing::error!(%refusal, "the state is not stored");

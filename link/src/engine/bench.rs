@@ -118,7 +118,7 @@ impl Stages for Memory {
             batch.coalescer.push(&batch.messages, *begin, *length, *class, true);
         }
         let mut items = 0;
-        batch.coalescer.finish(&mut batch.messages, |_, _, _| items += 1);
+        batch.coalescer.finish(&mut batch.messages, |_, _, _, _| items += 1);
         assert_eq!(items, 1);
         let bytes = self.bytes.fetch_add(self.packet.len() as u64, Ordering::Relaxed);
         if batch.counter + batch.opened.len() as u64 == self.sealing.counters_taken()

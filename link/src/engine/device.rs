@@ -11,14 +11,16 @@ use super::allowed_ips::AllowedIps;
 use super::estate::Indices;
 use super::lane::Worker;
 use super::offers::EngineOptions;
+use super::overlay::Overlay;
+use super::overlays::Retry;
 use super::peer::Peer;
 use super::plane::{Context, Identity, Plane, Shared, View};
-use super::tun::Tun;
+use super::tun::{Layer, Tun};
 use super::udp::UdpPair;
 use super::workers;
 use crate::events::EventHub;
 use crate::key::PublicKey;
-use crate::protocol::{DeviceConfig, DeviceStatus, LinkStatus, OffloadStatus, PeerConfig};
+use crate::protocol::{DeviceConfig, DeviceStatus, LinkStatus, OffloadStatus, OverlayConfig, PeerConfig};
 use crate::{lock, netdev};
 
 /// Last known endpoints of a device's peers, out of a former engine's state.
@@ -27,9 +29,13 @@ pub(crate) type LastEndpoints = BTreeMap<PublicKey, SocketAddr>;
 /// One running device.
 pub(super) struct Device {
     config: DeviceConfig,
-    options: Arc<EngineOptions>,
-    shared: Arc<Shared>,
-    tun_worker: Option<Worker>,
+    pub(super) options: Arc<EngineOptions>,
+    pub(super) shared: Arc<Shared>,
+    /// The overlay as it is wanted, and why its interface is not there.
+    pub(super) overlay: Option<OverlayConfig>,
+    pub(super) overlay_error: Option<String>,
+    pub(super) overlay_retry: Retry,
+    pub(super) tun_worker: Option<Worker>,
     udp_worker: Option<Worker>,
     clock: Option<Worker>,
     /// Of outer packets; 0: none.
@@ -47,10 +53,10 @@ impl Device {
     ) -> Result<Self, EngineError> {
         let identity = Arc::new(Identity::new(&config.private_key));
         let udp = Arc::new(bind(config.listen_port, &options)?);
-        let (tun, _) = Tun::open(&config.name, &config.alias, &options)?;
+        let (tun, _) = Tun::open(Layer::Ip, &config.name, &config.alias, &options)?;
         let tun = Arc::new(tun);
         let peers = Peers::build(&identity, None, &config, last, &Indices::new())?;
-        let plane = peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), &config);
+        let plane = peers.into_plane(identity, Arc::clone(&tun), None, Arc::clone(&udp), &config);
         let shared = Arc::new(Shared::new(config.name.clone(), plane, events, moved));
         let mut touched = Vec::new();
         mend_link(&config, tun.index(), &mut touched)?;
@@ -63,7 +69,21 @@ impl Device {
 
     /// A device without threads.
     pub(super) fn of(config: DeviceConfig, options: Arc<EngineOptions>, shared: Arc<Shared>) -> Self {
-        Self { config, options, shared, tun_worker: None, udp_worker: None, clock: None, mark: 0 }
+        let overlay = shared.plane().overlay.as_ref().map(|overlay| overlay.config.clone());
+        let (overlay_error, overlay_retry) = (None, Retry::default());
+        let (tun_worker, udp_worker, clock) = (None, None, None);
+        Self {
+            config,
+            options,
+            shared,
+            overlay,
+            overlay_error,
+            overlay_retry,
+            tun_worker,
+            udp_worker,
+            clock,
+            mark: 0,
+        }
     }
 
     /// Starts the threads.
@@ -72,7 +92,8 @@ impl Device {
         let (plane, threads) = (self.shared.plane(), self.options.threads());
         self.shared.advance_clock();
         let udp = workers::start_udp(&self.shared, Arc::clone(&plane.udp), threads).map_err(thread)?;
-        let tun = workers::start_tun(&self.shared, Arc::clone(&plane.tun), threads).map_err(thread)?;
+        let tap = plane.overlay.as_ref().map(|overlay| Arc::clone(&overlay.tap));
+        let tun = workers::start_tun(&self.shared, Arc::clone(&plane.tun), tap, threads).map_err(thread)?;
         let clock = workers::start_clock(&self.shared).map_err(thread)?;
         (self.udp_worker, self.tun_worker, self.clock) = (Some(udp), Some(tun), Some(clock));
         Ok(())
@@ -133,7 +154,10 @@ impl Device {
         }
         let called = self.diff_peers(&wanted, &before, &peers, &mut touched);
         let old_udp = Arc::clone(&before.udp);
-        self.shared.replace_plane(peers.into_plane(identity, Arc::clone(&tun), Arc::clone(&udp), &wanted));
+        let overlay = before.overlay.clone();
+        let tap = overlay.as_ref().map(|overlay| Arc::clone(&overlay.tap));
+        let plane = peers.into_plane(identity, Arc::clone(&tun), overlay, Arc::clone(&udp), &wanted);
+        self.shared.replace_plane(plane);
         self.config = wanted;
         let name = self.config.name.clone();
         let thread = |source| EngineError::system("start a thread", &name, source);
@@ -147,7 +171,7 @@ impl Device {
         if new_tun || self.tun_worker.is_none() {
             self.tun_worker = None;
             self.tun_worker =
-                Some(workers::start_tun(&self.shared, Arc::clone(&tun), threads).map_err(thread)?);
+                Some(workers::start_tun(&self.shared, Arc::clone(&tun), tap, threads).map_err(thread)?);
             tun.set_persistent(true)?;
             self.shared.link_lost.store(false, Ordering::Release);
         }
@@ -177,7 +201,7 @@ impl Device {
                 Ok((Arc::clone(&before.tun), false))
             }
             _ => {
-                let (tun, _) = Tun::open(&wanted.name, &wanted.alias, &self.options)?;
+                let (tun, _) = Tun::open(Layer::Ip, &wanted.name, &wanted.alias, &self.options)?;
                 touched.push("created".to_owned());
                 Ok((Arc::new(tun), true))
             }
@@ -259,8 +283,11 @@ impl Device {
         udp.set_mark(mark).map_err(|source| EngineError::system("mark packets", &self.config.name, source))
     }
 
-    /// Lets the interface vanish with this device.
+    /// Lets the interfaces vanish with this device.
     pub(super) fn make_transient(&self) -> Result<(), EngineError> {
+        if let Some(overlay) = self.open_overlay() {
+            overlay.tap.set_persistent(false)?;
+        }
         if !self.shared.link_lost.load(Ordering::Acquire) {
             self.shared.plane().tun.set_persistent(false)?;
         }
@@ -409,10 +436,21 @@ impl Peers {
         self,
         identity: Arc<Identity>,
         tun: Arc<Tun>,
+        overlay: Option<Arc<Overlay>>,
         udp: Arc<UdpPair>,
         config: &DeviceConfig,
     ) -> Plane {
         let Self { by_key: peers, by_index, allowed } = self;
-        Plane { identity, peers, by_index, allowed, tun, udp, mtu: config.mtu.into(), dscp: config.dscp }
+        Plane {
+            identity,
+            peers,
+            by_index,
+            allowed,
+            tun,
+            overlay,
+            udp,
+            mtu: config.mtu.into(),
+            dscp: config.dscp,
+        }
     }
 }

@@ -38,11 +38,15 @@ pub(crate) enum DropReason {
     Congestion,
     /// In: the source address is not in the peer's allowed-ips.
     SourceNotAllowed,
-    /// In: the TUN interface refused it (down or gone).
+    /// In: the interface refused it (down or gone).
     TunRefused,
+    /// Out: a frame of the overlay's interface that is no VXLAN with an IP packet inside.
+    NotVxlan,
+    /// Out: inside VXLAN, and with its outer header longer than the device's MTU.
+    TooBig,
 }
 
-const REASONS: [(DropReason, &str); 16] = [
+const REASONS: [(DropReason, &str); 18] = [
     (DropReason::NotIp, "not_ip"),
     (DropReason::NoPeer, "no_peer"),
     (DropReason::MalformedSuper, "malformed_super"),
@@ -59,6 +63,8 @@ const REASONS: [(DropReason, &str); 16] = [
     (DropReason::Congestion, "congestion"),
     (DropReason::SourceNotAllowed, "source_not_allowed"),
     (DropReason::TunRefused, "tun_refused"),
+    (DropReason::NotVxlan, "not_vxlan"),
+    (DropReason::TooBig, "too_big"),
 ];
 
 /// One counter per reason.

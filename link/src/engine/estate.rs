@@ -18,13 +18,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::EngineError;
 use super::device::{Device, LastEndpoints, Peers};
 use super::offers::EngineOptions;
+use super::overlay::Overlay;
 use super::plane::{Identity, Shared};
 use super::tun::Tun;
 use super::udp::UdpPair;
 use crate::events::EventHub;
 use crate::handover::{Fds, HandoverError, SentFds};
 use crate::key::PublicKey;
-use crate::protocol::{DeviceConfig, DropCount};
+use crate::protocol::{DeviceConfig, DropCount, OverlayConfig};
 use crate::wg;
 
 /// Index of every peer of a device.
@@ -41,8 +42,20 @@ pub(crate) struct DeviceEstate {
     index: u32,
     v4: Option<usize>,
     v6: Option<usize>,
+    /// The TAP of its overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tap: Option<TapEstate>,
     pub(super) peers: BTreeMap<PublicKey, PeerEstate>,
     drops: Vec<DropCount>,
+}
+
+/// The TAP of an overlay on its way.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TapEstate {
+    config: OverlayConfig,
+    fd: usize,
+    index: u32,
 }
 
 /// A peer on its way.
@@ -74,6 +87,7 @@ impl<'de> Deserialize<'de> for HeldRead {
 /// Descriptors of a device, as places in the list.
 pub(super) struct Places {
     tun: usize,
+    tap: Option<usize>,
     v4: Option<usize>,
     v6: Option<usize>,
 }
@@ -84,7 +98,8 @@ impl Device {
         let plane = self.shared().plane();
         let mut put = |socket: &Option<UdpSocket>| socket.as_ref().map(|socket| fds.put(socket)).transpose();
         let (v4, v6) = (put(&plane.udp.v4)?, put(&plane.udp.v6)?);
-        Ok(Places { tun: fds.put(plane.tun.as_fd())?, v4, v6 })
+        let tap = self.open_overlay().map(|overlay| fds.put(overlay.tap.as_fd())).transpose()?;
+        Ok(Places { tun: fds.put(plane.tun.as_fd())?, tap, v4, v6 })
     }
 
     /// Takes everything out. The threads have stopped.
@@ -92,7 +107,12 @@ impl Device {
         self.shared().advance_clock();
         let plane = self.shared().plane();
         let peers = plane.peers.iter().map(|(key, peer)| (*key, peer.hand_over(self.shared().now_ms())));
-        let Places { tun, v4, v6 } = places;
+        let Places { tun, tap, v4, v6 } = places;
+        let tap = plane.overlay.as_ref().zip(tap).map(|(overlay, fd)| TapEstate {
+            config: overlay.config.clone(),
+            fd,
+            index: overlay.tap.index(),
+        });
         DeviceEstate {
             name: self.name().to_owned(),
             tun,
@@ -100,6 +120,7 @@ impl Device {
             index: plane.tun.index(),
             v4,
             v6,
+            tap,
             peers: peers.collect(),
             drops: self.shared().drops.read(),
         }
@@ -156,7 +177,13 @@ impl PreparedDevice {
         let (v4, v6) = (socket(estate.v4)?, socket(estate.v6)?);
         let failed = |error: io::Error| HandoverError::Channel("take up the sockets", error);
         let udp = Arc::new(UdpPair::take_up(v4, v6, &options).map_err(failed)?);
-        let plane = peers.into_plane(identity, tun, udp, &config);
+        let overlay = match estate.tap {
+            Some(TapEstate { config, fd, index }) => {
+                Overlay::take_up(config, File::from(fds.take(fd)?), index, &options).map(Arc::new)
+            }
+            None => None,
+        };
+        let plane = peers.into_plane(identity, tun, overlay, udp, &config);
         let shared = Arc::new(Shared::new(config.name.clone(), plane, events, moved));
         shared.drops.restore(&estate.drops);
         for (key, peer) in estate.peers {

@@ -1,4 +1,4 @@
-//! From the network to the TUN interface: runs of datagrams are opened, checked against replay in their
+//! From the network to the TUN interface, and the TAP of an overlay: runs of datagrams are opened, checked against replay in their
 //! order, put together to super-packets and written, each by one system call.
 //!
 //! What a batch holds is what one leader finds in the sockets. Opening and looking at packets is done
@@ -17,9 +17,9 @@ use nix::poll::PollTimeout;
 use super::drops::DropReason;
 use super::handshake;
 use super::lane::{Fill, Signal, Stages};
-use super::offload::classify::{Class, classify, ip_len};
+use super::offload::classify::{Class, classify, classify_inside, ip_len};
 use super::offload::coalesce::Coalescer;
-use super::offload::ecn;
+use super::offload::{ecn, vxlan};
 use super::peer::Peer;
 use super::plane::{Context, Plane, Shared, View};
 use super::udp::{self, RECEIVE_BYTES_MAX, Received, UdpPair, Way};
@@ -222,7 +222,15 @@ impl InBatch {
         if !ecn::combine(packet, tos) {
             return Outcome::Useless { known, counter, reason: DropReason::Congestion };
         }
-        let class = if context.plane.tun.offers().tso { classify(packet) } else { Class::default() };
+        let inside = context.plane.overlay.as_ref().and_then(|overlay| overlay.takes(packet));
+        let class = match inside.and_then(|outer| classify_inside(packet, outer)) {
+            Some(class) => {
+                vxlan::clear_checksum(packet);
+                class
+            }
+            None if context.plane.tun.offers().tso => classify(packet),
+            None => Class::default(),
+        };
         Outcome::Data { known, counter, packet: at..at + length, class }
     }
 
@@ -301,7 +309,8 @@ impl InBatch {
         if !allowed {
             return context.drop_packet(DropReason::SourceNotAllowed);
         }
-        let offers = context.plane.tun.offers();
+        let overlay = context.plane.overlay.as_ref().filter(|_| class.is_inside());
+        let offers = overlay.map_or(context.plane.tun.offers(), |overlay| overlay.tap.offers());
         let merge = if class.is_udp() { offers.uso } else { offers.tso };
         self.coalescer.push(&self.buffer, packet.start, packet.len(), class, merge);
     }
@@ -344,10 +353,14 @@ impl InBatch {
     }
 
     fn write(&mut self, context: &Context<'_>) {
-        let tun = &context.plane.tun;
-        self.coalescer.finish(&mut self.buffer, |buffer, header, pieces| {
-            if let Err(error) = tun.send(header, buffer, pieces) {
-                tracing::trace!(device = context.device(), %error, "TUN refused a packet");
+        let Plane { tun, overlay, .. } = context.plane;
+        self.coalescer.finish(&mut self.buffer, |buffer, header, pieces, class| {
+            let sent = match overlay.as_ref().filter(|_| class.is_inside()) {
+                Some(overlay) => overlay.tap.send(header, buffer, pieces),
+                None => tun.send(header, &[], buffer, pieces).map(drop),
+            };
+            if let Err(error) = sent {
+                tracing::trace!(device = context.device(), %error, "the interface refused a packet");
                 pieces.for_each(|_| context.drop_packet(DropReason::TunRefused));
             }
         });

@@ -30,6 +30,8 @@ mod lane;
 mod offers;
 mod offload;
 mod outbound;
+mod overlay;
+mod overlays;
 mod peer;
 mod plane;
 mod several;
@@ -49,11 +51,14 @@ use device::Device;
 pub(crate) use device::LastEndpoints;
 pub(crate) use estate::{DeviceEstate, Indices, PreparedDevice};
 pub use offers::{EngineOptions, Offload};
+use overlay::Overlay;
 pub(crate) use tun::TunError;
 
 use crate::events::EventHub;
 use crate::handover::{Fds, HandoverError, SentFds};
-use crate::protocol::{DEVICES_MAX, DeviceConfig, DeviceStatus};
+use crate::protocol::{
+    DEVICES_MAX, DeviceConfig, DeviceStatus, OverlayConfig, OverlaysConfig, OverlaysStatus,
+};
 
 /// Why a device is not as wanted.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +93,7 @@ impl EngineError {
 /// All devices of this process.
 pub(crate) struct Engine {
     devices: BTreeMap<String, Device>,
+    overlays: BTreeMap<String, OverlayConfig>,
     options: Arc<EngineOptions>,
     events: Arc<EventHub>,
     moved: Arc<AtomicBool>,
@@ -97,7 +103,8 @@ impl Engine {
     /// An engine without devices.
     pub(crate) fn new(events: Arc<EventHub>, options: EngineOptions) -> Self {
         let moved = Arc::new(AtomicBool::new(false));
-        Self { devices: BTreeMap::new(), options: Arc::new(options), events, moved }
+        let (devices, overlays) = (BTreeMap::new(), BTreeMap::new());
+        Self { devices, overlays, options: Arc::new(options), events, moved }
     }
 
     /// Makes a device be as wanted (it was validated); returns what was touched. `last` is where
@@ -115,9 +122,42 @@ impl Engine {
         }
         let name = wanted.name.clone();
         let (events, moved) = (Arc::clone(&self.events), Arc::clone(&self.moved));
-        let device = Device::create(wanted, last, Arc::clone(&self.options), events, moved)?;
+        let mut device = Device::create(wanted, last, Arc::clone(&self.options), events, moved)?;
+        device.set_overlay(self.overlays.get(&name))?;
         self.devices.insert(name, device);
         Ok(vec!["created".to_owned()])
+    }
+
+    /// Makes the overlays be as wanted (they were validated); returns what was touched. Where overlays are not possible they
+    /// are only noted.
+    pub(crate) fn set_overlays(&mut self, wanted: OverlaysConfig) -> Result<Vec<String>, EngineError> {
+        if !self.overlays_possible() {
+            // What a former engine has left has no reader any more.
+            wanted.overlays.iter().for_each(|overlay| Overlay::discard(overlay, &self.options));
+            return Ok(Vec::new());
+        }
+        self.overlays =
+            wanted.overlays.into_iter().map(|overlay| (overlay.device.clone(), overlay)).collect();
+        let mut touched = Vec::new();
+        for (name, device) in &mut self.devices {
+            touched.extend(device.set_overlay(self.overlays.get(name))?);
+        }
+        Ok(touched)
+    }
+
+    /// Every overlay of a device that is there.
+    pub(crate) fn overlays(&self) -> OverlaysStatus {
+        let overlays = self.devices.values().filter_map(Device::overlay_status).collect();
+        OverlaysStatus { possible: self.overlays_possible(), overlays }
+    }
+
+    fn overlays_possible(&self) -> bool {
+        self.options.allows(Offload::OverlayTap)
+    }
+
+    /// Opens again what was deleted of the overlays' interfaces, or could not be opened.
+    pub(crate) fn mend_overlays(&mut self) {
+        self.devices.values_mut().for_each(Device::mend_overlay);
     }
 
     /// Removes a device and its interface. False: there was none.

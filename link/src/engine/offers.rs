@@ -20,6 +20,9 @@ pub enum Offload {
     UdpSegment,
     /// Several datagrams of one size are received by one system call (`UDP_GRO`).
     UdpGro,
+    /// VXLAN crosses an interface of its own, super-packets inside it whole. It needs the virtio header, checksums and TCP
+    /// super-packets.
+    OverlayTap,
 }
 
 impl fmt::Display for Offload {
@@ -31,6 +34,7 @@ impl fmt::Display for Offload {
             Self::TunUso => "tun-uso",
             Self::UdpSegment => "udp-segment",
             Self::UdpGro => "udp-gro",
+            Self::OverlayTap => "overlay-tap",
         })
     }
 }
@@ -53,6 +57,7 @@ impl EngineOptions {
         let needs: &[Offload] = match offload {
             Offload::TunChecksum => &[Offload::TunHeader],
             Offload::TunTso | Offload::TunUso => &[Offload::TunHeader, Offload::TunChecksum],
+            Offload::OverlayTap => &[Offload::TunHeader, Offload::TunChecksum, Offload::TunTso],
             Offload::TunHeader | Offload::UdpSegment | Offload::UdpGro => &[],
         };
         ![offload].iter().chain(needs).any(|needed| self.without.contains(needed))
@@ -73,7 +78,7 @@ mod tests {
     fn what_needs_another_goes_with_it() {
         let options = EngineOptions { without: vec![Offload::TunChecksum], threads: Some(0) };
         assert!(options.allows(Offload::TunHeader) && options.allows(Offload::UdpGro));
-        for gone in [Offload::TunChecksum, Offload::TunTso, Offload::TunUso] {
+        for gone in [Offload::TunChecksum, Offload::TunTso, Offload::TunUso, Offload::OverlayTap] {
             assert!(!options.allows(gone), "{gone}");
         }
         assert_eq!(options.threads(), 1);

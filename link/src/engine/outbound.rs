@@ -1,4 +1,4 @@
-//! From the TUN interface to the network: super-packets are split, sealed and sent, a run of
+//! From the TUN interface, and the TAP of an overlay, to the network: super-packets are split, sealed and sent, a run of
 //! datagrams of one size by one system call.
 //!
 //! A batch is what one leader finds on the interface, up to [`INPUT_BYTES`]. Peer, session and message
@@ -17,7 +17,9 @@ use super::drops::DropReason;
 use super::lane::{Fill, Signal, Stages};
 use super::offload::split::{Split, SplitError};
 use super::offload::virtio::Gso;
+use super::offload::vxlan::ETHERNET_HEADER;
 use super::offload::{ecn, virtio};
+use super::overlay::Tap;
 use super::peer::Peer;
 use super::plane::{Context, Plane, Shared, View};
 use super::tun::{self, Tun};
@@ -29,8 +31,9 @@ use crate::protocol::Event;
 use crate::wg::limits::HEADER_LEN;
 use crate::wg::{Session, sealed_len};
 
-/// Octets that one read of the interface gives at most: virtio header and the largest packet.
-const READ_MAX: usize = virtio::HEADER + 65_536;
+/// Octets that one read of an interface gives at most: virtio header and the largest packet, which may stand behind a
+/// link-layer header and an outer header of VXLAN.
+const READ_MAX: usize = virtio::HEADER + 65_536 + 128;
 /// Room for what is read into one batch: two of the largest super-packets.
 const INPUT_BYTES: usize = 2 * READ_MAX;
 /// Most packets or super-packets of one batch.
@@ -49,6 +52,14 @@ pub(super) struct Outbound {
     view: Mutex<View>,
     shared: Arc<Shared>,
     tun: Arc<Tun>,
+    tap: Option<Arc<Tap>>,
+}
+
+/// What a read of an interface gave.
+enum Read {
+    Packet,
+    Nothing,
+    Again,
 }
 
 /// Packets of the interface on their way out.
@@ -99,9 +110,62 @@ struct Run {
 }
 
 impl Outbound {
-    pub(super) fn new(shared: &Arc<Shared>, tun: Arc<Tun>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, tun: Arc<Tun>, tap: Option<Arc<Tap>>) -> Self {
         let view = Mutex::new(View::new(Arc::clone(shared)));
-        Self { view, shared: Arc::clone(shared), tun }
+        Self { view, shared: Arc::clone(shared), tun, tap }
+    }
+
+    /// The TAP of the overlay, while there is one.
+    fn tap(&self) -> Option<&Tap> {
+        self.tap.as_deref().filter(|tap| !tap.is_lost())
+    }
+
+    /// Takes what the TUN has next. An error that stays ends the lane.
+    fn read_tun(&self, batch: &mut OutBatch, context: &Context<'_>) -> io::Result<Read> {
+        let used = batch.used;
+        match self.tun.receive(&mut batch.input[used..]) {
+            Ok(length) => batch.take(context, 0, length, DropReason::NotIp),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Read::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Read::Again),
+            Err(error) => return Err(error),
+        }
+        Ok(Read::Packet)
+    }
+
+    /// Takes what the TAP has next. Whatever is wrong with it, the TUN goes on.
+    fn read_tap(&self, tap: &Tap, batch: &mut OutBatch, context: &Context<'_>) -> Read {
+        let used = batch.used;
+        match tap.receive(&mut batch.input[used..]) {
+            Ok(Some(length)) => batch.take(context, ETHERNET_HEADER, length, DropReason::NotVxlan),
+            Ok(None) => context.drop_packet(DropReason::NotVxlan),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Read::Again,
+            Err(error) => {
+                tracing::warn!(device = context.device(), %error, "reading the overlay's interface");
+                return Read::Nothing;
+            }
+        }
+        Read::Packet
+    }
+
+    /// Reads both interfaces in turns until the batch is full or both have nothing: neither can keep the other waiting.
+    fn read(&self, batch: &mut OutBatch, context: &Context<'_>) -> io::Result<Fill> {
+        let (mut tun_has, mut tap_has) = (true, self.tap().is_some());
+        while tun_has || tap_has {
+            if batch.is_full() {
+                return Ok(Fill::Part);
+            }
+            if tun_has {
+                tun_has = !matches!(self.read_tun(batch, context)?, Read::Nothing);
+            }
+            if batch.is_full() {
+                return Ok(Fill::Part);
+            }
+            if let Some(tap) = self.tap().filter(|_| tap_has) {
+                tap_has = !matches!(self.read_tap(tap, batch, context), Read::Nothing);
+            }
+        }
+        Ok(if batch.used == 0 { Fill::Nothing } else { Fill::All })
     }
 
     /// A read failed that nothing is known to fail with: said once, and tried again after a pause.
@@ -136,26 +200,16 @@ impl Stages for Outbound {
         batch.clear();
         let plane = lock(&self.view).plane();
         let context = Context { shared: &self.shared, plane: &plane };
-        let filled = loop {
-            if batch.is_full() {
-                break Fill::Part;
+        let filled = match self.read(batch, &context) {
+            Ok(filled) => filled,
+            Err(error) if tun::is_gone(&error) => {
+                self.lose_link("the interface was deleted");
+                return Fill::End;
             }
-            let used = batch.used;
-            match self.tun.receive(&mut batch.input[used..]) {
-                Ok(length) => batch.take(&context, length),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    break if batch.used == 0 { Fill::Nothing } else { Fill::All };
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if tun::is_gone(&error) => {
-                    self.lose_link("the interface was deleted");
-                    return Fill::End;
-                }
-                // Whatever it is, it is tried again: a lane that has ended carries nothing.
-                Err(error) => {
-                    self.complain(&error);
-                    break if batch.used == 0 { Fill::Nothing } else { Fill::All };
-                }
+            // Whatever it is, it is tried again: a lane that has ended carries nothing.
+            Err(error) => {
+                self.complain(&error);
+                if batch.used == 0 { Fill::Nothing } else { Fill::All }
             }
         };
         batch.settle(&context);
@@ -164,7 +218,10 @@ impl Stages for Outbound {
     }
 
     fn wait(&self, signal: &Signal) -> bool {
-        wait(signal, &[self.tun.as_fd()], PollTimeout::NONE)
+        match self.tap() {
+            Some(tap) => wait(signal, &[self.tun.as_fd(), tap.as_fd()], PollTimeout::NONE),
+            None => wait(signal, &[self.tun.as_fd()], PollTimeout::NONE),
+        }
     }
 
     fn helpers(&self) -> bool {
@@ -212,10 +269,11 @@ impl OutBatch {
             || self.planned >= OUTPUT_BYTES
     }
 
-    /// Takes what was read behind `used`: so many octets of header and packet.
-    fn take(&mut self, context: &Context<'_>, length: usize) {
-        let begin = self.used;
-        self.used += length.next_multiple_of(16);
+    /// Takes what was read behind `used`: so many octets that mean nothing, then so many of header and packet. What is no
+    /// IP packet is dropped for the reason that is given.
+    fn take(&mut self, context: &Context<'_>, skipped: usize, length: usize, foreign: DropReason) {
+        let begin = self.used + skipped;
+        self.used += (skipped + length).next_multiple_of(16);
         let read = &mut self.input[begin..begin + length];
         let parsed = virtio::Header::parse(read).ok_or(SplitError::Malformed).and_then(|header| {
             let split = Split::new(&header, &mut read[virtio::HEADER..])?;
@@ -227,13 +285,18 @@ impl OutBatch {
         });
         let (split, packet) = match parsed {
             Ok(parsed) => parsed,
-            Err(SplitError::NotIp) => return context.drop_packet(DropReason::NotIp),
+            Err(SplitError::NotIp) => return context.drop_packet(foreign),
             Err(SplitError::Malformed) => return context.drop_packet(DropReason::MalformedSuper),
         };
         let Some(peer) = context.plane.allowed.lookup(inner_address(packet, Side::Destination)) else {
             return context.drop_packet(DropReason::NoPeer);
         };
-        let messages = split.count() * sealed_len(split.packet_len(packet), context.plane.mtu);
+        let packet_len = split.packet_len(packet);
+        // The kernel has seen to it at the TUN; nobody has at the TAP.
+        if skipped > 0 && packet_len > context.plane.mtu {
+            return context.drop_packets(DropReason::TooBig, split.count());
+        }
+        let messages = split.count() * sealed_len(packet_len, context.plane.mtu);
         if messages > MESSAGES_BYTES_MAX {
             return context.drop_packet(DropReason::MalformedSuper);
         }
@@ -334,7 +397,7 @@ impl OutBatch {
             {
                 let used = self.used;
                 self.input[used..used + read.len()].copy_from_slice(&read);
-                self.take(context, read.len());
+                self.take(context, 0, read.len(), DropReason::NotIp);
             }
             for group in &mut self.groups {
                 // An address that has become another peer's since is lost, as it would be on its way.

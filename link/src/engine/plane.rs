@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::allowed_ips::AllowedIps;
 use super::drops::{DropCounters, DropReason};
+use super::overlay::Overlay;
 use super::peer::Peer;
 use super::tun::Tun;
 use super::udp::UdpPair;
@@ -42,11 +43,29 @@ pub(super) struct Plane {
     pub(super) by_index: HashMap<u32, Arc<Peer>>,
     pub(super) allowed: AllowedIps<Arc<Peer>>,
     pub(super) tun: Arc<Tun>,
+    pub(super) overlay: Option<Arc<Overlay>>,
     pub(super) udp: Arc<UdpPair>,
     /// Of the interface, in octets: nothing is padded beyond it.
     pub(super) mtu: usize,
     /// Of outer packets.
     pub(super) dscp: Dscp,
+}
+
+impl Plane {
+    /// The same once more, for one that differs in a part.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            identity: Arc::clone(&self.identity),
+            peers: self.peers.clone(),
+            by_index: self.by_index.clone(),
+            allowed: self.allowed.clone(),
+            tun: Arc::clone(&self.tun),
+            overlay: self.overlay.clone(),
+            udp: Arc::clone(&self.udp),
+            mtu: self.mtu,
+            dscp: self.dscp,
+        }
+    }
 }
 
 /// What the threads of a device share, besides the plane of the moment.

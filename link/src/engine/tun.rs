@@ -1,4 +1,4 @@
-//! The TUN interface of a device. It is persistent: when the engine ends, however it ends, the
+//! The interfaces of a device: its TUN, and the TAP of its overlay if it has one. Each is persistent: when the engine ends, however it ends, the
 //! interface stays with its addresses, routes and eBPF links, and a successor attaches to it.
 //!
 //! An interface of the wanted name that is no TUN, or that does not carry our alias, belongs to
@@ -79,7 +79,25 @@ pub(super) struct TunOffers {
     pub(super) uso: bool,
 }
 
-/// An open TUN interface: a virtio header and one packet or super-packet per read and write, never
+/// What crosses an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// IP packets: a TUN interface.
+    Ip,
+    /// Ethernet frames: a TAP interface.
+    Ethernet,
+}
+
+impl Layer {
+    fn flag(self) -> libc::c_int {
+        match self {
+            Self::Ip => libc::IFF_TUN,
+            Self::Ethernet => libc::IFF_TAP,
+        }
+    }
+}
+
+/// An open interface: a virtio header and one packet or super-packet per read and write, never
 /// blocking.
 #[derive(Debug)]
 pub(super) struct Tun {
@@ -92,7 +110,12 @@ pub(super) struct Tun {
 impl Tun {
     /// Attaches to the interface of that name and alias, or makes it. Not yet persistent if made.
     /// True: it was made.
-    pub(super) fn open(name: &str, alias: &str, options: &EngineOptions) -> Result<(Self, bool), TunError> {
+    pub(super) fn open(
+        layer: Layer,
+        name: &str,
+        alias: &str,
+        options: &EngineOptions,
+    ) -> Result<(Self, bool), TunError> {
         let system = |action| {
             let name = name.to_owned();
             move |source| TunError::System { action, name, source }
@@ -108,7 +131,7 @@ impl Tun {
                 return Err(TunError::Foreign { name, found, wanted });
             }
         }
-        let (file, header) = attach(name, options.allows(Offload::TunHeader))?;
+        let (file, header) = attach(layer, name, options.allows(Offload::TunHeader))?;
         let offers = set_offloads(&file, header, options).map_err(system("set offloads"))?;
         let link = netdev::find(name)
             .map_err(system("look up"))?
@@ -166,20 +189,31 @@ impl Tun {
     }
 
     /// Gives one packet or super-packet to the kernel, as if it had arrived on the interface. Its
-    /// pieces lie in `buffer`. Without headers on the interface it must be a plain packet.
-    pub(super) fn send(&self, header: virtio::Header, buffer: &[u8], pieces: Pieces<'_>) -> io::Result<()> {
+    /// pieces lie in `buffer`, behind `link`, the link-layer header of a TAP. Without headers on the interface it must be a
+    /// plain packet.
+    pub(super) fn send(
+        &self,
+        header: virtio::Header,
+        link: &[u8],
+        buffer: &[u8],
+        pieces: Pieces<'_>,
+    ) -> io::Result<usize> {
         let header = header.to_bytes();
-        let mut slices = [IoSlice::new(&[]); PARTS_MAX + 1];
+        let mut slices = [IoSlice::new(&[]); PARTS_MAX + 2];
         let mut count = 0;
         if self.offers.header {
             slices[0] = IoSlice::new(&header);
             count = 1;
         }
+        if !link.is_empty() {
+            slices[count] = IoSlice::new(link);
+            count += 1;
+        }
         for ((at, length), slice) in pieces.zip(&mut slices[count..]) {
             *slice = IoSlice::new(&buffer[at..at + length]);
             count += 1;
         }
-        (&self.file).write_vectored(&slices[..count]).map(drop)
+        (&self.file).write_vectored(&slices[..count])
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -219,7 +253,7 @@ fn set_offloads(file: &File, header: bool, options: &EngineOptions) -> io::Resul
 }
 
 /// Attaches; the second is whether packets have a virtio header.
-fn attach(name: &str, header: bool) -> Result<(File, bool), TunError> {
+fn attach(layer: Layer, name: &str, header: bool) -> Result<(File, bool), TunError> {
     let system = |action, source| TunError::System { action, name: name.to_owned(), source };
     let file = OpenOptions::new()
         .read(true)
@@ -234,7 +268,7 @@ fn attach(name: &str, header: bool) -> Result<(File, bool), TunError> {
     }
     let deadline = Instant::now() + BUSY_WAIT_MAX;
     loop {
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | if header { libc::IFF_VNET_HDR } else { 0 };
+        let flags = layer.flag() | libc::IFF_NO_PI | if header { libc::IFF_VNET_HDR } else { 0 };
         request.ifr_ifru.ifru_flags =
             i16::try_from(flags).map_err(|_| system("attach", io::ErrorKind::InvalidInput.into()))?;
         // SAFETY: the descriptor is open and the request outlives the call.

@@ -1,4 +1,4 @@
-//! The threads of a device: a lane that reads the TUN interface, a lane that reads the UDP sockets, and the
+//! The threads of a device: a lane that reads the TUN interface and the TAP of an overlay, a lane that reads the UDP sockets, and the
 //! clock.
 
 use std::io;
@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::inbound::Inbound;
 use super::lane::{Signal, Worker};
 use super::outbound::Outbound;
+use super::overlay::Tap;
 use super::plane::{Shared, View};
 use super::spare::Spare;
 use super::tun::Tun;
@@ -22,9 +23,14 @@ const TICK: Duration = Duration::from_millis(100);
 /// Ticks after which it is tried again whether a path carries runs of long datagrams.
 const PATH_TICKS: u64 = 100;
 
-/// Starts the lane that reads the TUN interface.
-pub(super) fn start_tun(shared: &Arc<Shared>, tun: Arc<Tun>, threads: usize) -> io::Result<Worker> {
-    Worker::lane(&format!("{}-tun", shared.name()), threads, Outbound::new(shared, tun))
+/// Starts the lane that reads the TUN interface, and the TAP if there is one.
+pub(super) fn start_tun(
+    shared: &Arc<Shared>,
+    tun: Arc<Tun>,
+    tap: Option<Arc<Tap>>,
+    threads: usize,
+) -> io::Result<Worker> {
+    Worker::lane(&format!("{}-tun", shared.name()), threads, Outbound::new(shared, tun, tap))
 }
 
 /// Starts the lane that reads the UDP sockets.
@@ -59,7 +65,7 @@ pub(super) fn start_clock(shared: &Arc<Shared>) -> io::Result<Worker> {
 /// Waits for one of the descriptors, the signal or the timeout; false when the thread has to end.
 pub(super) fn wait(signal: &Signal, fds: &[BorrowedFd<'_>], timeout: PollTimeout) -> bool {
     let readable = PollFlags::POLLIN;
-    // At most the signal and one socket per address family.
+    // At most the signal and one socket per address family, or both interfaces.
     let mut polled = [(); 3].map(|()| PollFd::new(signal.as_fd(), readable));
     for (slot, fd) in polled[1..].iter_mut().zip(fds) {
         *slot = PollFd::new(*fd, readable);

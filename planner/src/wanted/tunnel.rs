@@ -6,13 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use watari_config::desired::device;
-use watari_config::document::{DirectTunnel, Gateway, Tunnel, WireguardTunnel};
+use watari_config::document::{DirectTunnel, Encapsulation, Gateway, Tunnel, WireguardTunnel};
 use watari_config::endpoint::{ENDPOINTS_MAX, Endpoint, Endpoints};
 use watari_config::validate::vxlan_overhead_bytes;
 use watari_config::{Desired, Name, WgKey};
 
 use super::{Making, untagged};
 use crate::item::{BundleMember, HookKind, Key, Ns, PortAt, Value, Wireguard, WireguardPeer};
+use crate::observed::Engine;
 use crate::path_mtu::{bound, carried};
 
 /// Added to the metric of a tunnel through which no probe comes back: any that is up goes before it.
@@ -111,6 +112,7 @@ impl Making<'_> {
         // leads through another tunnel.
         let own = IpNet::from(self.gateway.vtep);
         self.want(owner, Key::Address(Ns::Root, device.clone(), own), Value::Present);
+        self.overlay(owner, name, &device);
         Some((device, None))
     }
 
@@ -152,6 +154,32 @@ impl Making<'_> {
         found.retain(|place| seen.insert(*place) && !is_vtep(place.ip()) && !is_behind(place.ip()));
         found.truncate(ENDPOINTS_MAX);
         found
+    }
+
+    /// Flat L2 over WireGuard in user space goes to the engine whole, super-frames and all, by a TAP of its own. Until that is
+    /// there, and where there is none, VXLAN goes through the WireGuard device as through any other.
+    fn overlay(&mut self, owner: &str, name: &Name, device: &str) {
+        let fabric = &self.desired.document().fabric;
+        let in_user_space = match self.observed.engines.get(device) {
+            Some(engine) => *engine == Engine::User,
+            // An engine that does not answer for a moment is not taken its overlay from.
+            None => self.observed.system.contains_key(&Key::Overlay(device.to_owned())),
+        };
+        let own_encap = fabric.encapsulation == Encapsulation::Auto;
+        if !(in_user_space && own_encap && self.observed.overlays_possible) {
+            return;
+        }
+        let tap = device::overlay(name);
+        let (vtep, port) = (self.gateway.vtep, fabric.vxlan_port);
+        self.want(owner, Key::Overlay(device.to_owned()), Value::Overlay { tap: tap.clone(), vtep, port });
+        if !self.observed.overlays.contains(device) {
+            return;
+        }
+        self.want(owner, Key::Wire(device.to_owned()), Value::EngineWire(tap.clone()));
+        let tunnel = device.to_owned();
+        self.want(owner, Key::Port(untagged(&tap)), Value::EnginePort { tunnel });
+        self.want(owner, Key::Hook(tap, HookKind::Interface), Value::Present);
+        self.want(owner, Key::OverlayInbound(device.to_owned()), Value::Present);
     }
 
     fn direct(

@@ -165,6 +165,12 @@ impl Drivers {
             Key::Wireguard(name) => {
                 self.engines.apply_device(name, &op.value, remove, &self.netlinks[&Ns::Root]).await
             }
+            key @ (Key::Overlay(_) | Key::OverlayInbound(_)) => {
+                // The TAP comes and goes with it.
+                self.indices = None;
+                self.engines.apply_overlay(key, &op.value, remove);
+                Ok(())
+            }
             Key::Probe(name) => self.engines.apply_probe(name, &op.value, remove),
             Key::PathMtu(name) => {
                 self.engines.apply_path_mtu(name, &op.value, remove);
@@ -200,7 +206,8 @@ impl Drivers {
     pub fn flush(&mut self) -> Result<(), DriverError> {
         let (probes, bfd) = (self.engines.flush_probes(), self.engines.flush_bfd());
         let path_mtus = self.engines.flush_path_mtus();
-        probes.and(bfd).and(path_mtus).and(self.engines.flush_beacons())
+        let overlays = self.engines.flush_overlays();
+        probes.and(bfd).and(path_mtus).and(overlays).and(self.engines.flush_beacons())
     }
 
     /// The connection to a namespace, made where there is none yet.

@@ -1,16 +1,17 @@
 //! One turn of the loop, and what is remembered from turn to turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use watari_config::Desired;
+use watari_config::desired::device::is_overlay;
 use watari_planner::item::{Key, PortAt};
 use watari_planner::path_mtu::explained;
 use watari_planner::wanted::wanted;
-use watari_planner::{Action, Observed, Op, Plan, Verdict, plan, status, touched};
+use watari_planner::{Action, Engine, Observed, Op, Plan, Value as Item, Verdict, plan, status, touched};
 
 use super::retry::Retries;
 use crate::brain::Brain;
@@ -20,6 +21,9 @@ use crate::facts::Board;
 use crate::loops::{self, LoopGuard};
 use crate::resolver::Resolver;
 use crate::view::View;
+
+/// Whether the engine in user space makes overlays, which are there, and what runs each WireGuard device.
+type Overlays = (bool, BTreeSet<String>, BTreeMap<String, Engine>);
 
 /// The drivers, and what went wrong with them before.
 pub(super) struct Turns {
@@ -32,6 +36,9 @@ pub(super) struct Turns {
     /// The verdicts that the last turn began with, and whether this one's are others.
     loops: BTreeMap<PortAt, Verdict>,
     loops_changed: bool,
+    /// Likewise what the engines are and make of overlays.
+    overlays: Overlays,
+    overlays_changed: bool,
     /// Number of ops of the very first plan: none, when the system was found as it was left.
     first_ops: Option<usize>,
     /// The generation that was last seen to be in place.
@@ -57,6 +64,8 @@ impl Turns {
             resolver: Resolver::new(wakeup),
             loops: BTreeMap::new(),
             loops_changed: false,
+            overlays: Overlays::default(),
+            overlays_changed: false,
             first_ops: None,
             settled_generation: None,
             blind: None,
@@ -87,6 +96,9 @@ impl Turns {
         self.drivers.tend(&observed);
         self.loops_changed = self.loops != observed.loops;
         self.loops.clone_from(&observed.loops);
+        let overlays = (observed.overlays_possible, observed.overlays.clone(), observed.engines.clone());
+        self.overlays_changed = self.overlays != overlays;
+        self.overlays = overlays;
         self.retries.keep(|key| plan.ops.iter().any(|op| op.key == *key));
         if self.first_ops.is_none() {
             self.first_ops = Some(plan.ops.len());
@@ -161,7 +173,7 @@ impl Turns {
             let done = flushed.clone().map_err(|message| DriverError::LinkAgain { message });
             self.note(op, done, is_repair);
         }
-        if plan.ops.iter().any(|op| matches!(op.value, watari_planner::Value::SegmentPort { .. })) {
+        if plan.ops.iter().any(|op| matches!(op.value, Item::SegmentPort { .. })) {
             self.guard.cut.notify_one();
         }
     }
@@ -173,7 +185,7 @@ impl Turns {
                 tracing::debug!(%op, owner = op.owner, "done");
                 if self.retries.succeeded(&op.key) {
                     events.emit("recovered", &op.owner, format!("{} is there now", op.key));
-                } else if is_repair && !follows_health(op) && !(self.loops_changed && follows_loops(op)) {
+                } else if is_repair && !self.is_our_doing(op) {
                     events.emit("repaired", &op.owner, op.to_string());
                 }
             }
@@ -185,6 +197,13 @@ impl Turns {
                 }
             }
         }
+    }
+
+    /// What follows from a change that was seen, and is not undone by somebody.
+    fn is_our_doing(&self, op: &Op) -> bool {
+        follows_health(op)
+            || (self.loops_changed && follows_loops(op))
+            || (self.overlays_changed && follows_overlays(op))
     }
 
     fn publish(&mut self, desired: &Desired, observed: &Observed, plan: &Plan) {
@@ -256,6 +275,7 @@ fn show_bfd(observed: &Observed, shown: &mut Value) {
 /// What `watari-link` takes whole, at the end of a turn.
 fn told_together(key: &Key) -> bool {
     matches!(key, Key::Probe(_) | Key::PathMtu(_) | Key::Bfd(_) | Key::Beacon(_))
+        || matches!(key, Key::Overlay(_) | Key::OverlayInbound(_))
 }
 
 /// The metric of a tunnel's route changes with the tunnel's health, its MTU and that of the overlay with the path's: our own
@@ -269,6 +289,15 @@ fn follows_health(op: &Op) -> bool {
 fn follows_loops(op: &Op) -> bool {
     let follows = matches!(op.key, Key::Port(_) | Key::FloodPorts(_) | Key::Beacon(_));
     op.action == Action::Change && follows
+}
+
+/// What changes when the engine in user space begins or ceases to take VXLAN whole.
+fn follows_overlays(op: &Op) -> bool {
+    match &op.key {
+        Key::Overlay(_) | Key::OverlayInbound(_) => true,
+        Key::Hook(device, _) => is_overlay(device),
+        _ => matches!(op.value, Item::EngineWire(_) | Item::EnginePort { .. }),
+    }
 }
 
 fn as_json<T: serde::Serialize>(value: &T) -> Value {

@@ -17,7 +17,7 @@ use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use watari_abi::{
-    Config, Counter, Flow, FlowKey, Meta, PortKey, Segment, Verdict,
+    Config, Counter, Flow, FlowKey, Meta, Port, PortKey, Segment, Verdict,
     flow::{FLOW_LIFE_NS, OUTER_WORDS},
     limits::FLOWS_MAX,
 };
@@ -198,11 +198,14 @@ impl Pkt {
         }
         // SAFETY: read at once; plan entries are replaced whole.
         let segment = unsafe { maps::segments.get(self.meta().vni) };
-        let whole = segment.is_some_and(|segment| segment.flags & Segment::PLAIN_DEVICES != 0);
         let in_slot = self.meta().hook_slot;
         if in_slot == 0 || exit.slot == 0 || (far && self.meta().slot == 0) {
             return;
         }
+        let plain = segment.is_some_and(|segment| segment.flags & Segment::PLAIN_DEVICES != 0);
+        // SAFETY: as above.
+        let from = unsafe { maps::ports.get(self.scratch().flow.port) };
+        let whole = plain || from.is_some_and(|from| from.flags & Port::ENGINE != 0);
         let Some(flow) = self.place() else { return };
         flow.kind = Flow::TO_PORT;
         flow.flags = if whole { Flow::WHOLE } else { 0 } | if exit.near { Flow::NEAR } else { 0 };
@@ -223,7 +226,8 @@ impl Pkt {
         let mtu = mtu_towards(&vtep);
         let Some(flow) = self.place() else { return };
         flow.kind = Flow::TO_VTEP;
-        flow.flags = if way.v4 { 0 } else { Flow::OUTER_V6 };
+        flow.flags =
+            if way.v4 { 0 } else { Flow::OUTER_V6 } | if way.engine { Flow::ENGINE } else { 0 };
         flow.out = way.port;
         (flow.in_slot, flow.out_slot) = (in_slot, way.slot);
         flow.vtep = vtep;

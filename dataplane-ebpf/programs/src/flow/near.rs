@@ -13,7 +13,7 @@ use crate::{
     headers::{ETH_BYTES, UDP},
     out::{Decision, Pkt},
     skb::RECOMPUTE_CSUM,
-    stages::encap::{ENCAP_V4, ENCAP_V6, source_port},
+    stages::encap::{ENCAP_V4, ENCAP_V6, make_room, sent, source_port},
     tos::{ECN_MASK, outer_tos},
 };
 
@@ -68,7 +68,7 @@ fn encapsulated(p: &Pkt, config: &Config, flow: &Flow, hash: u32, tos: u8) -> De
     });
     let v4 = flow.flags & Flow::OUTER_V6 == 0;
     let (bytes, flags) = if v4 { (BYTES_V4, ENCAP_V4) } else { (BYTES_V6, ENCAP_V6) };
-    if p.skb.adjust_room(bytes as i32, flags).is_err() {
+    if make_room(p, flow.flags & Flow::ENGINE != 0, bytes, flags).is_err() {
         return through_device(p, config, flow, tos);
     }
     let tos = u64::from(tos);
@@ -82,7 +82,7 @@ fn encapsulated(p: &Pkt, config: &Config, flow: &Flow, hash: u32, tos: u8) -> De
     p.count(Counter::Encapsulated, 1);
     count_out(flow.out_slot, p.skb.packets(), p.skb.len());
     p.tag(&out)?;
-    Ok(p.onto_wire(out.ifindex))
+    Ok(sent(p, flow.flags & Flow::ENGINE != 0, out.ifindex))
 }
 
 /// For what the kernel's helper does not encapsulate: a packet that counts as encapsulated already, because a container

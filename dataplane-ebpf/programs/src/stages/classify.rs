@@ -193,11 +193,12 @@ fn crossed(p: &Pkt, port: &Port) -> Decision {
     if is_link_local(dst, ethertype) {
         return Err(DropReason::LinkLocalProtocol);
     }
+    let ip = ethertype == IPV4 || ethertype == IPV6;
+    if port.flags & Port::ENGINE != 0 {
+        return if ip { p.go(Stage::Decap) } else { Err(DropReason::VxlanInvalid) };
+    }
     if port.flags & Port::TUNNEL != 0 && p.config()?.flags & Config::OWN_ENCAP != 0 && ethertype != ARP {
-        if ethertype == IPV4 || ethertype == IPV6 {
-            return p.go(Stage::Decap);
-        }
-        return p.to_port(&port.peer);
+        return if ip { p.go(Stage::Decap) } else { p.to_port(&port.peer) };
     }
     let answers = port.answer_mac[0] | port.answer_mac[1] | port.answer_mac[2] | port.answer_mac[5] != 0;
     if answers && (ethertype == ARP || ethertype == IPV6) {

@@ -2,6 +2,9 @@
 //! its outer header here and goes on as if the VXLAN device had delivered it; the rest goes the way of the
 //! cross-connect, to the kernel, with the same checks at the tunnel's device.
 //!
+//! What a WireGuard engine in user space gives to its TAP looks the same and goes the same way, but there is no kernel's end
+//! behind it: what is not VXLAN with an IP packet inside is dropped.
+//!
 //! An aggregate of the kernel (GRO) keeps its tunnel state after the header is gone. Where that could reach an Ethernet
 //! driver, which might believe it, aggregates take the device's way ([`watari_abi::Segment::PLAIN_DEVICES`]).
 
@@ -43,6 +46,7 @@ fn run(p: &Pkt) -> Decision {
     let config = p.config()?;
     let outer = if p.meta().ethertype == IPV4 { outer_v4(p, config) } else { outer_v6(p, config) };
     let Some(outer) = outer else { return by_the_kernel(p, port) };
+    let engine = port.flags & Port::ENGINE != 0;
     let binding = TunnelKey { ifindex: port.tunnel_ifindex, vtep: outer.source };
     // SAFETY: only its presence counts.
     let bound = unsafe { maps::vteps.get(binding) }.is_some();
@@ -55,7 +59,7 @@ fn run(p: &Pkt) -> Decision {
     }
     let inner = if outer.v4 { OVERHEAD_V4 } else { OVERHEAD_V6 } as usize - ETH_BYTES as usize;
     let ethertype = u16::from_be_bytes(get(p.scratch(), inner + 12));
-    if (ethertype != IPV4 && ethertype != IPV6) || !takes_whole(p, outer.vni) {
+    if (ethertype != IPV4 && ethertype != IPV6) || !(engine || takes_whole(p, outer.vni)) {
         return by_the_kernel(p, port);
     }
     p.count(Counter::TunnelAccepted, 1);
@@ -129,9 +133,12 @@ fn takes_whole(p: &Pkt, vni: u32) -> bool {
     unsafe { maps::segments.get(vni) }.is_some_and(|segment| segment.flags & Segment::PLAIN_DEVICES != 0)
 }
 
-/// The way of the cross-connect.
+/// The way of the cross-connect, where there is one.
 #[inline(always)]
 fn by_the_kernel(p: &Pkt, port: &Port) -> Decision {
+    if port.flags & Port::ENGINE != 0 {
+        return Err(DropReason::VxlanInvalid);
+    }
     if p.meta().ethertype == IPV6 {
         return p.go(Stage::Cross);
     }

@@ -1,17 +1,21 @@
-//! Encap: to a far gateway. VXLAN (RFC 7348) is written here where the way is a `direct` tunnel and the packet
-//! is IP: super-frames stay whole, and no device but the wire's own is passed. Everything else, and everything while the
-//! next hop is not known, goes through the VXLAN device, whose kernel path finds a way or resolves the next hop.
+//! Encap: to a far gateway. VXLAN (RFC 7348) is written here where the way is a `direct` tunnel, or WireGuard by an engine in
+//! user space, and the packet is IP: super-frames stay whole, and no device but the wire's own is passed. Everything else, and
+//! everything while the next hop is not known, goes through the VXLAN device, whose kernel path finds a way or resolves the
+//! next hop.
 //!
 //! ```text
 //!   Ethernet │ inner IP …                                       as the pipeline leaves it
 //!   Ethernet │ IP, UDP, VXLAN, Ethernet │ inner IP …            adjust_room, headers written, tag pushed
 //! ```
+//! Of a frame for an engine the kernel does not learn that it is encapsulated: to it all of that is one long link-layer header
+//! before the inner packet, whose segmentation and checksum it hands over undone, by a TAP. The engine splits the inner packet
+//! and repeats the outer header before every segment, lengths put right.
 //! The way is the kernel's: a route look-up for the far VTEP, as if the VXLAN device forwarded the packet. Routes,
 //! metrics and neighbours keep their one owner, and a change is followed as soon as the flow cache forgets the way.
 
 use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated, macros::classifier, programs::TcContext};
 use watari_abi::{
-    Config, Counter, DropReason, IpBytes, MacBytes, Meta, PortKey, Scratch, Stage, StepKind, Verdict,
+    Config, Counter, DropReason, IpBytes, MacBytes, Meta, PortKey, Scratch, Stage, StepKind, Verdict, Wire,
 };
 
 use crate::{
@@ -45,6 +49,8 @@ pub const ENCAP_V4: u64 = ENCAP | ENCAP_L3_IPV4;
 /// And over IPv6.
 pub const ENCAP_V6: u64 = ENCAP | ENCAP_L3_IPV6;
 
+/// `bpf_fib_lookup`: the device is known, its neighbour is not.
+const FIB_NO_NEIGHBOUR: i64 = 7;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// Source ports of VXLAN: the dynamic range, by the hash of the inner flow (RFC 7348 §5).
@@ -148,9 +154,11 @@ pub struct Way {
     pub next_hop: MacBytes,
     pub source: MacBytes,
     pub v4: bool,
+    /// It is the TAP of an engine: no addresses.
+    pub engine: bool,
 }
 
-/// The kernel's way to the far gateway, if it is a `direct` tunnel with a known next hop.
+/// The kernel's way to the far gateway, if it is a `direct` tunnel with a known next hop, or ends at an engine in user space.
 #[inline(always)]
 fn way(p: &Pkt, config: &Config) -> Option<Way> {
     let vtep = p.meta().out_vtep;
@@ -172,13 +180,20 @@ fn way(p: &Pkt, config: &Config) -> Option<Way> {
     }
     let size = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: the context, and `lookup` of the size that is told.
-    if unsafe { generated::bpf_fib_lookup(p.skb.context(), &raw mut lookup, size, 0) } != 0 {
+    let found = unsafe { generated::bpf_fib_lookup(p.skb.context(), &raw mut lookup, size, 0) };
+    if found != 0 && found != FIB_NO_NEIGHBOUR {
         return None;
     }
     // SAFETY: read at once; plan entries are replaced whole.
     let wire = unsafe { maps::wires.get(lookup.ifindex) }?;
     let slot = slot_of(&wire.port);
-    Some(Way { port: wire.port, slot, next_hop: lookup.dmac, source: lookup.smac, v4 })
+    if wire.flags & Wire::ENGINE != 0 {
+        return Some(Way { port: wire.port, slot, next_hop: [0; 6], source: [0; 6], v4, engine: true });
+    }
+    if found != 0 {
+        return None;
+    }
+    Some(Way { port: wire.port, slot, next_hop: lookup.dmac, source: lookup.smac, v4, engine: false })
 }
 
 #[inline(always)]
@@ -200,12 +215,8 @@ pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, 
     let (packets, bytes) = (p.skb.packets(), p.skb.len());
     let inner = p.skb.load::<{ ETH_BYTES as usize }>(0)?;
     let source_port = source_port(flow_hash(p));
-    let room = if way.v4 {
-        p.skb.adjust_room(OVERHEAD_V4 as i32, ENCAP_V4)
-    } else {
-        p.skb.adjust_room(OVERHEAD_V6 as i32, ENCAP_V6)
-    };
-    if room.is_err() {
+    let (overhead, flags) = if way.v4 { (OVERHEAD_V4, ENCAP_V4) } else { (OVERHEAD_V6, ENCAP_V6) };
+    if make_room(p, way.engine, overhead, flags).is_err() {
         return Ok(None);
     }
     p.count_tx_of(&vxlan, config.vxlan_slot, packets, bytes);
@@ -227,7 +238,19 @@ pub fn own(p: &Pkt, config: &Config, way: &Way, tos: u8) -> Result<Option<i32>, 
     p.count(Counter::Encapsulated, 1);
     p.count_tx(&way.port, way.slot);
     p.tag(&way.port)?;
-    Ok(Some(p.onto_wire(way.port.ifindex)))
+    Ok(Some(sent(p, way.engine, way.port.ifindex)))
+}
+
+/// Room for the outer header: as encapsulation, or for an engine before the frame.
+#[inline(always)]
+pub fn make_room(p: &Pkt, engine: bool, overhead: u32, flags: u64) -> Result<(), DropReason> {
+    if engine { p.skb.grow_head(overhead) } else { p.skb.adjust_room(overhead as i32, flags) }
+}
+
+/// Out, encapsulated. A TAP ends a packet's charge to a socket of this machine by itself, and takes it whole.
+#[inline(always)]
+pub fn sent(p: &Pkt, engine: bool, ifindex: u32) -> i32 {
+    if engine { p.skb.redirect(ifindex) } else { p.onto_wire(ifindex) }
 }
 
 /// The same for all packets of a flow, whatever way they take through the programs.
@@ -240,7 +263,7 @@ fn flow_hash(p: &Pkt) -> u32 {
 #[inline(always)]
 fn step_own(p: &Pkt, way: &Way) {
     let (vni, vtep) = (p.meta().out_vni, p.meta().out_vtep);
-    p.step(StepKind::OwnEncap, |step| {
+    p.step(if way.engine { StepKind::EngineEncap } else { StepKind::OwnEncap }, |step| {
         step.ip = vtep;
         step.number = vni;
         step.port = way.port;

@@ -17,7 +17,9 @@ pub(crate) struct Class {
     /// Which flow, of those whose packets must stay in order; 0: none that is known. Two flows may share
     /// a number; the packets themselves tell them apart.
     pub(super) flow: u32,
-    /// Octets of IP and transport headers; 0 if this packet is not to be put together with others.
+    /// Octets before the IP header that counts: of an outer header of VXLAN, else 0.
+    pub(super) outer: u16,
+    /// Octets of all headers; 0 if this packet is not to be put together with others.
     pub(super) headers: u16,
     /// Begin of the transport header.
     pub(super) transport: u16,
@@ -32,6 +34,11 @@ impl Class {
     /// True if it is a datagram of UDP.
     pub(crate) fn is_udp(&self) -> bool {
         self.udp
+    }
+
+    /// True if what counts is a packet inside VXLAN.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.outer > 0
     }
 }
 
@@ -65,6 +72,18 @@ pub(crate) fn classify(packet: &[u8]) -> Class {
         UDP if packet.len() >= transport + UDP_HEADER => udp(packet, transport),
         _ => Class::default(),
     }
+}
+
+/// Looks at the packet inside VXLAN, behind an outer header of so many octets ([`super::vxlan::outer_len`]). `None`: there is
+/// no whole IP packet.
+pub(crate) fn classify_inside(packet: &[u8], outer: usize) -> Option<Class> {
+    let inner = &packet[outer..];
+    let length = ip_len(inner)?;
+    let class = classify(&inner[..length]);
+    let shifted = |at: u16| if at > 0 { at + field(outer) } else { 0 };
+    // Behind a short packet Ethernet may have filled up its frame: it is passed on as it is.
+    let headers = if length == inner.len() { shifted(class.headers) } else { 0 };
+    Some(Class { outer: field(outer), headers, transport: shifted(class.transport), ..class })
 }
 
 fn tcp(packet: &[u8], transport: usize) -> Class {

@@ -8,6 +8,7 @@
 use super::checksum::{self, Sum};
 use super::classify::{Class, DONT_FRAGMENT};
 use super::virtio::{Gso, Header, Partial};
+use super::vxlan;
 use super::{
     FIN, IP_PACKET_MAX, IPV6_HEADER, PSH, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM, field, get16, get32, put16,
 };
@@ -36,7 +37,7 @@ struct Item {
     parts: u16,
     /// Octets of payload of every part but the last.
     segment: u16,
-    /// Octets of the whole IP packet.
+    /// Octets of the whole packet.
     length: u32,
     closed: bool,
 }
@@ -100,7 +101,8 @@ impl Coalescer {
         let of_flow = |item: &Item| {
             item.class.flow == class.flow
                 && item.class.transport == class.transport
-                && same_flow(&buffer[self.start(item)..], &buffer[at..], class.transport.into())
+                && item.class.outer == class.outer
+                && same_flow(&buffer[self.start(item)..], &buffer[at..], class)
         };
         let found = (oldest..self.items.len()).rev().find(|&index| of_flow(&self.items[index]))?;
         (!self.items[found].closed).then_some(found)
@@ -135,9 +137,13 @@ impl Coalescer {
         true
     }
 
-    /// Finished super-packets and single packets, in order. `deliver` gets the virtio header and where
-    /// the pieces lie in the buffer.
-    pub(crate) fn finish(&mut self, buffer: &mut [u8], mut deliver: impl FnMut(&[u8], Header, Pieces<'_>)) {
+    /// Finished super-packets and single packets, in order. `deliver` gets the virtio header, where
+    /// the pieces lie in the buffer, and what the first packet was.
+    pub(crate) fn finish(
+        &mut self,
+        buffer: &mut [u8],
+        mut deliver: impl FnMut(&[u8], Header, Pieces<'_>, &Class),
+    ) {
         for item in &self.items {
             let first = self.parts[item.first as usize];
             let header = if item.parts == 1 {
@@ -150,7 +156,7 @@ impl Coalescer {
                 let last_flags = if item.class.udp { 0 } else { buffer[last_flags] };
                 describe(&mut buffer[first.at as usize..], item, last_flags)
             };
-            deliver(buffer, header, Pieces { parts: &self.parts, next: item.first });
+            deliver(buffer, header, Pieces { parts: &self.parts, next: item.first }, &item.class);
         }
         self.clear();
     }
@@ -173,18 +179,30 @@ impl Iterator for Pieces<'_> {
     }
 }
 
-/// Addresses, protocol and ports.
-fn same_flow(first: &[u8], other: &[u8], transport: usize) -> bool {
-    let (addresses, protocol) = if transport == IPV6_HEADER { (8..40, 6) } else { (12..20, 9) };
-    first[0] >> 4 == other[0] >> 4
+/// Addresses, protocol and ports. Inside VXLAN only the inner ones count: whatever the outer header says, packets of a flow
+/// keep their order.
+fn same_flow(first: &[u8], other: &[u8], class: &Class) -> bool {
+    let (outer, transport) = (usize::from(class.outer), usize::from(class.transport));
+    let (ports, first, other) = (
+        first[transport..transport + 4] == other[transport..transport + 4],
+        &first[outer..],
+        &other[outer..],
+    );
+    let (addresses, protocol) = if transport - outer == IPV6_HEADER { (8..40, 6) } else { (12..20, 9) };
+    ports
+        && first[0] >> 4 == other[0] >> 4
         && first[addresses.clone()] == other[addresses]
         && first[protocol] == other[protocol]
-        && first[transport..transport + 4] == other[transport..transport + 4]
 }
 
 /// True if the packet is what the splitting of the super-packet would give next.
 fn continues(first: &[u8], packet: &[u8], item: &Item) -> bool {
-    let transport = usize::from(item.class.transport);
+    let outer = usize::from(item.class.outer);
+    let transport = usize::from(item.class.transport) - outer;
+    if outer > 0 && !vxlan::same(first, packet, outer) {
+        return false;
+    }
+    let (first, packet) = (&first[outer..], &packet[outer..]);
     let ip = if transport == IPV6_HEADER {
         // Version, class and label; hop limit.
         first[..4] == packet[..4] && first[7] == packet[7]
@@ -199,7 +217,7 @@ fn continues(first: &[u8], packet: &[u8], item: &Item) -> bool {
     }
     let (first, header) = (&first[transport..], &packet[transport..]);
     let carried = item.length - u32::from(item.class.headers);
-    let length = usize::from(item.class.headers) - transport;
+    let length = usize::from(item.class.headers - item.class.transport);
     get32(first, 4).wrapping_add(carried) == get32(header, 4)
         && first[8..13] == header[8..13]
         && (first[13] ^ header[13]) & !(FIN | PSH) == 0
@@ -209,8 +227,13 @@ fn continues(first: &[u8], packet: &[u8], item: &Item) -> bool {
 
 /// Turns the headers of the first packet into those of the super-packet.
 fn describe(packet: &mut [u8], item: &Item, last_flags: u8) -> Header {
-    let transport = usize::from(item.class.transport);
-    let length = field(item.length as usize);
+    let outer = usize::from(item.class.outer);
+    if outer > 0 {
+        vxlan::fit_for(packet, item.length as usize, 0);
+    }
+    let partial_start = item.class.transport;
+    let (packet, transport) = (&mut packet[outer..], usize::from(partial_start) - outer);
+    let length = field(item.length as usize - outer);
     let v4 = transport != IPV6_HEADER;
     if v4 {
         put16(packet, 2, length);
@@ -225,7 +248,7 @@ fn describe(packet: &mut [u8], item: &Item, last_flags: u8) -> Header {
         (false, true) => (Gso::Tcp4, TCP, TCP_CHECKSUM),
         (false, false) => (Gso::Tcp6, TCP, TCP_CHECKSUM),
     };
-    let carried = length - item.class.transport;
+    let carried = length - field(transport);
     if item.class.udp {
         put16(packet, transport + 4, carried);
     } else {
@@ -233,6 +256,6 @@ fn describe(packet: &mut [u8], item: &Item, last_flags: u8) -> Header {
     }
     let sum = checksum::addresses(packet, protocol) + Sum::word(carried);
     packet[transport + offset..transport + offset + 2].copy_from_slice(&sum.partial());
-    let partial = Some(Partial { start: item.class.transport, offset: field(offset) });
+    let partial = Some(Partial { start: partial_start, offset: field(offset) });
     Header { gso, segment: item.segment, headers: item.class.headers, partial, valid: false }
 }

@@ -7,6 +7,9 @@
 //!  in:   packets in order of arrival ─ classify ─ coalesce ─▶ virtio header + one packet of up to 64 KiB
 //! ```
 //!
+//! A packet may carry VXLAN ([`vxlan`]): then the packet inside is what is split and put together, and the outer header is
+//! written before every packet that comes out.
+//!
 //! Splitting what was put together gives back the same packets, byte for byte; the one exception are
 //! identification fields of IPv4 packets that must not be fragmented, which mean nothing
 //! (RFC 6864 §4.1). Nothing here allocates, and no input makes it panic.
@@ -19,6 +22,7 @@ pub(crate) mod ecn;
 pub(super) mod properties;
 pub(crate) mod split;
 pub(crate) mod virtio;
+pub(crate) mod vxlan;
 
 /// Largest IP packet that either family can describe here, in bytes.
 pub(crate) const IP_PACKET_MAX: usize = 65_535;

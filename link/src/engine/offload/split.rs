@@ -2,7 +2,8 @@
 //! fields that differ and both checksums. What the kernel leaves to a network card is done here.
 
 use super::checksum::{self, Sum};
-use super::virtio::{Gso, Header};
+use super::virtio::{Gso, Header, Partial};
+use super::vxlan;
 use super::{
     CWR, FIN, IP_PACKET_MAX, IPV4_HEADER, IPV6_HEADER, PSH, TCP, TCP_CHECKSUM, TCP_HEADER, UDP, UDP_CHECKSUM,
     UDP_HEADER, field, get16, get32, put16, put32,
@@ -23,7 +24,9 @@ pub(crate) enum SplitError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Split {
     kind: Gso,
-    /// Begin of the transport header.
+    /// Begin of the IP header that the segments differ in: 0, or what stands behind an outer header of VXLAN.
+    ip: usize,
+    /// Begin of its transport header.
     transport: usize,
     /// All headers.
     headers: usize,
@@ -46,21 +49,34 @@ impl Split {
             Some(6) => IPV6_HEADER,
             _ => return Err(SplitError::NotIp),
         };
-        if packet.len() < minimum || packet.len() > IP_PACKET_MAX {
+        if packet.len() < minimum {
             return Err(SplitError::NotIp);
         }
         if header.gso == Gso::None {
+            if packet.len() > IP_PACKET_MAX {
+                return Err(SplitError::NotIp);
+            }
             complete(header, packet)?;
             return Ok(Self::whole(packet.len()));
         }
-        Self::super_packet(header, packet).ok_or(SplitError::Malformed)
+        let ip = behind_vxlan(header, packet);
+        if packet.len() - ip > IP_PACKET_MAX {
+            return Err(SplitError::NotIp);
+        }
+        let mut inner = *header;
+        if let Some(Partial { start, .. }) = &mut inner.partial {
+            *start = start.saturating_sub(field(ip));
+        }
+        let split = Self::super_packet(&inner, &packet[ip..]).ok_or(SplitError::Malformed)?;
+        Ok(Self { ip, transport: split.transport + ip, headers: split.headers + ip, ..split })
     }
 
     fn whole(length: usize) -> Self {
         let (kind, pseudo) = (Gso::None, Sum::default());
-        Self { kind, transport: 0, headers: 0, segment: length, count: 1, pseudo }
+        Self { kind, ip: 0, transport: 0, headers: 0, segment: length, count: 1, pseudo }
     }
 
+    /// Of a super-packet without anything before its own IP header.
     fn super_packet(header: &Header, packet: &[u8]) -> Option<Self> {
         let version = packet[0] >> 4;
         let protocol = match (header.gso, version) {
@@ -102,7 +118,7 @@ impl Split {
             None => checksum::addresses(packet, protocol),
         };
         let count = payload.div_ceil(segment);
-        Some(Self { kind: header.gso, transport, headers, segment, count, pseudo })
+        Some(Self { kind: header.gso, ip: 0, transport, headers, segment, count, pseudo })
     }
 
     /// Packets that come out: at least 1.
@@ -128,7 +144,10 @@ impl Split {
         let out = &mut out[..length];
         out[..self.headers].copy_from_slice(&packet[..self.headers]);
         out[self.headers..].copy_from_slice(&packet[begin..end]);
-        self.write_ip(index, out);
+        if self.ip > 0 {
+            vxlan::fit(out, index);
+        }
+        self.write_ip(index, &mut out[self.ip..]);
         let last = index + 1 == self.count;
         let checksum_at = self.transport + self.write_transport(index, last, out);
         out[checksum_at..checksum_at + 2].fill(0);
@@ -150,7 +169,7 @@ impl Split {
         let identification = get16(out, 4).wrapping_add(field(index));
         put16(out, 4, identification);
         out[10..12].fill(0);
-        let checksum = Sum::of(&out[..self.transport]).complete();
+        let checksum = Sum::of(&out[..self.transport - self.ip]).complete();
         out[10..12].copy_from_slice(&checksum);
     }
 
@@ -173,6 +192,13 @@ impl Split {
         }
         TCP_CHECKSUM
     }
+}
+
+/// Where the packet begins that is to be split: at 0, or behind the outer header of VXLAN if that is where the checksum lies.
+fn behind_vxlan(header: &Header, packet: &[u8]) -> usize {
+    let outer = vxlan::outer_len(packet).unwrap_or(0);
+    let is_inside = header.partial.is_some_and(|partial| usize::from(partial.start) >= outer + IPV4_HEADER);
+    if is_inside { outer } else { 0 }
 }
 
 fn checksum_offset(protocol: u8) -> usize {

@@ -127,7 +127,12 @@ impl Datapath {
             system.insert(Key::Remote(ip_from_bytes(vtep)), value);
         }
         for (ifindex, wire) in maps.wires.entries()? {
-            system.insert(Key::Wire(name(names, ifindex)), Value::Wire(port_at(names, wire.port)));
+            let value = if wire.flags & Wire::ENGINE != 0 {
+                Value::EngineWire(name(names, wire.port.ifindex))
+            } else {
+                Value::Wire(port_at(names, wire.port))
+            };
+            system.insert(Key::Wire(name(names, ifindex)), value);
         }
         self.large().observe(maps, names, system)?;
         observe_ports(maps, names, system)
@@ -216,8 +221,10 @@ impl Datapath {
                 maps.remotes.upsert(&ip_bytes(*vtep), &Remote { mtu: *mtu, flags, pad: 0 })?;
             }
             (Key::Wire(device), Value::Wire(at)) => {
-                let wire = Wire { port: port_key(indices, at)? };
-                maps.wires.upsert(&index(indices, device)?, &wire)?;
+                maps.wires.upsert(&index(indices, device)?, &Wire::direct(port_key(indices, at)?))?;
+            }
+            (Key::Wire(device), Value::EngineWire(tap)) => {
+                maps.wires.upsert(&index(indices, device)?, &Wire::engine(index(indices, tap)?))?;
             }
             (Key::NodeEntry(device, ip), Value::Node { vni, mac }) => {
                 let key = NodeKey { ifindex: index(indices, device)?, ip: ip_bytes(*ip) };

@@ -54,6 +54,7 @@ pub(super) fn port_value(port: &Port, names: &Names) -> Value {
         },
         Some(PortKind::Core) => Value::TenantPort { tenant: vni(port.tenant), nodes: false },
         Some(PortKind::Node) => Value::TenantPort { tenant: vni(port.tenant), nodes: true },
+        _ if port.flags & Port::ENGINE != 0 => Value::EnginePort { tunnel: name(names, port.tunnel_ifindex) },
         _ => {
             let answer = (port.answer_mac != [0; 6]).then(|| {
                 let v4 = (port.answer_v4 != [0; 4]).then(|| Ipv4Addr::from(port.answer_v4));
@@ -82,6 +83,7 @@ pub(super) fn map_port(value: &Value, indices: &Indices) -> Result<Port, DriverE
         }
         Value::TenantPort { tenant, nodes: false } => Port::core(tenant.get()),
         Value::TenantPort { tenant, nodes: true } => Port::node(tenant.get()),
+        Value::EnginePort { tunnel } => Port::engine(index(indices, tunnel)?),
         Value::CrossPort { peer, answer, tunnel } => {
             let mut port = Port::cross(port_key(indices, peer)?);
             if let Some(kernel_end) = tunnel {

@@ -8,6 +8,7 @@ mod beacons;
 mod bfd;
 mod genetlink;
 mod kernel;
+mod overlays;
 mod path_mtus;
 mod rotation;
 mod user;
@@ -22,6 +23,7 @@ use watari_planner::wanted::Wanted;
 use watari_planner::{Observed, TunnelHealth};
 
 use self::kernel::KernelEngine;
+use self::overlays::Overlays;
 use self::path_mtus::PathMtus;
 use self::user::UserEngine;
 use super::netlink::{Dump, Link, Netlink};
@@ -43,6 +45,8 @@ pub struct Engines {
     probes_changed: bool,
     /// Likewise the measurements of what crosses.
     path_mtus: PathMtus,
+    /// Likewise the overlays.
+    overlays: Overlays,
     /// Likewise the beacons.
     beacons: BTreeMap<PortAt, BeaconConfig>,
     beacons_changed: bool,
@@ -61,6 +65,7 @@ impl Engines {
             probes: BTreeMap::new(),
             probes_changed: false,
             path_mtus: PathMtus::default(),
+            overlays: Overlays::default(),
             beacons: BTreeMap::new(),
             beacons_changed: false,
             bfd: BTreeMap::new(),
@@ -105,6 +110,13 @@ impl Engines {
             Err(error) => {
                 tracing::warn!(%error, "the path MTUs of watari-link could not be read");
                 self.path_mtus.as_before(observed);
+            }
+        }
+        match self.user.overlays() {
+            Ok(overlays) => self.overlays.observe(overlays, alias, observed),
+            Err(error) => {
+                tracing::warn!(%error, "the overlays of watari-link could not be read");
+                self.overlays.as_before(alias, observed);
             }
         }
         match self.user.bfd() {
@@ -277,6 +289,22 @@ impl Engines {
     pub fn flush_path_mtus(&mut self) -> Result<(), DriverError> {
         match self.path_mtus.take_changed() {
             Some(paths) => self.user.set_path_mtus(paths),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes an overlay, or that what arrives there comes out of its interface; [`Engines::flush_overlays`] sends them all.
+    pub fn apply_overlay(&mut self, key: &Key, value: &Value, remove: bool) {
+        self.overlays.apply(key, value, &self.alias, remove);
+    }
+
+    /// Sends the overlays, if they changed.
+    ///
+    /// # Errors
+    /// What the engine said.
+    pub fn flush_overlays(&mut self) -> Result<(), DriverError> {
+        match self.overlays.take_changed() {
+            Some(overlays) => self.user.set_overlays(overlays),
             None => Ok(()),
         }
     }

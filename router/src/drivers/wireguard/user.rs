@@ -9,9 +9,9 @@ use watari_config::validate::{PATH_MTU_PORT, PROBE_PORT};
 use watari_link::client::{Client, ClientError, REQUEST_TIMEOUT};
 use watari_link::key::{PrivateKey, PublicKey};
 use watari_link::protocol::{
-    BeaconConfig, BeaconStatus, BfdConfig, BfdStatus, DeviceConfig, DeviceStatus, Dscp, PathMtuConfig,
-    PathMtuStatus, PathMtusConfig, PathState, PeerConfig, PeerStatus, ProbeConfig, ProbeStatus, ProbesConfig,
-    RefusalCode,
+    BeaconConfig, BeaconStatus, BfdConfig, BfdStatus, DeviceConfig, DeviceStatus, Dscp, OverlayConfig,
+    OverlaysConfig, OverlaysStatus, PathMtuConfig, PathMtuStatus, PathMtusConfig, PathState, PeerConfig,
+    PeerStatus, ProbeConfig, ProbeStatus, ProbesConfig, RefusalCode,
 };
 use watari_planner::item::{Key, Value, Wireguard, WireguardPeer};
 use watari_planner::{EndpointHealth, Engine, Observed};
@@ -179,6 +179,18 @@ impl UserEngine {
         })
     }
 
+    /// All overlays of the engine; one of a former version makes none, as with BFD.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(super) fn overlays(&mut self) -> Result<OverlaysStatus, DriverError> {
+        let look = self.look(|client| match client.list_overlays() {
+            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Malformed => Ok(None),
+            other => Ok(Some(other?)),
+        })?;
+        Ok(look.unwrap_or(OverlaysStatus { possible: false, overlays: Vec::new() }))
+    }
+
     /// All beacons of the engine.
     ///
     /// # Errors
@@ -251,6 +263,15 @@ impl UserEngine {
     pub(super) fn set_path_mtus(&mut self, paths: Vec<PathMtuConfig>) -> Result<(), DriverError> {
         let config = PathMtusConfig { port: PATH_MTU_PORT, paths };
         self.with(REQUEST_TIMEOUT, |client| client.set_path_mtus(config.clone())).map(drop)
+    }
+
+    /// Makes the set of overlays be so.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub(super) fn set_overlays(&mut self, overlays: Vec<OverlayConfig>) -> Result<(), DriverError> {
+        let config = OverlaysConfig { overlays };
+        self.with(REQUEST_TIMEOUT, |client| client.set_overlays(config.clone())).map(drop)
     }
 
     /// Makes the set of beacons be so.

@@ -1,0 +1,89 @@
+//! Which way frames take into a WireGuard tunnel in user space: by the TAP of an overlay, as far as there is one.
+
+use watari_config::desired::device;
+use watari_config::{Desired, parse_text, read_document};
+use watari_planner::item::{HookKind, PortAt, Value};
+use watari_planner::wanted::wanted;
+use watari_planner::{Engine, Identity, Key, Observed};
+
+const TWO_SITES: &str = include_str!("../../config/tests/two_sites.yaml");
+
+fn desired(text: &str) -> Desired {
+    let document = read_document(&parse_text(text).unwrap()).unwrap_or_else(|p| panic!("{p:#?}"));
+    Desired::new(document, "gw-a".parse().unwrap(), 7).unwrap()
+}
+
+fn names() -> (String, String) {
+    let tunnel = "ab-wg".parse().unwrap();
+    (device::wireguard(&tunnel), device::overlay(&tunnel))
+}
+
+fn observed(engine: Option<Engine>, possible: bool, open: bool) -> Observed {
+    let wireguard_key = "XGIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=".parse().unwrap();
+    let mut observed = Observed::nothing(Identity { wireguard_key });
+    for name in ["eth0", "eth1", "eth2"] {
+        observed.devices.insert(name.to_owned());
+    }
+    let (device, _) = names();
+    observed.engines.extend(engine.map(|engine| (device.clone(), engine)));
+    observed.overlays_possible = possible;
+    observed.overlays.extend(open.then_some(device));
+    observed
+}
+
+/// Whether the overlay is wanted, and everything that leads to its TAP and from there.
+fn parts(desired: &Desired, observed: &Observed) -> (bool, Vec<bool>) {
+    let items = wanted(desired, observed).items;
+    let (device, tap) = names();
+    let wire = items.get(&Key::Wire(device.clone())).map(|item| &item.value);
+    let port = items.get(&Key::Port(PortAt::untagged(&tap))).map(|item| &item.value);
+    let led = vec![
+        wire == Some(&Value::EngineWire(tap.clone())),
+        port == Some(&Value::EnginePort { tunnel: device.clone() }),
+        items.contains_key(&Key::Hook(tap.clone(), HookKind::Interface)),
+        items.contains_key(&Key::OverlayInbound(device.clone())),
+    ];
+    (items.contains_key(&Key::Overlay(device)), led)
+}
+
+#[test]
+fn the_tap_is_asked_for_first_and_used_once_it_is_there() {
+    let desired = desired(TWO_SITES);
+    let user = Some(Engine::User);
+    assert_eq!(parts(&desired, &observed(user, true, false)), (true, vec![false; 4]));
+    assert_eq!(parts(&desired, &observed(user, true, true)), (true, vec![true; 4]));
+}
+
+#[test]
+fn who_makes_none_is_asked_for_none() {
+    let two_sites = desired(TWO_SITES);
+    let none = (false, vec![false; 4]);
+    assert_eq!(parts(&two_sites, &observed(None, true, false)), none, "nothing runs the device yet");
+    assert_eq!(parts(&two_sites, &observed(Some(Engine::Kernel), true, true)), none);
+    assert_eq!(parts(&two_sites, &observed(Some(Engine::User), false, true)), none);
+    let by_device = format!("{TWO_SITES}\nfabric:\n  encapsulation: device\n");
+    assert_eq!(parts(&desired(&by_device), &observed(Some(Engine::User), true, true)), none);
+}
+
+#[test]
+fn an_engine_that_does_not_answer_for_a_moment_keeps_its_own() {
+    let mut unheard = observed(None, true, true);
+    let (device, tap) = names();
+    let overlay = Value::Overlay { tap, vtep: "10.255.0.1".parse().unwrap(), port: 4789 };
+    unheard.system.insert(Key::Overlay(device), overlay);
+    assert_eq!(parts(&desired(TWO_SITES), &unheard), (true, vec![true; 4]));
+}
+
+#[test]
+fn what_takes_arriving_frames_is_there_before_they_are_sent_there() {
+    let (device, tap) = names();
+    let order = [
+        Key::Wireguard(device.clone()),
+        Key::Overlay(device.clone()),
+        Key::Wire(device.clone()),
+        Key::Port(PortAt::untagged(&tap)),
+        Key::Hook(tap, HookKind::Interface),
+        Key::OverlayInbound(device),
+    ];
+    assert!(order.is_sorted());
+}
