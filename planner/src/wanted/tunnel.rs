@@ -166,7 +166,7 @@ impl Making<'_> {
             None => self.observed.system.contains_key(&Key::Overlay(device.to_owned())),
         };
         let own_encap = fabric.encapsulation == Encapsulation::Auto;
-        if !(in_user_space && own_encap && self.observed.overlays_possible) {
+        if !(in_user_space && own_encap && self.observed.overlays_possible) || self.shares_flows(name) {
             return;
         }
         let tap = device::overlay(name);
@@ -180,6 +180,18 @@ impl Making<'_> {
         self.want(owner, Key::Port(untagged(&tap)), Value::EnginePort { tunnel });
         self.want(owner, Key::Hook(tap, HookKind::Interface), Value::Present);
         self.want(owner, Key::OverlayInbound(device.to_owned()), Value::Present);
+    }
+
+    /// Whether another tunnel of the same preference leads to the same gateway: the kernel spreads the flows of such a bundle by
+    /// VXLAN's source port, where the programs would ask once for a pair of hosts.
+    fn shares_flows(&self, name: &Name) -> bool {
+        let tunnels: Vec<_> = self.desired.tunnels().collect();
+        let Some((_, own, own_far, _)) = tunnels.iter().find(|(tunnel, ..)| *tunnel == name) else {
+            return false;
+        };
+        tunnels.iter().any(|(other, tunnel, far, _)| {
+            *other != name && far == own_far && tunnel.preference == own.preference
+        })
     }
 
     fn direct(
