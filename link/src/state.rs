@@ -49,8 +49,8 @@ pub(crate) struct State {
     /// Absent in files of versions that measured none.
     #[serde(default)]
     pub(crate) path_mtus: PathMtusConfig,
-    /// Absent in files of versions without overlays.
-    #[serde(default)]
+    /// Absent in files of versions without overlays, which can so read and take over what has none.
+    #[serde(default, skip_serializing_if = "OverlaysConfig::is_empty")]
     pub(crate) overlays: OverlaysConfig,
     /// Absent in files of versions that sent none.
     #[serde(default)]
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::key::{PresharedKey, PrivateKey, PublicKey};
-    use crate::protocol::PeerConfig;
+    use crate::protocol::{OverlayConfig, PeerConfig};
 
     fn state() -> State {
         let peer = PublicKey::from_bytes([2; 32]);
@@ -222,6 +222,26 @@ mod tests {
         assert_eq!(file.load().unwrap(), state());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no leftovers");
+    }
+
+    /// Former versions take no file, and nothing over, with a field that they do not know.
+    #[test]
+    fn without_overlays_it_is_what_former_versions_write() {
+        let fields = |state: &State| serde_json::to_value(state).unwrap().as_object().unwrap().clone();
+        assert!(!fields(&state()).contains_key("overlays"));
+        let overlay = OverlayConfig {
+            device: "wtwg0".to_owned(),
+            tap: "wto0".to_owned(),
+            alias: "watari:a:tunnel/x".to_owned(),
+            vtep: "10.0.0.1".parse().unwrap(),
+            port: 4789,
+            inbound: true,
+        };
+        let overlays = OverlaysConfig { overlays: vec![overlay] };
+        let with_one = State { overlays, ..state() };
+        let fields = fields(&with_one);
+        assert!(fields.contains_key("overlays"));
+        assert_eq!(serde_json::from_value::<State>(fields.into()).unwrap(), with_one);
     }
 
     #[test]

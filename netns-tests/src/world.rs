@@ -45,21 +45,23 @@ impl World {
         tunnels: &[Tunnel],
         prepare: impl FnOnce(&mut Topology, &mut Value) -> Result<()>,
     ) -> Result<Self> {
-        Self::start_in(tunnels, [Vec::new(), Vec::new()], prepare)
+        Self::start_in(tunnels, &json!({}), [Vec::new(), Vec::new()], prepare)
     }
 
-    /// The same with variables in the environment of each gateway's daemon, which hands them on to what it starts.
+    /// The same with more in both gateways' bootstrap files, and with variables in the environment of each gateway's daemon,
+    /// which hands them on to what it starts.
     ///
     /// # Errors
     /// As [`World::start_with`].
     pub fn start_in(
         tunnels: &[Tunnel],
+        bootstrap: &Value,
         [env_a, env_b]: [Vec<(&str, &str)>; 2],
         prepare: impl FnOnce(&mut Topology, &mut Value) -> Result<()>,
     ) -> Result<Self> {
         let mut topology = Topology::build()?;
-        let a = Gateway::start_in(&topology.a.gateway, "gw-a", &json!({}), &env_a)?;
-        let b = Gateway::start_in(&topology.b.gateway, "gw-b", &json!({}), &env_b)?;
+        let a = Gateway::start_in(&topology.a.gateway, "gw-a", bootstrap, &env_a)?;
+        let b = Gateway::start_in(&topology.b.gateway, "gw-b", bootstrap, &env_b)?;
         let keys = [a.wireguard_key()?, b.wireguard_key()?];
         let mut document = topology::document(tunnels, [&keys[0], &keys[1]]);
         prepare(&mut topology, &mut document)?;

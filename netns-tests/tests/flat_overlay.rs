@@ -106,7 +106,8 @@ fn joined(gateway: &Gateway) -> Result<()> {
 
 fn start(without: [Option<&str>; 2], prepare: impl FnOnce(&mut Value)) -> Result<World> {
     let environments = without.map(|without| without.map(|list| vec![(WITHOUT, list)]).unwrap_or_default());
-    let world = World::start_in(&[Tunnel::Wireguard], environments, |_, document| {
+    let in_user_space = json!({ "wireguard_engine": "user" });
+    let world = World::start_in(&[Tunnel::Wireguard], &in_user_space, environments, |_, document| {
         prepare(document);
         Ok(())
     })?;

@@ -65,6 +65,42 @@ fn who_makes_none_is_asked_for_none() {
     assert_eq!(parts(&desired(&by_device), &observed(Some(Engine::User), true, true)), none);
 }
 
+/// The same with a third gateway, and one more WireGuard tunnel of gateway A: to whom, and of what preference.
+fn with_another(far: &str, preference: u32) -> Desired {
+    let gateway = "  gw-c:
+    site: b
+    vtep: 10.255.0.3
+    asn: 65100
+    uplink: eth0
+    trunks: [eth1, eth2]
+    public_address: 198.51.100.9
+    wireguard_key: \"ZGIoFTr3DM8HbBv4vUrMjzaWxQg3yUfvRbCqnTVWQVk=\"
+tenants:";
+    let tunnel = format!(
+        "\
+tunnels:
+  another:
+    between: [gw-a, {far}]
+    wireguard: {{ endpoints: {{ gw-a: \"203.0.113.1:51821\", {far}: \"198.51.100.9:51821\" }} }}
+    mtu: 1420
+    preference: {preference}
+"
+    );
+    desired(&TWO_SITES.replacen("tenants:", gateway, 1).replacen("tunnels:\n", &tunnel, 1))
+}
+
+#[test]
+fn tunnels_that_share_flows_have_none() {
+    // What had an overlay a moment before, under another document, as well.
+    let mut before = observed(Some(Engine::User), true, true);
+    let (device, tap) = names();
+    let overlay = Value::Overlay { tap, vtep: "10.255.0.1".parse().unwrap(), port: 4789 };
+    before.system.insert(Key::Overlay(device), overlay);
+    assert_eq!(parts(&with_another("gw-b", 100), &before), (false, vec![false; 4]));
+    assert_eq!(parts(&with_another("gw-b", 110), &before), (true, vec![true; 4]), "another preference");
+    assert_eq!(parts(&with_another("gw-c", 100), &before), (true, vec![true; 4]), "another gateway");
+}
+
 #[test]
 fn an_engine_that_does_not_answer_for_a_moment_keeps_its_own() {
     let mut unheard = observed(None, true, true);

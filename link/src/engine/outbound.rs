@@ -141,7 +141,9 @@ impl Outbound {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Nothing,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Read::Again,
             Err(error) => {
-                tracing::warn!(device = context.device(), %error, "reading the overlay's interface");
+                if !tap.is_lost() {
+                    self.complain("the overlay's interface", &error);
+                }
                 return Read::Nothing;
             }
         }
@@ -169,11 +171,11 @@ impl Outbound {
     }
 
     /// A read failed that nothing is known to fail with: said once, and tried again after a pause.
-    fn complain(&self, error: &io::Error) {
-        let reason = format!("reading the interface: {error}");
+    fn complain(&self, interface: &str, error: &io::Error) {
+        let reason = format!("reading {interface}: {error}");
         let mut told = lock(&self.shared.error);
         if told.as_ref() != Some(&reason) {
-            tracing::warn!(device = self.shared.name(), reason, "TUN");
+            tracing::warn!(device = self.shared.name(), reason, "not read");
             *told = Some(reason);
         }
         drop(told);
@@ -208,7 +210,7 @@ impl Stages for Outbound {
             }
             // Whatever it is, it is tried again: a lane that has ended carries nothing.
             Err(error) => {
-                self.complain(&error);
+                self.complain("the interface", &error);
                 if batch.used == 0 { Fill::Nothing } else { Fill::All }
             }
         };

@@ -76,6 +76,14 @@ impl Overlay {
         Ok(Self { config: config.clone(), tap: Arc::new(Tap::of(tun)) })
     }
 
+    /// Brings the interface up again if it is down: without it nothing crosses, and nobody else sees to it.
+    pub(super) fn keep_up(&self) {
+        let is_down = matches!(netdev::find(&self.config.tap), Ok(Some(link)) if link.index == self.tap.index() && !link.up);
+        if is_down && let Err(error) = netdev::set_up(self.tap.index()) {
+            tracing::debug!(tap = self.config.tap, %error, "the overlay's interface stays down");
+        }
+    }
+
     /// The overlay of a former process, by the descriptor of its TAP and the index of that. `None`: this one is not to use any, and
     /// lets it vanish.
     pub(super) fn take_up(

@@ -53,9 +53,12 @@ impl Device {
         Ok(touched)
     }
 
-    /// Opens the interface of the overlay if it is wanted and not there.
+    /// Opens the interface of the overlay if it is wanted and not there, and brings it up if somebody took it down.
     pub(super) fn mend_overlay(&mut self) {
-        if self.overlay.is_none() || self.open_overlay().is_some() {
+        if let Some(open) = self.open_overlay() {
+            self.overlay_retry = Retry::default();
+            open.keep_up();
+        } else if self.overlay.is_none() {
             self.overlay_retry = Retry::default();
         } else if self.overlay_retry.is_due(self.shared.now_ms())
             && let Err(error) = self.renew_overlay()

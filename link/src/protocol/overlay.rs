@@ -18,6 +18,14 @@ pub struct OverlaysConfig {
     pub overlays: Vec<OverlayConfig>,
 }
 
+impl OverlaysConfig {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.overlays.is_empty()
+    }
+}
+
 /// The overlay of one device. A frame that is handed to the TAP is `Ethernet │ outer IP, UDP, VXLAN │ inner Ethernet frame`,
 /// where the virtio header speaks of the packet inside; the outer Ethernet header means nothing. It leaves as the packets of VXLAN
 /// that it stands for, to the peer whose allowed-ips have the outer destination.
