@@ -226,8 +226,7 @@ impl Pkt {
         let mtu = mtu_towards(&vtep);
         let Some(flow) = self.place() else { return };
         flow.kind = Flow::TO_VTEP;
-        flow.flags =
-            if way.v4 { 0 } else { Flow::OUTER_V6 } | if way.engine { Flow::ENGINE } else { 0 };
+        flow.flags = if way.v4 { 0 } else { Flow::OUTER_V6 } | if way.engine { Flow::ENGINE } else { 0 };
         flow.out = way.port;
         (flow.in_slot, flow.out_slot) = (in_slot, way.slot);
         flow.vtep = vtep;
