@@ -107,14 +107,21 @@ fn crossed(gateway: &Gateway, prefix: &str) -> Result<Option<Crossed>> {
     }))
 }
 
+/// Waits until nothing is left to do at the gateway.
+fn settled(gateway: &Gateway) -> Result<()> {
+    wait_until(SOON, &format!("nothing to do at {}", gateway.name()), || {
+        let plan = gateway.get("/api/v1/plan")?;
+        ensure!(plan["plan"]["ops"].as_array().is_some_and(Vec::is_empty), "{plan:#}");
+        Ok(())
+    })
+}
+
 /// Waits until the gateway's datapath and engine have joined by the TAP, both ways.
 fn joined(gateway: &Gateway) -> Result<()> {
     wait_until(SOON, &format!("the overlay of {}", gateway.name()), || {
-        let plan = gateway.get("/api/v1/plan")?;
-        ensure!(plan["plan"]["ops"].as_array().is_some_and(Vec::is_empty), "{plan:#}");
-        ensure!(crossed(gateway, "wto")?.is_some(), "no TAP");
-        Ok(())
-    })
+        crossed(gateway, "wto")?.context("no TAP").map(drop)
+    })?;
+    settled(gateway)
 }
 
 fn start(without: [Option<&str>; 2], prepare: impl FnOnce(&mut Value)) -> Result<World> {
@@ -221,11 +228,14 @@ fn root_without_it_all_goes_as_before() -> Result<()> {
         ensure!(crossed(gateway, "wto")?.is_none(), "a TAP that was not to be at {}", gateway.name());
     }
     bulk(&world)?;
-    let world_by_device = start([None, None], |document| {
+    drop(world);
+    let world = start([None, None], |document| {
         document["fabric"]["encapsulation"] = json!("device");
     })?;
-    ensure!(crossed(&world_by_device.a, "wto")?.is_none(), "the document says that the device encapsulates");
-    datagrams(&world_by_device)
+    settled(&world.a)?;
+    settled(&world.b)?;
+    ensure!(crossed(&world.a, "wto")?.is_none(), "the document says that the device encapsulates");
+    datagrams(&world)
 }
 
 #[test]
