@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{Ns, wait_until};
 
@@ -57,6 +58,9 @@ pub struct FlowReport {
     pub longest_gap: Duration,
 }
 
+/// Room for what has arrived and was not read yet, in bytes of kernel memory: some seconds of any flow of the tests.
+const RECEIVE_BYTES: usize = 8 << 20;
+
 /// A flow under way.
 #[derive(Debug)]
 pub struct Flow {
@@ -76,6 +80,8 @@ impl Flow {
         let socket = to.run(|| UdpSocket::bind(spec.to)).context("bind the flow's receiver")?;
         let address = socket.local_addr()?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        // A receiver that waits for a processor does not lose what has arrived.
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BYTES).context("the receiver's buffer")?;
         let (stop, end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let arrived = Arc::new(AtomicU64::new(0));
         let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
