@@ -120,7 +120,7 @@ impl<T: Read> Read for Option<T> {
 
     #[cfg(feature = "schema")]
     fn schema() -> crate::schema::Schema {
-        T::schema()
+        crate::schema::optional(T::schema())
     }
 
     fn read(value: &Value, at: &Path, problems: &mut Problems) -> Option<Self> {

@@ -37,6 +37,26 @@ pub fn map(item: Schema) -> Schema {
     RefOr::T(of(Type::Object).additional_properties(Some(AdditionalProperties::RefOr(item))).into())
 }
 
+/// A value that may be absent, which is written as null.
+pub fn optional(schema: Schema) -> Schema {
+    use utoipa::openapi::schema::Schema as S;
+    let with_null = |kind: SchemaType| match kind {
+        SchemaType::Type(kind) => SchemaType::Array(vec![kind, Type::Null]),
+        other => other,
+    };
+    match schema {
+        RefOr::T(S::Object(mut inner)) => {
+            inner.schema_type = with_null(inner.schema_type);
+            RefOr::T(S::Object(inner))
+        }
+        RefOr::T(S::Array(mut inner)) => {
+            inner.schema_type = with_null(inner.schema_type);
+            RefOr::T(S::Array(inner))
+        }
+        other => either(other, RefOr::T(of(Type::Null).into())),
+    }
+}
+
 /// One schema or another.
 pub fn either(one: Schema, other: Schema) -> Schema {
     RefOr::T(OneOfBuilder::new().item(one).item(other).build().into())

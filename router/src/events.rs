@@ -34,6 +34,19 @@ pub struct Event {
     pub message: String,
 }
 
+/// One message of a stream of server-sent events (WHATWG HTML, section 9.2), as the description of the API shows it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServerSent {
+    /// Its number, for `Last-Event-ID`; absent where a stream cannot be resumed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub id: Option<String>,
+    /// What kind of message it is.
+    pub event: String,
+    /// What it says, as JSON.
+    pub data: String,
+}
+
 /// The time now, UTC, to the millisecond: finer digits help nobody who reads them.
 pub fn now() -> Timestamp {
     Timestamp::now().round(Unit::Millisecond).unwrap_or(Timestamp::UNIX_EPOCH)

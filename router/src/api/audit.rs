@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::history::{LIST_MAX, ListArgs};
 use super::problem::Problem;
-use super::request::Query;
+use super::request::{NUMBER_MAX, Query, at_most};
 use crate::events::now;
 use crate::store::{AuditCheck, AuditEntry, StoreError};
 
@@ -24,9 +24,11 @@ use crate::store::{AuditCheck, AuditEntry, StoreError};
 #[into_params(parameter_in = Query)]
 struct LineArgs {
     /// Entries with a higher number.
+    #[serde(deserialize_with = "at_most::<NUMBER_MAX, _, _>")]
     after: u64,
     /// The most entries; at most 1000.
     #[param(maximum = 1000)]
+    #[serde(deserialize_with = "at_most::<1000, _, _>")]
     limit: usize,
 }
 
@@ -54,7 +56,7 @@ async fn list(
     Query(args): Query<ListArgs>,
 ) -> Result<Json<Vec<AuditEntry>>, Problem> {
     write_waiting(&api).await?;
-    let limit = args.limit.min(LIST_MAX);
+    let limit = args.limit;
     Ok(Json(api.brain.with_store(move |s| s.audit(limit)).await?))
 }
 
@@ -67,7 +69,7 @@ async fn lines(
     Query(args): Query<LineArgs>,
 ) -> Result<impl IntoResponse, Problem> {
     write_waiting(&api).await?;
-    let limit = args.limit.min(LIST_MAX);
+    let limit = args.limit;
     let lines = api.brain.with_store(move |s| s.audit_lines(args.after, limit)).await?;
     let text: String = lines.iter().map(|line| line.to_text() + "\n").collect();
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text))

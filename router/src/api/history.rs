@@ -14,7 +14,7 @@ use watari_config::Document;
 
 use super::document::{Answer, ChangeArgs, make};
 use super::problem::Problem;
-use super::request::{IfMatch, Path, Query};
+use super::request::{IfMatch, Path, Query, at_most};
 use super::{Api, edit};
 use crate::actor::Actor;
 use crate::store::{ObjectChange, Revision, Stored, diff, without_secrets};
@@ -29,6 +29,7 @@ pub(super) const LIST_MAX: usize = 1000;
 pub(super) struct ListArgs {
     /// The most entries, newest first; at most 1000.
     #[param(maximum = 1000)]
+    #[serde(deserialize_with = "at_most::<1000, _, _>")]
     pub(super) limit: usize,
 }
 
@@ -66,7 +67,7 @@ async fn list(
     State(api): State<Arc<Api>>,
     Query(args): Query<ListArgs>,
 ) -> Result<Json<Vec<Revision>>, Problem> {
-    let limit = args.limit.min(LIST_MAX);
+    let limit = args.limit;
     Ok(Json(api.brain.with_store(move |s| s.revisions(limit)).await?))
 }
 

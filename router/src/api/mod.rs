@@ -40,7 +40,9 @@ use axum::{Json, Router, middleware, routing};
 use tokio::sync::watch;
 use utoipa::PartialSchema as _;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr};
+use utoipa::openapi::{
+    ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder,
+};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::access::ledger::Ledger;
@@ -73,13 +75,23 @@ pub fn router(api: Arc<Api>, others: Vec<OpenApiRouter>) -> Router {
     let own = own_routes().with_state(api.clone());
     let all = others.into_iter().fold(own, OpenApiRouter::merge);
     let (router, openapi) = OpenApiRouter::with_openapi(head()).nest(PREFIX, all).split_for_parts();
-    let openapi = Arc::new(with_problem(openapi));
+    let openapi = Arc::new(finished(openapi));
     let served = routing::get(move || async move { Json(openapi.as_ref().clone()) });
     router
         .route(&format!("{PREFIX}/openapi.json"), served)
         .fallback(unknown_route)
         .method_not_allowed_fallback(objects::wrong_method)
         .layer(middleware::from_fn_with_state(api, auth::check))
+}
+
+/// The whole description, without a gateway.
+pub fn description() -> OpenApi {
+    let nodes = crate::nodes::routes::routes().merge(crate::nodes::measure::routes());
+    let parts = [own_routes().into_openapi(), nodes.into_openapi(), crate::explain::routes().into_openapi()];
+    let all = parts
+        .into_iter()
+        .fold(OpenApiRouter::<()>::new(), |all, part| all.merge(OpenApiRouter::with_openapi(part)));
+    finished(OpenApiRouter::with_openapi(head()).nest(PREFIX, all).into_openapi())
 }
 
 fn own_routes() -> OpenApiRouter<Arc<Api>> {
@@ -112,7 +124,27 @@ fn head() -> OpenApi {
     OpenApiBuilder::new().info(info).security(Some([SecurityRequirement::new("bearer", [""; 0])])).build()
 }
 
-fn with_problem(mut openapi: OpenApi) -> OpenApi {
+/// The description with what is the same for all operations: refusals, and the credential that each needs.
+fn finished(mut openapi: OpenApi) -> OpenApi {
+    let refusals = [("4XX", "Refused"), ("5XX", "The gateway failed, or cannot answer now")];
+    for (path, item) in &mut openapi.paths.paths {
+        let methods = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        for operation in methods.into_iter().flatten() {
+            if path.ends_with("/healthz") {
+                operation.security = Some(Vec::new());
+                continue;
+            }
+            for (status, description) in refusals {
+                let problem = Ref::from_schema_name("Problem");
+                let content = ContentBuilder::new().schema(Some(problem)).build();
+                let refused = ResponseBuilder::new()
+                    .description(description)
+                    .content("application/problem+json", content);
+                let responses = &mut operation.responses.responses;
+                responses.entry(status.to_owned()).or_insert_with(|| refused.build().into());
+            }
+        }
+    }
     let components = openapi.components.get_or_insert_default();
     components.schemas.insert("Problem".to_owned(), Problem::schema());
     components.schemas.insert("FieldError".to_owned(), problem::FieldError::schema());

@@ -22,8 +22,8 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::problem::Problem;
-use super::request::Query;
-use crate::events::Event;
+use super::request::{NUMBER_MAX, Query, at_most};
+use crate::events::{Event, ServerSent};
 use crate::run::stopped;
 
 /// How often a silent event stream says that it lives.
@@ -108,6 +108,7 @@ fn as_value<T: Serialize>(part: &T) -> Value {
 #[into_params(parameter_in = Query)]
 struct EventArgs {
     /// Only events with a higher number.
+    #[serde(deserialize_with = "at_most::<NUMBER_MAX, _, _>")]
     after: u64,
 }
 
@@ -117,9 +118,10 @@ async fn events(State(api): State<Arc<Api>>, Query(args): Query<EventArgs>) -> J
     Json(api.brain.events().after(args.after))
 }
 
-/// The newest events and all that follow, as server-sent events. `Last-Event-ID` is honoured.
+/// The newest events and all that follow, as server-sent events: `data` is the event as JSON, `id` its number.
+/// `Last-Event-ID` is honoured.
 #[utoipa::path(get, path = "/events/stream", tag = "gateway", params(EventArgs),
-    responses((status = 200, content_type = "text/event-stream", body = Event)))]
+    responses((status = 200, content_type = "text/event-stream", body = ServerSent)))]
 async fn event_stream(
     State(api): State<Arc<Api>>,
     Query(args): Query<EventArgs>,

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderMap, header, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use watari_config::parse_text;
@@ -13,6 +14,8 @@ use watari_config::read::DOCUMENT_BYTES_MAX;
 
 use super::problem::Problem;
 
+/// The largest number of a sequence: of the format `int64`.
+pub const NUMBER_MAX: u64 = i64::MAX as u64;
 /// The most bytes of a body.
 pub const BODY_BYTES_MAX: usize = DOCUMENT_BYTES_MAX;
 /// How long a body may take to arrive.
@@ -62,6 +65,20 @@ async fn read(body: Body) -> Result<Vec<u8>, Problem> {
 #[derive(Debug, FromRequestParts)]
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub struct Query<T>(pub T);
+
+/// Reads a number of the query that is `MAX` at most: as the description says, not quietly less than was asked for.
+///
+/// # Errors
+/// Another value.
+pub fn at_most<'de, const MAX: u64, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    let number = u64::deserialize(deserializer)?;
+    let fitting = Some(number).filter(|number| *number <= MAX).and_then(|number| T::try_from(number).ok());
+    fitting.ok_or_else(|| serde::de::Error::custom(format!("{number} is more than {MAX}")))
+}
 
 /// The parameters of the path.
 #[derive(Debug, FromRequestParts)]

@@ -613,6 +613,33 @@ async fn the_listeners_serve_root_tls_and_nobody_else() {
     assert!(!socket.exists());
 }
 
+/// `watari openapi > docs/openapi.json` writes it anew.
+#[test]
+fn the_description_that_is_checked_in_is_this_one() {
+    let checked_in: Value = serde_json::from_str(include_str!("../../../docs/openapi.json")).unwrap();
+    let now = serde_json::to_value(super::description()).unwrap();
+    for (path, item) in now["paths"].as_object().unwrap() {
+        assert_eq!(&checked_in["paths"][path], item, "{path}");
+    }
+    assert!(checked_in == now, "docs/openapi.json is of another version");
+}
+
+/// What a gateway serves is what is checked in, but for the operations of parts that it is not given here.
+#[tokio::test]
+async fn the_description_that_is_served_is_this_one() {
+    let served = Fixture::new().get("openapi.json").await.body;
+    let whole = serde_json::to_value(super::description()).unwrap();
+    for (path, item) in served["paths"].as_object().unwrap() {
+        // Nodes are listed here and attached by a part that is not.
+        let is_shared = path.ends_with("/nodes") || path.ends_with("/nodes/{name}");
+        assert!(is_shared || &whole["paths"][path] == item, "{path}");
+    }
+    assert_eq!(whole["openapi"], "3.1.0");
+    let refused = &whole["paths"]["/api/v1/status"]["get"]["responses"]["4XX"]["content"];
+    assert!(refused["application/problem+json"].is_object(), "{refused}");
+    assert_eq!(whole["paths"]["/api/v1/healthz"]["get"]["security"], json!([]));
+}
+
 #[test]
 fn the_example_document_is_valid() {
     read_document(&parse_text(WHOLE).unwrap()).unwrap();

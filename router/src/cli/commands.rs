@@ -87,6 +87,10 @@ pub(super) fn run(cli: Cli) -> Result<(), CommandError> {
         }
         Command::Cleanup { config } => Ok(run::cleanup(&config)?),
         Command::Validate { file } => validate(&to, &file),
+        Command::Openapi => {
+            table::json(&serde_json::to_value(crate::api::description()).unwrap_or(Value::Null));
+            Ok(())
+        }
         other => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(CommandError::Runtime)?.block_on(ask(to, other))
@@ -161,7 +165,7 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
         Command::Doctor { what: Doctor::Mtu { tunnel } } => doctor::mtu(&to, &client, tunnel).await,
         Command::Why { from, to: host } => explain::why(&to, &client, &from, &host).await,
         Command::Capture(capture) => explain::capture(&client, capture).await,
-        Command::Run { .. } | Command::Cleanup { .. } | Command::Validate { .. } => {
+        Command::Run { .. } | Command::Cleanup { .. } | Command::Validate { .. } | Command::Openapi => {
             unreachable!("needs no gateway")
         }
     }

@@ -89,6 +89,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Print the description of the API (OpenAPI 3.1); needs no gateway.
+    Openapi,
     /// Check a document without any gateway.
     Validate {
         /// The document, YAML or JSON; - for standard input.

@@ -28,13 +28,16 @@ use super::pcap::{self, Record};
 use super::summary::summary;
 use super::watching::{Looking, Want, boot_ns};
 use crate::api::problem::Problem;
-use crate::api::request::Query;
+use crate::api::request::{Query, at_most};
+use crate::events::ServerSent;
 use crate::run::stopped;
 
 /// The longest time of one look, in seconds.
 const SECONDS_MAX: u32 = 3600;
 /// The most frames of one look.
 const FRAMES_MAX: u32 = 1_000_000;
+/// The largest number of frames of which one is shown: of the format `int32`.
+const FLOWS_MAX: u64 = i32::MAX as u64;
 /// Bytes of a frame that a monitor needs: as far as the ports.
 const MONITOR_BYTES: u32 = 128;
 /// Records per second and CPU.
@@ -48,6 +51,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 #[into_params(parameter_in = Query)]
 pub(super) struct MonitorArgs {
     /// Show one of so many frames that come in; 0 for drops alone.
+    #[serde(deserialize_with = "at_most::<FLOWS_MAX, _, _>")]
     flows: u32,
     /// Only this segment.
     segment: Option<String>,
@@ -171,7 +175,7 @@ impl Explain {
 
 /// Drops with their reason, and sampled frames, as they happen; server-sent events.
 #[utoipa::path(get, path = "/monitor", tag = "explain", params(MonitorArgs),
-    responses((status = 200, content_type = "text/event-stream", body = Sighting),
+    responses((status = 200, content_type = "text/event-stream", body = ServerSent),
         (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn monitor(
     State(explain): State<Arc<Explain>>,
