@@ -86,6 +86,10 @@ fn described(schema: Schema, description: &str) -> Schema {
             inner.description = text;
             RefOr::T(S::Array(inner))
         }
+        RefOr::T(S::OneOf(mut inner)) => {
+            inner.description = text;
+            RefOr::T(S::OneOf(inner))
+        }
         other => other,
     }
 }

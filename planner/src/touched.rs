@@ -95,7 +95,9 @@ fn peers(before: &Desired, after: &Desired) -> Vec<(String, Effect)> {
     let gone = before.keys().filter(|name| !after.contains_key(*name)).map(|name| (name, Effect::Ends));
     let present = after.iter().filter_map(|(name, peer)| match before.get(name) {
         None => Some((name, Effect::Begins)),
-        Some(was) if was != peer => Some((name, Effect::Changes)),
+        Some(was) if !was.disabled && peer.disabled => Some((name, Effect::Ends)),
+        Some(was) if was.disabled && !peer.disabled => Some((name, Effect::Begins)),
+        Some(was) if was != peer => Some((name, Effect::Pauses)),
         Some(_) => None,
     });
     gone.chain(present).map(|(name, effect)| (format!("peers.{name}"), effect)).collect()

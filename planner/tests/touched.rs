@@ -61,13 +61,13 @@ fn a_tunnel_that_is_removed_ends_and_the_other_is_not_touched_by_it() {
 }
 
 #[test]
-fn an_exit_of_another_size_pauses_and_a_peer_changes() {
+fn an_exit_of_another_size_and_a_peer_that_changes_pause() {
     let touched = change("vid: 300 }", "vid: 300 }\n    mtu: 1400");
     let routers = "packets between tenant lab and its routers at VLAN 300 of eth1";
     assert_eq!(of(&touched, "exits.campus"), Some((Effect::Pauses, routers)), "{touched:#?}");
     let touched = change("    asn: 65001", "    asn: 65001\n    hold_time_s: 30");
     assert!(
-        touched.iter().any(|t| t.object.starts_with("peers.") && t.effect == Effect::Changes),
+        touched.iter().any(|t| t.object.starts_with("peers.") && t.effect == Effect::Pauses),
         "{touched:#?}"
     );
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use utoipa::ToSchema;
 use watari_bgp::Reset;
 use watari_config::{Desired, Document, Name, Problem};
@@ -62,11 +62,13 @@ pub struct Asked {
     pub reason: Option<String>,
     /// How long it is on trial; kept at once without it.
     pub trial: Option<SignedDuration>,
+    /// It is to be proved before it can be confirmed.
+    pub proving: bool,
 }
 
 impl<T: Into<String>> From<T> for Asked {
     fn from(action: T) -> Self {
-        Self { action: action.into(), reason: None, trial: None }
+        Self { action: action.into(), reason: None, trial: None, proving: false }
     }
 }
 
@@ -121,7 +123,7 @@ pub enum ChangeError {
     #[error("{0}")]
     Conflict(String),
     /// Another change is on trial.
-    #[error("revision {} of {} is on trial until {}: confirm it or go back first", .0.revision, .0.who, .0.until)]
+    #[error("revision {} is on trial until {}: confirm it or go back first", .0.revision, .0.until)]
     OnTrial(Arc<Trial>),
     /// Nothing is on trial, or something else.
     #[error("{0}")]
@@ -201,6 +203,8 @@ pub struct Brain {
     events: Events,
     /// Held while a change is made: from reading the head to publishing the new one.
     changing: Mutex<()>,
+    /// Held while a change is proved: two would take each other for their cause.
+    proving: Semaphore,
     head: watch::Sender<Arc<Head>>,
     view: watch::Sender<Arc<View>>,
     dry_runs: mpsc::Sender<DryRun>,
@@ -232,6 +236,7 @@ impl Brain {
             secrets,
             events: Events::default(),
             changing: Mutex::new(()),
+            proving: Semaphore::new(1),
             head: watch::Sender::new(Arc::new(Head { revision, desired: Arc::new(desired), trial })),
             view: watch::Sender::new(Arc::new(View::unseen())),
             dry_runs,
@@ -382,16 +387,10 @@ impl Brain {
             (Some(trial), _) if !changes.iter().all(is_of_node) => {
                 return Err(ChangeError::OnTrial(trial.clone()));
             }
-            (None, Some(length)) => TrialStep::Begin(self.trial(&head, actor, length)),
+            (None, Some(length)) => TrialStep::Begin(trial_of(&head, actor, asked.proving, length)),
             _ => TrialStep::Stay,
         };
         self.commit(&head, actor, asked, document, changes, step)
-    }
-
-    fn trial(&self, head: &Head, actor: &Actor, length: SignedDuration) -> Trial {
-        let since = now();
-        let until = since.checked_add(length).unwrap_or(Timestamp::MAX);
-        Trial { revision: head.revision + 1, back_to: head.revision, who: actor.name.clone(), since, until }
     }
 
     /// Validates, stores and publishes. Whoever calls holds `changing`.
@@ -439,6 +438,19 @@ impl Brain {
         }
         self.events.emit("changed", "", message);
         Ok(Applied { revision, generation, changed: true, changes, trial: begun })
+    }
+
+    /// The right to prove a change, until it is dropped.
+    ///
+    /// # Errors
+    /// When another change is on trial, or being proved.
+    pub fn prove_alone(&self) -> Result<SemaphorePermit<'_>, ChangeError> {
+        if let Some(trial) = &self.head().trial {
+            return Err(ChangeError::OnTrial(trial.clone()));
+        }
+        self.proving
+            .try_acquire()
+            .map_err(|_| ChangeError::Conflict("another change is being proved".to_owned()))
     }
 
     /// What the same change by `actor` would do; nothing is kept.
@@ -503,6 +515,13 @@ impl Brain {
         let store = self.store.clone();
         blocking(move || f(store.as_ref())).await
     }
+}
+
+/// The trial of the change that `actor` makes of `head`.
+fn trial_of(head: &Head, actor: &Actor, proving: bool, length: SignedDuration) -> Trial {
+    let (since, who) = (now(), actor.name.clone());
+    let until = since.checked_add(length).unwrap_or(Timestamp::MAX);
+    Trial { revision: head.revision + 1, back_to: head.revision, who, since, until, proving }
 }
 
 /// Machines come and go while a change is on trial.

@@ -188,7 +188,7 @@ fn refused(error: ChangeError) -> RunError {
 async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
     let store = RedbStore::open(Path::new(&bootstrap.state_dir), bootstrap.gateway.as_str())?;
     let brain = brain(&bootstrap, Arc::new(store))?;
-    trial::watch::settle(&brain).await.map_err(refused)?;
+    trial::watch::settle(&brain).await;
     let (stopper, stop) = watch::channel(false);
     let (mut terminated, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -210,7 +210,7 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
     let router = api::router(api.clone(), vec![routes, explaining]);
     let mut serving = tokio::spawn(listeners.serve(router, stop.clone()));
     let writing = tokio::spawn(write_access(api, stop.clone()));
-    tokio::spawn(trial::watch::run(brain.clone(), stop.clone()));
+    let mut trials = tokio::spawn(trial::watch::run(brain.clone(), stop.clone()));
     tokio::spawn(watchdog(stop));
     notify(NotifyState::Ready);
     let generation = brain.desired().generation();
@@ -220,6 +220,7 @@ async fn serve(bootstrap: Arc<Bootstrap>) -> Result<(), RunError> {
         _ = interrupted.recv() => Ok(()),
         _ = &mut reconciling => Err(RunError::LoopEnded),
         _ = &mut serving => Err(RunError::LoopEnded),
+        _ = &mut trials => Err(RunError::LoopEnded),
         Some(_) = nodes.join_next() => Err(RunError::LoopEnded),
     };
     notify(NotifyState::Stopping);

@@ -15,8 +15,9 @@ const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
 /// Every operation but those of the kinds of object.
-const OPERATIONS: [Operation; 46] = [
+const OPERATIONS: [Operation; 47] = [
     (GET, "/healthz", Need::Nothing),
+    (GET, "/docs", Need::Nothing),
     (GET, "/openapi.json", Need::Known),
     (GET, "/document", Need::ReadOwn),
     (PUT, "/document", Need::ChangeOwn),

@@ -163,7 +163,7 @@ async fn every_operation_with_every_credential() {
     drop(api.brain.take_orders());
     for (method, path, _) in operation::all() {
         let at = concrete(&path);
-        if path == "/healthz" {
+        if ["/healthz", "/docs"].contains(&path.as_str()) {
             assert_eq!(ask(&api, &method, &at, None).await, StatusCode::OK);
             continue;
         }

@@ -26,7 +26,8 @@ use crate::trial::{TRIAL_S_MAX, TRIAL_S_MIN, Trial};
 
 /// The longest time a request may wait for its change to be applied, seconds.
 const WAIT_S_MAX: u32 = 600;
-/// The longest time that a proof may take, seconds.
+/// The shortest and longest time that a proof may take, seconds: health is known anew after one and a half.
+const PROVE_S_MIN: u32 = 2;
 const PROVE_S_MAX: u32 = 300;
 /// The most characters of a reason.
 const REASON_MAX: usize = 500;
@@ -45,7 +46,7 @@ pub struct ChangeArgs {
     /// daemon was not there at the end. 0: it is kept at once.
     #[param(maximum = 3600)]
     pub confirm_s: u32,
-    /// What held before the change must hold within so many seconds after it, at most 300, else it goes back. 0: nothing is
+    /// What held before the change must hold within so many seconds after it, 2 to 300, else it goes back. 0: nothing is
     /// proved.
     #[param(maximum = 300)]
     pub prove_s: u32,
@@ -63,8 +64,8 @@ impl ChangeArgs {
         if self.confirm_s != 0 && !(TRIAL_S_MIN..=TRIAL_S_MAX).contains(&self.confirm_s) {
             return refused(format!("confirm_s is 0 or from {TRIAL_S_MIN} to {TRIAL_S_MAX}"));
         }
-        if self.prove_s > PROVE_S_MAX {
-            return refused(format!("prove_s is at most {PROVE_S_MAX}"));
+        if self.prove_s != 0 && !(PROVE_S_MIN..=PROVE_S_MAX).contains(&self.prove_s) {
+            return refused(format!("prove_s is 0 or from {PROVE_S_MIN} to {PROVE_S_MAX}"));
         }
         if self.confirm_s != 0 && self.confirm_s <= self.prove_s {
             return refused("the time to confirm must be longer than the time to prove".to_owned());
@@ -156,7 +157,7 @@ where
         };
         return Ok((StatusCode::OK, Json(answer)));
     }
-    let asked = Asked { action, reason: args.reason, trial: None };
+    let asked = Asked { action, reason: args.reason, trial: None, proving: false };
     let confirm = (args.confirm_s != 0).then(|| SignedDuration::from_secs(args.confirm_s.into()));
     let (made, proof) = match args.prove_s {
         0 => (api.brain.change(actor, Asked { trial: confirm, ..asked }, edit).await?, None),

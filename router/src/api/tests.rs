@@ -213,6 +213,8 @@ async fn unknown_routes_methods_and_parameters_are_problems() {
     assert_eq!(api.put("document?dryrun=true", WHOLE).await.problem().0, "parameter");
     assert_eq!(api.put("document?wait_s=601", WHOLE).await.problem().0, "parameter");
     assert_eq!(api.get("revisions/one").await.problem().0, "parameter");
+    assert_eq!(api.get("revisions?limit=1001").await.problem().0, "parameter");
+    assert_eq!(api.get("events?after=9223372036854775808").await.problem().0, "parameter");
     assert_eq!(api.get("revisions/7").await.problem().0, "not-found");
     assert_eq!(api.get("segments/nothing").await.problem().0, "not-found");
     assert_eq!(api.revision(), 0);
@@ -249,10 +251,10 @@ async fn only_root_and_the_token_get_in() {
             assert!(reply.headers.contains_key(header::WWW_AUTHENTICATE));
         }
     }
-    for path in ["healthz", "nonsense", "openapi.json"] {
+    for path in ["healthz", "docs", "nonsense", "openapi.json"] {
         let request = Request::get(format!("{PREFIX}/{path}")).extension(tcp.clone());
         let reply = api.send(request.body(Body::empty()).unwrap()).await;
-        assert_eq!(reply.status.is_success(), path == "healthz", "{path}");
+        assert_eq!(reply.status.is_success(), ["healthz", "docs"].contains(&path), "{path}");
     }
 }
 
@@ -409,6 +411,7 @@ async fn the_openapi_document_lists_every_route() {
         "revisions/{n}",
         "revisions/{n}/restore",
         "audit",
+        "docs",
         "healthz",
     ];
     for path in ours {

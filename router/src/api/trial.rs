@@ -16,6 +16,9 @@ use super::request::{IfMatch, Query};
 use crate::actor::Actor;
 use crate::trial::Trial;
 
+/// Who made a change, for callers that are bound to tenants and did not make it.
+const SOMEBODY: &str = "(somebody else)";
+
 /// How a way back is described.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -29,10 +32,17 @@ struct BackArgs {
 /// The change that is on trial: it goes back at its end unless it is confirmed.
 #[utoipa::path(get, path = "/trial", tag = "document",
     responses((status = 200, body = Trial), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
-async fn show(State(api): State<Arc<Api>>) -> Result<Json<Trial>, Problem> {
+async fn show(
+    State(api): State<Arc<Api>>,
+    Extension(actor): Extension<Actor>,
+) -> Result<Json<Trial>, Problem> {
     let trial = api.brain.head().trial.clone();
     let trial = trial.ok_or_else(|| Problem::not_found().with_detail("nothing is on trial"))?;
-    Ok(Json(Trial::clone(&trial)))
+    let mut shown = Trial::clone(&trial);
+    if !actor.scope.is_all() && shown.who != actor.name {
+        SOMEBODY.clone_into(&mut shown.who);
+    }
+    Ok(Json(shown))
 }
 
 /// Keeps what is on trial.

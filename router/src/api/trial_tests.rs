@@ -102,6 +102,7 @@ async fn arguments_out_of_range_are_refused() {
         "sites/x?confirm_s=4",
         "sites/x?confirm_s=3601",
         "sites/x?prove_s=301",
+        "sites/x?prove_s=1",
         "sites/x?confirm_s=10&prove_s=10",
         "sites/x?reason=two%0Alines",
         long.as_str(),
@@ -136,7 +137,7 @@ fn left_on_trial(dir: &std::path::Path, ago: SignedDuration) -> Arc<Brain> {
     let (first, second, actor) = (document("a"), document("b"), Actor::own("test"));
     let since = now() - ago;
     let until = since + SignedDuration::from_secs(60);
-    let trial = Trial { revision: 2, back_to: 1, who: "alice".to_owned(), since, until };
+    let trial = Trial { revision: 2, back_to: 1, who: "alice".to_owned(), since, until, proving: false };
     let empty = watari_config::Document::default();
     for (base, before, after, step) in
         [(0, &empty, &first, TrialStep::Stay), (1, &first, &second, TrialStep::Begin(trial))]
@@ -161,7 +162,7 @@ fn has_site(brain: &Brain, site: &str) -> bool {
 async fn a_trial_that_ended_while_the_daemon_was_away_goes_back_at_its_start() {
     let dir = tempfile::tempdir().unwrap();
     let brain = left_on_trial(dir.path(), SignedDuration::from_secs(61));
-    trial_watch::settle(&brain).await.unwrap();
+    trial_watch::settle(&brain).await;
     assert!(has_site(&brain, "a") && !has_site(&brain, "b"));
     assert_eq!(brain.store().trial().unwrap(), None);
     assert_eq!(brain.head().revision, 3);
@@ -171,7 +172,7 @@ async fn a_trial_that_ended_while_the_daemon_was_away_goes_back_at_its_start() {
 async fn a_trial_goes_on_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let brain = left_on_trial(dir.path(), SignedDuration::from_secs(10));
-    trial_watch::settle(&brain).await.unwrap();
+    trial_watch::settle(&brain).await;
     assert!(has_site(&brain, "b"), "its time is not over");
     let kept = brain.confirm(Actor::own("test"), None).await.unwrap();
     assert_eq!(kept.revision, 2);
@@ -236,4 +237,51 @@ async fn a_change_after_which_everything_holds_is_kept() {
     let again = api.put(&format!("tunnels/{name}?prove_s=5&confirm_s=60"), &changed).await;
     assert_eq!(again.status, StatusCode::CREATED);
     assert!(again.body["trial"].is_object() && api.brain.head().trial.is_some());
+}
+
+#[tokio::test]
+async fn nobody_confirms_what_is_still_being_proved() {
+    let (api, _stopper) = watched().await;
+    let broken = with_weight(&api, "ab-wg", 99).await;
+    let (proving, deciding) = tokio::join!(api.put("tunnels/ab-wg?prove_s=3", &broken), async {
+        let mut head = api.brain.watch_desired();
+        let begun = head.wait_for(|head| head.trial.is_some());
+        tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it begins").unwrap();
+        let confirmed = api.ask(Method::POST, "trial/confirm", "").await;
+        let another = api.put("sites/x?prove_s=3", NEW).await;
+        (confirmed, another)
+    });
+    let (confirmed, another) = deciding;
+    assert_eq!((confirmed.status, confirmed.problem().0), (StatusCode::CONFLICT, "conflict"));
+    assert_eq!(another.problem().0, "on-trial");
+    assert_eq!(proving.problem(), ("not-proved", vec!["tunnels.ab-wg"]));
+    assert_eq!(api.revision(), 3, "it went back all the same");
+}
+
+#[tokio::test]
+async fn what_was_proved_may_then_be_confirmed() {
+    let (api, _stopper) = watched().await;
+    let changed = with_weight(&api, "ab-wg", 7).await;
+    let made = api.put("tunnels/ab-wg?prove_s=2&confirm_s=60", &changed).await;
+    assert_eq!((made.status, &made.body["trial"]["proving"]), (StatusCode::OK, &json!(false)));
+    assert_eq!(api.ask(Method::POST, "trial/confirm", "").await.status, StatusCode::OK);
+    assert_eq!(api.brain.store().trial().unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_failed_proof_goes_back_whoever_asked_for_the_change() {
+    let (api, _stopper) = watched().await;
+    let scope = Scope::of(&["lab".parse().unwrap()]);
+    let bound = Actor { scope, ..Actor::new("bob", Role::Operator, "test") };
+    let asked = crate::brain::Asked {
+        trial: Some(SignedDuration::from_secs(60)),
+        ..crate::brain::Asked::from("put sites.x")
+    };
+    // Somebody else's change: the bound caller is not told what is in it.
+    let put = |head: &crate::brain::Head| super::edit::put(head, "sites", "x", json!({}));
+    api.brain.change(Actor::own("test"), asked, put).await.unwrap();
+    let refused = api.brain.roll_back(bound.clone(), "no".to_owned(), None).await.unwrap_err().to_string();
+    assert!(refused.contains("bound to tenants") && !refused.contains("sites.x"), "{refused}");
+    api.brain.roll_back(Actor { scope: Scope::All, ..bound }, "not proved".to_owned(), None).await.unwrap();
+    assert!(api.brain.head().trial.is_none());
 }

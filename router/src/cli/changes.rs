@@ -7,10 +7,11 @@ use std::time::Duration;
 use clap::Args;
 use hyper::Method;
 use serde_json::{Map, Value};
+use tempfile::NamedTempFile;
 use watari_config::names;
 use watari_config::read::{parse_text, to_yaml};
 
-use super::client::{Body, Client};
+use super::client::{Body, Client, ClientError};
 use super::commands::{CommandError, known_kind, show};
 use super::{To, files, table};
 use crate::percent::escaped;
@@ -87,8 +88,21 @@ pub(super) async fn change(
     body: Body,
     how: &How,
 ) -> Result<(), CommandError> {
+    change_of(to, client, method, path, body, how, None).await
+}
+
+/// The same for a change that was made for `revision`, where nothing else is said.
+async fn change_of(
+    to: &To,
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: Body,
+    how: &How,
+    revision: Option<u64>,
+) -> Result<(), CommandError> {
     let path = format!("{path}?{}", how.query());
-    let answer = client.send_if(method, &path, body, how.takes(), how.at_revision).await?;
+    let answer = client.send_if(method, &path, body, how.takes(), how.at_revision.or(revision)).await?;
     show(to, &answer, |answer| {
         table::changes(answer);
         if let Some(plan) = answer.get("plan") {
@@ -126,8 +140,9 @@ pub(super) async fn apply(
 }
 
 /// Keeps what is on trial.
-pub(super) async fn confirm(to: &To, client: &Client) -> Result<(), CommandError> {
-    let kept = client.send(Method::POST, "trial/confirm", Body::Empty, Duration::ZERO).await?;
+pub(super) async fn confirm(to: &To, client: &Client, revision: Option<u64>) -> Result<(), CommandError> {
+    let (post, path) = (Method::POST, "trial/confirm");
+    let kept = client.send_if(post, path, Body::Empty, Duration::ZERO, revision).await?;
     show(to, &kept, |kept| table::line(format!("revision {} is kept", kept["revision"])));
     Ok(())
 }
@@ -145,18 +160,54 @@ pub(super) async fn rollback(
     revision: Option<u64>,
     how: &How,
 ) -> Result<(), CommandError> {
-    if revision.is_none() && client.get("trial").await.is_ok() {
-        let reason = how.reason.as_ref().map(|why| format!("?reason={}", escaped(why))).unwrap_or_default();
-        let path = format!("trial/rollback{reason}");
-        let answer = client.send(Method::POST, &path, Body::Empty, Duration::ZERO).await?;
-        show(to, &answer, table::changes);
-        return Ok(());
-    }
-    let revision = match revision {
-        Some(revision) => revision,
-        None => newest(client).await?.saturating_sub(1),
+    let (revision, newest) = match revision {
+        Some(revision) => (revision, None),
+        None if is_on_trial(client).await? => return undo_trial(to, client, how).await,
+        None => {
+            let newest = newest(client).await?;
+            check_undoable(client, newest).await?;
+            (newest - 1, Some(newest))
+        }
     };
-    change(to, client, Method::POST, &format!("revisions/{revision}/restore"), Body::Empty, how).await
+    let path = format!("revisions/{revision}/restore");
+    change_of(to, client, Method::POST, &path, Body::Empty, how, newest).await
+}
+
+async fn is_on_trial(client: &Client) -> Result<bool, CommandError> {
+    match client.get("trial").await {
+        Ok(_) => Ok(true),
+        Err(ClientError::Refused(problem)) if problem.status == 404 => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn undo_trial(to: &To, client: &Client, how: &How) -> Result<(), CommandError> {
+    if how.dry_run || how.wait != 0 || how.confirm.is_some() || how.prove.is_some() {
+        let said = "a change is on trial, and is undone as a whole and at once: leave --dry-run, --wait, --confirm and --prove away";
+        return Err(CommandError::Refused(said.to_owned()));
+    }
+    let reason = how.reason.as_ref().map(|why| format!("?reason={}", escaped(why))).unwrap_or_default();
+    let path = format!("trial/rollback{reason}");
+    let answer = client.send_if(Method::POST, &path, Body::Empty, Duration::ZERO, how.at_revision).await?;
+    show(to, &answer, table::changes);
+    Ok(())
+}
+
+/// Whether "the newest change" is one that somebody can mean: neither a way back, which would be undone into what it undid, nor
+/// nodes that came or went, which stay as they are.
+async fn check_undoable(client: &Client, newest: u64) -> Result<(), CommandError> {
+    let shown = client.get(&format!("revisions/{newest}")).await?;
+    let action = shown["action"].as_str().unwrap_or_default();
+    let changes = shown["changes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_of_node =
+        |change: &Value| change["object"].as_str().is_some_and(|path| path.starts_with("nodes."));
+    let is_back = action.starts_with("go back") || action.starts_with("restore");
+    if newest < 2 || is_back || changes.iter().all(is_of_node) {
+        let said =
+            format!("the newest revision, {newest}, is {action:?}: say to which one, `watari rollback N`");
+        return Err(CommandError::Refused(said));
+    }
+    Ok(())
 }
 
 async fn newest(client: &Client) -> Result<u64, CommandError> {
@@ -243,42 +294,48 @@ pub(super) async fn edit(
     how: &How,
 ) -> Result<(), CommandError> {
     let path = format!("{}/{name}", known_kind(kind)?);
-    let revision = newest(client).await?;
-    let before = to_yaml(&client.get(&path).await?).map_err(CommandError::Unexpected)?;
-    let after = edited(&format!("{kind}.{name}"), &before)?;
+    let (object, revision) = client.get_with_revision(&path).await?;
+    let before = to_yaml(&object).map_err(CommandError::Unexpected)?;
+    let (file, after) = edited(&format!("{kind}.{name}"), &before)?;
     if after.trim() == before.trim() {
         table::line("nothing changed");
         return Ok(());
     }
-    let invalid =
-        |problems| CommandError::Invalid { file: PathBuf::from(format!("{kind}.{name}")), problems };
-    let body = Body::Json(parse_text(&after).map_err(invalid)?);
-    let path = format!("{path}?{}", how.query());
+    let invalid = |problems| CommandError::Invalid { file: file.path().to_owned(), problems };
+    let parsed = parse_text(&after).map_err(invalid);
     // Somebody else's change meanwhile is not overwritten.
-    let wanted = how.at_revision.or(Some(revision));
-    let answer = client.send_if(Method::PUT, &path, body, how.takes(), wanted).await?;
-    show(to, &answer, table::changes);
-    Ok(())
+    let made = match parsed {
+        Ok(tree) => change_of(to, client, Method::PUT, &path, Body::Json(tree), how, revision).await,
+        Err(error) => Err(error),
+    };
+    if made.is_err()
+        && let Ok((_, kept)) = file.keep()
+    {
+        eprintln!("what was written is in {}", kept.display());
+    }
+    made
 }
 
-/// What is left in a file of that text after the editor of `$EDITOR` has ended.
-fn edited(name: &str, text: &str) -> Result<String, CommandError> {
+/// The file, and what is left in it, after the editor of `$EDITOR` has ended.
+fn edited(name: &str, text: &str) -> Result<(NamedTempFile, String), CommandError> {
     let failed = |path: PathBuf| move |source| CommandError::File { path, source };
-    let temporary = std::env::temp_dir();
-    let dir = tempfile::Builder::new().prefix("watari-").tempdir_in(&temporary).map_err(failed(temporary))?;
-    let file = dir.path().join(format!("{name}.yaml"));
-    std::fs::write(&file, text).map_err(failed(file.clone()))?;
+    let (prefix, temporary) = (format!("watari-{name}-"), std::env::temp_dir());
+    let file = tempfile::Builder::new().prefix(&prefix).suffix(".yaml").tempfile_in(&temporary);
+    let file = file.map_err(failed(temporary))?;
+    std::fs::write(file.path(), text).map_err(failed(file.path().to_owned()))?;
     let editor =
         std::env::var("VISUAL").or_else(|_| std::env::var("EDITOR")).unwrap_or_else(|_| "vi".to_owned());
     let mut words = editor.split_whitespace();
     let program = PathBuf::from(words.next().unwrap_or("vi"));
-    let ended = Process::new(&program).args(words).arg(&file).status().map_err(failed(program.clone()))?;
+    let ended =
+        Process::new(&program).args(words).arg(file.path()).status().map_err(failed(program.clone()))?;
     if !ended.success() {
-        return Err(failed(program)(std::io::Error::other(format!(
-            "it ended with {ended}; nothing was changed"
-        ))));
+        let said = format!("it ended with {ended}; nothing was changed");
+        return Err(failed(program)(std::io::Error::other(said)));
     }
-    files::read_file(&file)
+    // By its name: editors put another file in its place.
+    let after = files::read_file(file.path())?;
+    Ok((file, after))
 }
 
 /// Waits until an object, or all of them, are up.
@@ -316,7 +373,8 @@ fn missing(seen: &Value, object: Option<&str>) -> Result<Vec<String>, CommandErr
     if let Some(path) = object {
         let state = states.and_then(|states| states.get(path));
         return match state {
-            Some(state) if state["state"] == "up" => Ok(Vec::new()),
+            Some(state) if state["state"] == "up" && !is_worked_on => Ok(Vec::new()),
+            Some(state) if state["state"] == "up" => Ok(vec!["the gateway is still at work".to_owned()]),
             Some(state) => Ok(vec![said(path, state)]),
             None => Ok(vec![format!("{path} is not here")]),
         };
@@ -358,5 +416,8 @@ mod tests {
         assert!(missing(&seen("up", true), None).unwrap().is_empty());
         assert!(!missing(&seen("up", false), None).unwrap().is_empty(), "still at work");
         assert_eq!(missing(&seen("up", true), Some("peers.p")).unwrap(), ["peers.p is not here"]);
+        let mut early = seen("up", true);
+        early["desired_generation"] = json!(3);
+        assert!(!missing(&early, Some("tunnels.ab")).unwrap().is_empty(), "that was before the change");
     }
 }

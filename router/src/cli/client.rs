@@ -168,18 +168,40 @@ impl Client {
         wait: Duration,
         revision: Option<u64>,
     ) -> Result<Value, ClientError> {
+        Ok(self.ask(method, path, body, wait, revision).await?.0)
+    }
+
+    /// Reads JSON from a path below `/api/v1`, with the revision that it is of (`ETag`), where it has one.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn get_with_revision(&self, path: &str) -> Result<(Value, Option<u64>), ClientError> {
+        self.ask(Method::GET, path, Body::Empty, Duration::ZERO, None).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        wait: Duration,
+        revision: Option<u64>,
+    ) -> Result<(Value, Option<u64>), ClientError> {
         let wait = ANSWER_WAIT_MAX + wait;
         let slow = |_| ClientError::TooSlow { at: self.at(), wait };
         let exchange = async {
             let response = self.request(method, path, body, revision).await?;
             let status = response.status();
+            let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+            let revision = tag.and_then(|tag| tag.trim_matches('"').parse().ok());
             let read = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             let bytes = read.map_err(|source| ClientError::Broken { at: self.at(), source })?.to_bytes();
             if !status.is_success() {
                 return Err(ClientError::Refused(Box::new(problem(status.as_u16(), &bytes))));
             }
-            serde_json::from_slice(&bytes)
-                .map_err(|e| ClientError::Broken { at: self.at(), source: e.into() })
+            let value = serde_json::from_slice(&bytes);
+            let value = value.map_err(|e| ClientError::Broken { at: self.at(), source: e.into() })?;
+            Ok((value, revision))
         };
         tokio::time::timeout(wait, exchange).await.map_err(slow)?
     }

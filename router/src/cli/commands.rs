@@ -10,7 +10,8 @@ use watari_config::document::KINDS;
 
 use super::client::{Body, Client, ClientError, token_file};
 use super::{
-    Cli, Command, Doctor, Duplicates, To, audit, bgp, changes, doctor, explain, files, nodes, table, tokens,
+    Cli, Command, Doctor, Duplicates, To, audit, bgp, changes, doctor, explain, fields, files, nodes, table,
+    tokens,
 };
 use crate::run::{self, RunError};
 
@@ -43,6 +44,17 @@ pub(super) enum CommandError {
     /// There is no such kind of object.
     #[error("{0:?} is no kind of object; kinds are {kinds}", kinds = KINDS.join(", "))]
     Kind(String),
+    /// What was asked for cannot be meant.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no such field.
+    #[error("there is no {path}; fields there are {}", known.join(", "))]
+    Field {
+        /// What was asked for.
+        path: String,
+        /// The fields that there are.
+        known: Vec<String>,
+    },
     /// The change is stored, but the gateway did not become as desired in time.
     #[error("stored, but not applied within {0} s; `watari status` says why")]
     NotApplied(u32),
@@ -87,6 +99,7 @@ pub(super) fn run(cli: Cli) -> Result<(), CommandError> {
         }
         Command::Cleanup { config } => Ok(run::cleanup(&config)?),
         Command::Validate { file } => validate(&to, &file),
+        Command::Explain { field } => fields::explain(&to, field.as_deref()),
         Command::Openapi => {
             table::json(&serde_json::to_value(crate::api::description()).unwrap_or(Value::Null));
             Ok(())
@@ -123,7 +136,7 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
             changes::change(&to, &client, Method::DELETE, &path, Body::Empty, &how).await
         }
         Command::Edit { kind, name, how } => changes::edit(&to, &client, &kind, &name, &how).await,
-        Command::Confirm => changes::confirm(&to, &client).await,
+        Command::Confirm { revision } => changes::confirm(&to, &client, revision).await,
         Command::Trial => changes::trial(&to, &client).await,
         Command::Rollback { revision, how } => changes::rollback(&to, &client, revision, &how).await,
         Command::Diff(compared) => changes::diff(&to, &client, compared).await,
@@ -165,7 +178,11 @@ async fn ask(to: To, command: Command) -> Result<(), CommandError> {
         Command::Doctor { what: Doctor::Mtu { tunnel } } => doctor::mtu(&to, &client, tunnel).await,
         Command::Why { from, to: host } => explain::why(&to, &client, &from, &host).await,
         Command::Capture(capture) => explain::capture(&client, capture).await,
-        Command::Run { .. } | Command::Cleanup { .. } | Command::Validate { .. } | Command::Openapi => {
+        Command::Run { .. }
+        | Command::Cleanup { .. }
+        | Command::Validate { .. }
+        | Command::Explain { .. }
+        | Command::Openapi => {
             unreachable!("needs no gateway")
         }
     }

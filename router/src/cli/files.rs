@@ -42,7 +42,13 @@ pub(super) fn document(paths: &[PathBuf]) -> Result<Value, CommandError> {
     let mut whole = Whole::default();
     for path in files(paths)? {
         let invalid = |problems| CommandError::Invalid { file: path.clone(), problems };
-        for tree in parse_documents(&read_file(&path)?).map_err(invalid)? {
+        let trees = parse_documents(&read_file(&path)?).map_err(invalid)?;
+        // What writes documents and fails leaves an empty one: with `--replace` that would remove everything.
+        if trees.is_empty() {
+            let message = "there is no document in it".to_owned();
+            return Err(invalid(vec![Problem { path: "(document)".to_owned(), message }]));
+        }
+        for tree in trees {
             whole.add(&path, tree).map_err(invalid)?;
         }
     }
@@ -156,6 +162,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let empty = document(&[dir.path().to_owned()]).unwrap_err().to_string();
         assert!(empty.contains("no file in it"), "{empty}");
+        let nothing = dir.path().join("nothing.yaml");
+        fs::write(&nothing, "# a comment\n").unwrap();
+        let refused = document(std::slice::from_ref(&nothing)).unwrap_err().to_string();
+        assert!(refused.contains("nothing.yaml") && refused.contains("no document"), "{refused}");
         let file = dir.path().join("list.yaml");
         fs::write(&file, "- a\n").unwrap();
         let refused = document(std::slice::from_ref(&file)).unwrap_err().to_string();

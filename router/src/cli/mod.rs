@@ -10,6 +10,7 @@ pub mod client;
 mod commands;
 mod doctor;
 mod explain;
+mod fields;
 mod files;
 mod nodes;
 mod table;
@@ -89,6 +90,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Print the documentation of a kind of object or of a field; needs no gateway.
+    #[command(after_help = fields::EXAMPLES)]
+    Explain {
+        /// E.g. segment, segment.mtu, tunnel.wireguard.endpoints.
+        field: Option<String>,
+    },
     /// Print the description of the API (OpenAPI 3.1); needs no gateway.
     Openapi,
     /// Check a document without any gateway.
@@ -111,7 +118,10 @@ enum Command {
         how: changes::How,
     },
     /// Keep the change that is on trial.
-    Confirm,
+    Confirm {
+        /// Its revision: refused when another one is on trial.
+        revision: Option<u64>,
+    },
     /// Show the change that is on trial, and until when.
     Trial,
     /// Undo what is on trial, or go back to an earlier revision.

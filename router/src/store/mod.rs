@@ -263,8 +263,9 @@ pub trait Store: Send + Sync {
     /// What is on trial.
     fn trial(&self) -> Result<Option<Trial>, StoreError>;
 
-    /// Ends the trial and keeps what was on trial; appends `note` to the audit log, in the same transaction.
-    fn end_trial(&self, note: &Note) -> Result<(), StoreError>;
+    /// Decides about what is on trial without another revision: it is kept, or another trial from now on; appends `note` to
+    /// the audit log, in the same transaction.
+    fn decide_trial(&self, step: &TrialStep, note: &Note) -> Result<(), StoreError>;
 
     /// The kept revision with this number. That to which a trial goes back is kept as long as the trial lasts.
     fn revision(&self, revision: u64) -> Result<Option<Stored>, StoreError>;

@@ -188,9 +188,9 @@ impl Store for RedbStore {
         kept.map(|value| decode(value.value(), || "what is on trial".to_owned())).transpose()
     }
 
-    fn end_trial(&self, note: &Note) -> Result<(), StoreError> {
+    fn decide_trial(&self, step: &TrialStep, note: &Note) -> Result<(), StoreError> {
         let write = self.begin_write()?;
-        stage_trial(&write, &TrialStep::End)?;
+        stage_trial(&write, step)?;
         audit::stage(&write, note, 0, &[])?;
         write.commit().map_err(failed)
     }

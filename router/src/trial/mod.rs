@@ -45,6 +45,9 @@ pub struct Trial {
     /// When it goes back, UTC.
     #[schema(value_type = String, format = DateTime)]
     pub until: Timestamp,
+    /// It is being proved: until the verdict is there, nobody can confirm it.
+    #[serde(default)]
+    pub proving: bool,
 }
 
 impl Trial {
@@ -87,7 +90,14 @@ mod tests {
 
     fn trial(since: i64, until: i64) -> Trial {
         let at = |second| Timestamp::from_second(second).unwrap();
-        Trial { revision: 8, back_to: 7, who: "alice".to_owned(), since: at(since), until: at(until) }
+        Trial {
+            revision: 8,
+            back_to: 7,
+            who: "alice".to_owned(),
+            since: at(since),
+            until: at(until),
+            proving: false,
+        }
     }
 
     #[test]

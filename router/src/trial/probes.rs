@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use watari_config::Desired;
 use watari_planner::item::Ns;
 
-use super::proof::{self, Echo, Failed, Probe, Proof};
+use super::proof::{self, Echo, Probe, Verdict};
 use crate::brain::Brain;
 use crate::drivers::namespace;
 use crate::nodes::echo;
 
 /// Echo requests that are under way at a time.
-const AT_A_TIME: usize = 32;
+const AT_A_TIME: usize = 64;
 /// Health is known anew within a second of a change that cuts a path: what is seen before that is from before.
 const SETTLE: Duration = Duration::from_millis(1500);
 /// The pause before what failed is probed again.
@@ -36,37 +36,40 @@ pub async fn before(brain: &Arc<Brain>, desired: &Desired) -> Vec<Probe> {
         .collect()
 }
 
-/// Whether `probes` hold at `generation`, within `limit`.
-pub async fn after(brain: &Arc<Brain>, probes: Vec<Probe>, generation: u64, limit: Duration) -> Proof {
-    let (began, desired) = (Instant::now(), brain.desired());
+/// Whether `probes` hold at `generation`, within `limit` or, where many do not, a few seconds more.
+pub async fn after(brain: &Arc<Brain>, probes: Vec<Probe>, generation: u64, limit: Duration) -> Verdict {
+    let began = Instant::now();
     let deadline = began + limit;
-    let (asked, gone): (Vec<_>, Vec<_>) =
-        probes.into_iter().partition(|probe| proof::is_there(&desired, probe.object()));
-    let mut done = Proof { gone: gone.iter().map(ToString::to_string).collect(), ..Proof::default() };
+    let (mut asked, mut verdict) = (probes, Verdict::default());
     let mut view = brain.view();
     // In vain, the states say which object is why.
     let _ = tokio::time::timeout_at(deadline, view.wait_for(|view| view.generation >= generation)).await;
-    tokio::time::sleep_until((Instant::now() + SETTLE).min(deadline)).await;
-    let mut asked = asked;
+    tokio::time::sleep(SETTLE).await;
     loop {
-        let results = all(brain, &desired, generation, asked).await;
-        let (held, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(|(_, result)| result.is_ok());
-        done.held.extend(held.iter().map(|(probe, _)| probe.to_string()));
+        // Nodes come and go meanwhile.
+        let (desired, mut failed) = (brain.desired(), Vec::new());
+        let mut now = Vec::with_capacity(asked.len());
+        for probe in asked {
+            match proof::renewed(&desired, &probe) {
+                Some(probe) => now.push(probe),
+                None => verdict.gone.push(probe),
+            }
+        }
+        for (probe, result) in all(brain, &desired, generation, now).await {
+            match result {
+                Ok(()) => verdict.held.push(probe),
+                Err(reason) => failed.push((probe, reason)),
+            }
+        }
         if failed.is_empty() || Instant::now() >= deadline {
-            done.failed = failed.into_iter().filter_map(|(probe, result)| said(&probe, result)).collect();
+            verdict.failed = failed;
             break;
         }
         asked = failed.into_iter().map(|(probe, _)| probe).collect();
         tokio::time::sleep_until((Instant::now() + PAUSE).min(deadline)).await;
     }
-    done.held.sort();
-    done.ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    done
-}
-
-fn said(probe: &Probe, result: Result<(), String>) -> Option<Failed> {
-    let reason = result.err()?;
-    Some(Failed { probe: probe.to_string(), object: probe.object().to_owned(), reason })
+    verdict.ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    verdict
 }
 
 /// Every probe with its result.
