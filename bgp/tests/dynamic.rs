@@ -111,6 +111,22 @@ fn its_as_stays() {
     );
 }
 
+/// One that vanishes without a word would stay for ever (RFC 4271 §6.2: any hold time may be refused).
+#[test]
+fn it_has_a_hold_time() {
+    let range = [(65_001, 65_001)];
+    let silent = PeerConfig { hold_time_s: 0, ..expected(&range) };
+    let worlds =
+        [visit(65_001, expected(&range), |guest| guest.hold_time_s = 0), visit(65_001, silent, |_| {})];
+    for world in worlds {
+        assert!(world.downs(1, 0).is_empty());
+        let octets = world.sent(1, 0);
+        let open = next_frame(&octets, 4_096).unwrap().unwrap();
+        let refusal = next_frame(&octets[open.len..], 4_096).unwrap().unwrap();
+        assert!(Notification::decode(refusal.body).unwrap().is(Notification::BAD_HOLD_TIME));
+    }
+}
+
 #[test]
 fn it_goes_with_its_last_connection() {
     let mut world = visit(65_001, expected(&[(65_001, 65_001)]), |guest| guest.graceful_restart = None);

@@ -555,6 +555,40 @@ fn any_identifiers_will_do() {
     assert_eq!(summary.state, State::Established);
 }
 
+/// A path that was told and cannot be said any more, because its attributes leave no room, is withdrawn also from a
+/// neighbour that did not read when that happened.
+#[test]
+fn a_path_that_grows_too_large_leaves_those_that_are_behind_too() {
+    let mut run = Run::new(true);
+    // Neighbours 2 and 3 are told the same.
+    run.step(&Step::Limit(0));
+    let like_3 = PeerConfig { route_reflector_client: false, ..config(2, false, 0) };
+    run.input(Input::UpdatePeer(PeerId(2), Box::new(like_3)));
+    let say = |run: &mut Run, p: usize, communities: std::ops::Range<u32>| {
+        let communities = communities.map(Community).collect();
+        let attrs = PathAttributes { communities, ..attributes(0, 0) };
+        let messages = encode_announce_paths(V4, &attrs, &[(PathId(0), prefix(p).into())], &CONTEXT);
+        messages.map(|messages| run.say(0, messages)).is_ok()
+    };
+    assert!(say(&mut run, 0, 0..1));
+    let has = |run: &Run, n: usize| run.peers[n].has.keys().any(|(net, _)| *net == prefix(0));
+    assert!(has(&run, 2) && has(&run, 3));
+
+    run.step(&Step::Stall(3));
+    for round in 0..200 {
+        assert!(say(&mut run, 1, round..round + 900));
+    }
+    run.wait(1_000);
+    assert!(say(&mut run, 1, 0..1));
+    // The largest that can be said to us; LOCAL_PREF comes to it.
+    assert!((900..1_020).rev().any(|len| say(&mut run, 0, 0..len)));
+    assert!(!has(&run, 2) && has(&run, 3));
+    run.rest();
+    assert!(!has(&run, 3), "it was told that the path is gone");
+    let told = run.speaker.advertised(PeerId(3), V4);
+    assert_eq!(told.len(), run.peers[3].has.len());
+}
+
 /// RFC 4486 §4: paths count, not prefixes.
 #[test]
 fn the_limit_counts_paths() {

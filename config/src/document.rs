@@ -401,11 +401,12 @@ object! {
         /// Its AS number; of neighbours of a prefix also a list, as in `[65001, 65010-65020]`, of which each says one in its
         /// OPEN and stays with it.
         pub asn: Asns,
-        /// The most neighbours of a prefix at a time.
+        /// The most neighbours of a prefix at a time, 1 … 1024.
         pub neighbours_max: u16 = 64,
         /// The families exchanged; that of its address where nothing is said.
         pub families: Vec<Family>,
-        /// Seconds without a message after which the session is given up (RFC 4271 section 4.2).
+        /// Seconds without a message after which the session is given up (RFC 4271 section 4.2): 3 at least, or 0 for
+        /// never, which neighbours of a prefix may not have.
         pub hold_time_s: u16 = 90,
         /// Seconds it shall keep our routes while we restart (RFC 4724 section 3), 1 … 4095.
         pub restart_time_s: u16 = 120,

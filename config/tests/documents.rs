@@ -51,7 +51,17 @@ fn a_prefix_of_neighbours_is_within_its_exit_and_has_ases_and_room() {
     refused("address: 192.0.2/30\n    asn: 65001", "address", "or a prefix");
     refused("address: 192.0.2.2\n    asn: [65001, 65002]", "asn", "one number");
     refused("address: 192.0.2.0/30\n    asn: [65001, 0]", "asn[1]", "an AS number");
-    refused("address: 192.0.2.0/30\n    asn: 65001\n    neighbours_max: 0", "neighbours_max", "1 at least");
+    refused(
+        "address: 192.0.2.0/30\n    asn: 65001\n    neighbours_max: 0",
+        "neighbours_max",
+        "from 1 to 1024",
+    );
+    refused(
+        "address: 192.0.2.0/30\n    asn: 65001\n    neighbours_max: 1025",
+        "neighbours_max",
+        "from 1 to 1024",
+    );
+    refused("address: 192.0.2.0/30\n    asn: 65001\n    hold_time_s: 0", "hold_time_s", "3 at least");
     let whole = "address: 192.0.2.0/30\n    asn: [65001, 65010-65020]\n    neighbours_max: 4";
     refused(whole, "bfd", "not for a prefix");
     let text = WHOLE.replacen(one, whole, 1).replacen("    bfd: { interval_ms: 50 }\n", "", 1);
@@ -66,11 +76,19 @@ fn a_prefix_of_neighbours_is_within_its_exit_and_has_ases_and_room() {
     assert!(found.is_ok());
     let own = text.replacen("asn: [65001, 65010-65020]", "asn: 65000-65200\n    role: peer\n", 1);
     assert!(desired(&own).unwrap_err().iter().any(|p| p.path == "peers.campus4.role"));
-    // A neighbour without a password within a prefix that has one would not be heard.
-    let second = "peers:\n  lone: { exit: campus, address: 192.0.2.2, asn: 65003 }";
-    let signed =
-        text.replacen("neighbours_max: 4", "password: file:/etc/key", 1).replacen("peers:", second, 1);
-    assert!(desired(&signed).unwrap_err().iter().any(|p| p.path == "peers.campus4.password"));
+    // A neighbour, or others, without a password within a prefix that has one would not be heard.
+    let signed = text.replacen("neighbours_max: 4", "password: file:/etc/key", 1);
+    for lone in ["192.0.2.2", "192.0.2.0/31"] {
+        let second = format!("peers:\n  lone: {{ exit: campus, address: {lone}, asn: 65003 }}");
+        let found = desired(&signed.replacen("peers:", &second, 1)).unwrap_err();
+        let message = format!("all who come from 192.0.2.0/30, and peers.lone ({lone}) has none");
+        let is_it = |p: &Problem| p.path == "peers.campus4.password" && p.message.contains(&message);
+        assert!(found.iter().any(is_it), "{found:#?}");
+    }
+    // Of those without a password some may have one: theirs is the longer prefix.
+    let second =
+        "peers:\n  some: { exit: campus, address: 192.0.2.0/31, asn: 65003, password: file:/etc/key }";
+    assert!(desired(&text.replacen("peers:", second, 1)).is_ok());
 }
 
 /// RFC 4271 leaves it to the operator how far away a neighbour may be.

@@ -568,10 +568,21 @@ impl Group {
                     let told = self.told.remove(at, path.source());
                     self.count(rib, told, Path::NONE);
                     released.push(told.set);
+                    if id.is_some() {
+                        self.owe_end((at, path.source()));
+                    }
                 }
             }
         }
         packed
+    }
+
+    /// Members that are behind may know one of several paths that is told no longer.
+    fn owe_end(&mut self, path: (u32, SourceId)) {
+        for member in self.members.values_mut().filter(|member| member.behind.is_some()) {
+            member.owe(path.0);
+            member.gone.insert(path);
+        }
     }
 
     /// Gives every member that keeps up what is not its own.

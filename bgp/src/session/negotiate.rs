@@ -63,6 +63,11 @@ pub(super) fn agree(config: &PeerConfig, local: RouterId, open: &Open) -> Result
     if config.is_internal() && open.router_id == local {
         return Err(Notification::new(Notification::BAD_IDENTIFIER));
     }
+    let hold_time_s = config.hold_time_s.min(open.hold_time_s);
+    // Of one that came by itself and vanished without a word nothing else would be missed.
+    if config.dynamic.is_some() && hold_time_s == 0 {
+        return Err(Notification::new(Notification::BAD_HOLD_TIME));
+    }
     let remote_role = agree_on_roles(config, open)?;
     let families = common_families(config, open);
     if families.is_empty() {
@@ -73,7 +78,7 @@ pub(super) fn agree(config: &PeerConfig, local: RouterId, open: &Open) -> Result
     Ok(Negotiated {
         remote_id: open.router_id,
         remote_asn: open.asn,
-        hold_time_s: config.hold_time_s.min(open.hold_time_s),
+        hold_time_s,
         four_octet_as,
         route_refresh: has(&Capability::RouteRefresh),
         enhanced_refresh: has(&Capability::RouteRefresh) && has(&Capability::EnhancedRefresh),

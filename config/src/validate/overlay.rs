@@ -168,6 +168,9 @@ fn peers(check: &mut Check<'_>) {
     }
 }
 
+/// The most neighbours of a prefix at a time.
+const NEIGHBOURS_MAX: u16 = 1_024;
+
 /// Where the neighbour is, and which AS it is of.
 fn peer_place(check: &mut Check<'_>, peer: &Peer, exit: &Exit, path: &Path) {
     let here = path.field("address");
@@ -203,18 +206,22 @@ fn peer_place(check: &mut Check<'_>, peer: &Peer, exit: &Exit, path: &Path) {
     if prefix != prefix.trunc() {
         check.add(&here, format!("has bits set beyond its prefix length; meant is {}", prefix.trunc()));
     }
-    if peer.neighbours_max == 0 {
-        check.add(&path.field("neighbours_max"), "must be 1 at least");
+    if !(1..=NEIGHBOURS_MAX).contains(&peer.neighbours_max) {
+        check.add(&path.field("neighbours_max"), format!("must be from 1 to {NEIGHBOURS_MAX}"));
+    }
+    if peer.hold_time_s == 0 {
+        check.add(&path.field("hold_time_s"), "must be 3 at least: one that comes by itself must be missed");
     }
     if peer.bfd.is_some() {
         check.add(&path.field("bfd"), "is for one neighbour, not for a prefix");
     }
-    let lonely = |other: &Peer| {
-        let address = other.address.one().filter(|address| prefix.contains(address));
-        address.filter(|_| other.exit == peer.exit && other.password.is_none() && peer.password.is_some())
+    let lonely = |(_, other): &(&Name, &Peer)| {
+        let is_within = other.exit == peer.exit && other.address.is_within(&prefix);
+        is_within && other.password.is_none() && peer.password.is_some()
     };
-    if let Some(address) = check.document.peers.values().find_map(lonely) {
-        let message = format!("is for all who come from {prefix}, and neighbour {address} has none");
+    if let Some((name, other)) = check.document.peers.iter().find(lonely) {
+        let message =
+            format!("is for all who come from {prefix}, and peers.{name} ({}) has none", other.address);
         check.add(&path.field("password"), message);
     }
 }

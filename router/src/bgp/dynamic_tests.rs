@@ -4,8 +4,10 @@
 //!   127.0.74.11, .12, .13 (AS 65011, 65012, 65013) ── lo ── 127.0.74.1, AS 65001, which expects 127.0.74.8/29
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpSocket, TcpStream};
 use watari_bgp::{Family, State};
 
 use super::tests::*;
@@ -87,6 +89,78 @@ async fn who_comes_from_the_prefix_is_a_neighbour_as_long_as_there_is_room() {
     host.set_peers(BTreeMap::new()).await.unwrap();
     until(&third.0, "the end of the last session", |s| !established(s)).await;
     assert_eq!(host.query(|s, _| s.peers().len()).await.unwrap(), 0);
+}
+
+/// Connects to ours and says nothing: it is a neighbour, and does not come again by itself.
+async fn silent(host: SocketAddr, from: &str) -> TcpStream {
+    let end = std::time::Instant::now() + LIMIT;
+    loop {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+        match socket.connect(host).await {
+            Ok(stream) => return stream,
+            Err(error) => assert!(std::time::Instant::now() < end, "waited for the listener: {error}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// What the other side says until it closes the connection.
+async fn rest(mut stream: TcpStream) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let read = tokio::time::timeout(LIMIT, stream.read_to_end(&mut octets)).await;
+    assert!(read.is_ok(), "waited for the connection to be closed");
+    octets
+}
+
+#[tokio::test]
+async fn the_place_of_one_that_other_ttls_sent_away_is_free() {
+    let (host, mut updates) = spawn(speaker("127.0.74.2"));
+    let place = SocketAddr::new("127.0.74.2".parse().unwrap(), 17_905);
+    let ours = PeerSettings { port: place.port(), ..settings(("127.0.74.2", 65_001), ("127.0.74.8", 0)) };
+    let mut wanted = BTreeMap::from([(PEER, range(ours, "127.0.74.8/29", 1))]);
+    host.set_peers(wanted.clone()).await.unwrap();
+    let first = silent(place, "127.0.74.11").await;
+    until(&host, "the one that has come", |s| s.peers().len() == 1).await;
+    wanted.get_mut(&PEER).unwrap().ttl = 3;
+    host.set_peers(wanted).await.unwrap();
+    assert_eq!(host.query(|s, _| s.peers().len()).await.unwrap(), 0);
+    assert!(!rest(first).await.is_empty());
+    let _second = silent(place, "127.0.74.12").await;
+    let second = addresses(&["127.0.74.12"]);
+    until(&host, "another one in its place", move |s| {
+        s.dynamic_peers().map(|(.., address)| address).eq(second.iter().copied())
+    })
+    .await;
+    host.set_peers(BTreeMap::new()).await.unwrap();
+    host.shutdown(false).await.unwrap();
+    let mut ends = Vec::new();
+    while let Some(batch) = updates.next().await {
+        assert!(batch.full.is_empty());
+        for change in batch.peers {
+            assert_eq!(change.neighbour.peer, PEER, "also who goes is known by the prefix it came from");
+            ends.extend(change.neighbour.came_from.filter(|_| change.new == State::Idle));
+        }
+    }
+    assert_eq!(ends, addresses(&["127.0.74.11", "127.0.74.12"]));
+}
+
+/// No socket sends with a TTL of 0.
+#[tokio::test]
+async fn who_comes_by_a_connection_that_cannot_be_taken_has_no_place() {
+    let (host, mut updates) = spawn(speaker("127.0.74.3"));
+    let place = SocketAddr::new("127.0.74.3".parse().unwrap(), 17_906);
+    let ours =
+        PeerSettings { port: place.port(), ttl: 0, ..settings(("127.0.74.3", 65_001), ("127.0.74.8", 0)) };
+    host.set_peers(BTreeMap::from([(PEER, range(ours, "127.0.74.8/29", 1))])).await.unwrap();
+    for from in ["127.0.74.11", "127.0.74.12"] {
+        assert!(rest(silent(place, from).await).await.is_empty());
+    }
+    assert_eq!(host.query(|s, _| s.peers().len()).await.unwrap(), 0);
+    host.shutdown(false).await.unwrap();
+    while let Some(batch) = updates.next().await {
+        assert!(batch.full.is_empty());
+    }
 }
 
 /// BIRD comes from the prefix, signs with the password of all who come from there, and is near. Needs root.

@@ -235,19 +235,26 @@ impl Task {
             .filter(|(peer, old)| wanted.get(peer).is_none_or(|new| moved(old, new)))
             .map(|(peer, _)| *peer)
             .collect();
-        for peer in gone {
-            self.peers.remove(&peer);
-            self.abort_attempt(peer);
-            self.input(Input::RemovePeer(peer));
-        }
+        gone.into_iter().for_each(|peer| self.remove(peer));
         self.listeners.set(places, &self.messages);
-        for (peer, settings) in wanted {
+        // One that came by itself and is gone comes again by itself, if it does.
+        let stays = |(peer, settings): &(PeerId, PeerSettings)| {
+            settings.config.dynamic.is_none() || self.peers.contains_key(peer)
+        };
+        for (peer, settings) in wanted.into_iter().filter(stays).collect::<Vec<_>>() {
             let config = Box::new(settings.config.clone());
             let known = self.peers.insert(peer, settings);
             self.sign_again(peer, known.as_ref());
             let known = known.is_some();
             self.input(if known { Input::UpdatePeer(peer, config) } else { Input::AddPeer(peer, config) });
         }
+    }
+
+    /// The end of its session is still told under its name.
+    fn remove(&mut self, peer: PeerId) {
+        self.input(Input::RemovePeer(peer));
+        self.abort_attempt(peer);
+        self.peers.remove(&peer);
     }
 
     /// Gives the connections of a peer the key that is another one since `before`.
@@ -332,9 +339,18 @@ impl Task {
             Some(key) => password::set(&stream, password::host(remote), Some(key)),
             None => Ok(()),
         };
-        if signed.and_then(|()| socket::set_ttls(&stream, settings.ttls())).is_ok() {
-            let conn = self.adopt(peer, stream);
-            self.input(Input::TcpAccepted(peer, conn));
+        match signed.and_then(|()| socket::set_ttls(&stream, settings.ttls())) {
+            Ok(()) => {
+                let conn = self.adopt(peer, stream);
+                self.input(Input::TcpAccepted(peer, conn));
+            }
+            Err(error) => {
+                tracing::debug!(peer = peer.0, %remote, %error, "cannot take a BGP connection");
+                // It was admitted for this connection, and has no other that it could go with.
+                if known.is_none() {
+                    self.remove(peer);
+                }
+            }
         }
     }
 
